@@ -1,0 +1,12 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Attention map reuse for ESPnet: importing this registers the reuse encoders."""
+
+import wrapt
+
+from espnet_reuse.registry import register_encoders
+
+# Now, if ESPnet's ASR task is imported already, or as soon as it is: commands that
+# build no model do not wait for it.
+wrapt.register_post_import_hook(register_encoders, "espnet2.tasks.asr")

@@ -1,0 +1,60 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Run an ESPnet program with the reuse encoders registered, as `coverage run` does.
+
+Usage:
+    python -m espnet_reuse.run -m espnet2.bin.asr_train ...
+    python -m espnet_reuse.run path/script.py ...
+
+Recipes pass it on: `./asr.sh --python "python3 -m espnet_reuse.run"`.
+"""
+
+import importlib.util
+import os
+import runpy
+import sys
+
+import espnet_reuse  # noqa: F401 (registers the encoders)
+
+
+def _run_as_main(argv):
+    """Run `-m module` or a script in this process's `__main__` module.
+
+    Multi-GPU training starts its workers with multiprocessing's *spawn*. A worker
+    imports the module that `sys.modules["__main__"].__spec__` names. As the program
+    runs in this module's namespace, that stays `espnet_reuse.run`, and the workers
+    find the encoders registered (see `__mp_main__` below).
+    """
+    is_module = argv[0] == "-m"
+    argv = argv[is_module:]
+    name = argv[0]
+    if is_module:
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.submodule_search_locations is not None:
+            spec = importlib.util.find_spec(name + ".__main__")
+        if spec is None:
+            sys.exit(f"espnet_reuse.run: error: no module named {name}")
+        code = spec.loader.get_code(spec.name)
+        argv[0] = spec.origin
+    else:
+        try:
+            with open(name, "rb") as f:
+                code = compile(f.read(), name, "exec")
+        except OSError as e:
+            sys.exit(f"espnet_reuse.run: error: cannot read {name}: {e.strerror}")
+        sys.path[0] = os.path.dirname(os.path.abspath(name))
+    sys.argv = argv
+    namespace = vars(sys.modules["__main__"])
+    namespace["__file__"] = argv[0]
+    exec(code, namespace)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2 or sys.argv[1:] == ["-m"] or sys.argv[1] in ("-h", "--help"):
+        print(__doc__)
+        sys.exit(0 if sys.argv[1:2] in (["-h"], ["--help"]) else 2)
+    _run_as_main(sys.argv[1:])
+elif __name__ == "__mp_main__":
+    # A spawned worker: bring the program's definitions back, as Python would.
+    globals().update(runpy.run_path(sys.argv[0], run_name="__mp_main__"))

@@ -1,0 +1,200 @@
+#!/usr/bin/env bash
+
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+# Install the package with its pinned dependencies and unpack ESPnet's recipes.
+
+set -euo pipefail
+
+log() {
+    local fname=${BASH_SOURCE[1]##*/}
+    echo -e "$(date '+%Y-%m-%dT%H:%M:%S') (${fname}:${BASH_LINENO[0]}:${FUNCNAME[1]}) $*"
+}
+
+help_message=$(cat << HELP
+Usage: tools/setup.sh
+
+Installs what the recipes and the tests need, without root. A second call only
+checks, and an interrupted one is continued by the next.
+
+Environment:
+    PYTHON       # Python 3.12 or 3.13 to build .venv with (default: python3,
+                 # python3.12 or python3.13, the first that fits).
+    ESPNET_ROOT  # An existing ESPnet checkout to take the recipes and espnet2 from
+                 # (default: the source distribution, unpacked into tools/espnet).
+
+An active virtual or conda environment that has the packages is used as it is.
+HELP
+)
+
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+tools="${root}/tools"
+espnet_version=$(sed -n 's/^espnet==//p' "${tools}/constraints.txt")
+needed_gib=9   # .venv with the CUDA build of PyTorch, and pip's downloads
+
+die() {
+    echo "tools/setup.sh: error: $*" >&2
+    exit 1
+}
+
+if [ $# -ne 0 ]; then
+    echo "${help_message}"
+    [ "$1" = --help ] && exit 0
+    die "it takes no arguments, but got '$*'"
+fi
+
+# Fail with one line that says what to do about a failed download or installation.
+explain_and_die() {
+    local what=$1 logfile=$2
+    if grep -qi "no space left on device\|disk quota exceeded" "${logfile}"; then
+        die "${what}: the disk is full; free ${needed_gib} GiB in ${root}" \
+            "and ${TMPDIR:-/tmp}, then run it again"
+    elif grep -qiE "connection (broken|refused|reset)|NewConnectionError|Max retries|\
+name resolution|network is unreachable|timed out|No matching distribution" \
+        "${logfile}"; then
+        die "${what}: the package index could not be reached; check the network," \
+            "the proxy and pip's index settings, then run it again (log: ${logfile})"
+    elif grep -qi "command '.*gcc.*' failed\|unable to execute '.*gcc'\|Python.h" \
+        "${logfile}"; then
+        die "${what}: a dependency of ESPnet has to be compiled; install a C compiler" \
+            "and Python's headers (Debian: gcc python3-dev), then run it again"
+    fi
+    die "${what}: see ${logfile}"
+}
+
+fits() {  # Is this a Python that ESPnet supports?
+    "$1" -c 'import sys; sys.exit(not (3, 12) <= sys.version_info[:2] <= (3, 13))' \
+        > /dev/null 2>&1
+}
+
+has_packages() {  # Does this Python have every dependency, at a version that fits?
+    "$1" - "${root}/pyproject.toml" << 'PY' > /dev/null 2>&1
+import sys
+import tomllib
+from importlib.metadata import version
+
+from packaging.requirements import Requirement
+
+with open(sys.argv[1], "rb") as f:
+    requirements = map(Requirement, tomllib.load(f)["project"]["dependencies"])
+sys.exit(not all(version(r.name) in r.specifier for r in requirements))
+PY
+}
+
+find_python() {
+    local candidate
+    if [ -n "${PYTHON:-}" ]; then
+        fits "${PYTHON}" || die "PYTHON=${PYTHON} is not a Python 3.12 or 3.13"
+        echo "${PYTHON}"
+        return
+    fi
+    for candidate in python3 python3.12 python3.13; do
+        if fits "${candidate}"; then
+            echo "${candidate}"
+            return
+        fi
+    done
+    die "no Python 3.12 or 3.13 found; install one, or name it: PYTHON=/path/to/python3.12"
+}
+
+install_venv() {
+    local base free_gib
+    base=$(cd "${root}" && find_python)   # pyenv reads .python-version there
+    free_gib=$(df -Pk "${root}" | awk 'NR == 2 { print int($4 / 2^20) }')
+    if [ ! -d "${root}/.venv" ] && [ "${free_gib}" -lt "${needed_gib}" ]; then
+        die "the disk is nearly full; free ${needed_gib} GiB in ${root} (${free_gib} GiB are)"
+    fi
+    if ! "${root}/.venv/bin/python" -m pip --version > /dev/null 2>&1; then
+        log "Making ${root}/.venv with $(cd "${root}" && "${base}" --version)"
+        rm -rf "${root}/.venv"
+        (cd "${root}" && "${base}" -m venv "${root}/.venv") > "${tools}/setup.log" 2>&1 \
+            || explain_and_die "python -m venv failed (Debian: install python3-venv)" \
+                "${tools}/setup.log"
+    fi
+    log "Installing espnet ${espnet_version}, PyTorch and the rest (some minutes;" \
+        "log: tools/setup.log)"
+    "${root}/.venv/bin/python" -m pip install --disable-pip-version-check \
+        -c "${tools}/constraints.txt" -e "${root}[test]" > "${tools}/setup.log" 2>&1 \
+        || explain_and_die "pip install failed" "${tools}/setup.log"
+}
+
+# ESPnet's wheel has no recipes: take them from the source distribution.
+unpack_espnet() {
+    local python=$1 partial="${tools}/espnet.partial" archive=espnet-${espnet_version}
+    if [ -n "${ESPNET_ROOT:-}" ]; then
+        [ -f "${ESPNET_ROOT}/egs2/TEMPLATE/asr1/asr.sh" ] || die \
+            "ESPNET_ROOT=${ESPNET_ROOT} is not an ESPnet checkout:" \
+            "it has no egs2/TEMPLATE/asr1/asr.sh"
+        [ -L "${tools}/espnet" ] || rm -rf "${tools}/espnet"
+        ln -sfn "$(cd "${ESPNET_ROOT}" && pwd)" "${tools}/espnet"
+        return
+    fi
+    log "Downloading the source distribution of espnet ${espnet_version} (35 MB)"
+    rm -rf "${partial}"
+    mkdir -p "${partial}"
+    "${python}" -m pip download --disable-pip-version-check --no-deps \
+        --no-binary espnet "espnet==${espnet_version}" -d "${partial}" \
+        > "${tools}/setup.log" 2>&1 \
+        || explain_and_die "pip download failed" "${tools}/setup.log"
+    tar -xzf "${partial}/${archive}.tar.gz" -C "${partial}" \
+        "${archive}"/{LICENSE,version.txt,tools} \
+        "${archive}"/egs2/{TEMPLATE,mini_an4}/asr1 2> "${tools}/setup.log" \
+        || explain_and_die "unpacking ${archive}.tar.gz failed" "${tools}/setup.log"
+    rm -rf "${tools}/espnet"
+    mv "${partial}/${archive}" "${tools}/espnet"
+    rm -rf "${partial}"
+}
+
+# What ESPnet's path.sh sources: the chosen Python first on PATH.
+write_activate() {
+    local python=$1
+    {
+        echo "# Made by tools/setup.sh"
+        echo "export PATH=$(printf %q "$(dirname "${python}")"):\${PATH}"
+        if [ -L "${tools}/espnet" ]; then
+            echo "export PYTHONPATH=$(printf %q "$(readlink "${tools}/espnet")"):\${PYTHONPATH:-}"
+        fi
+        if [ "${python}" != "${root}/.venv/bin/python3" ]; then
+            echo "export PYTHONPATH=$(printf %q "${root}"):\${PYTHONPATH:-}"
+        fi
+    } > "${tools}/activate_python.sh"
+}
+
+active=
+if [ -n "${VIRTUAL_ENV:-${CONDA_PREFIX:-}}" ]; then
+    active="${VIRTUAL_ENV:-${CONDA_PREFIX}}/bin/python3"
+    [ "$(realpath -s "${active}")" = "${root}/.venv/bin/python3" ] && active=
+fi
+
+# What is installed follows from these: nothing to do while they stay the same.
+state=$(cat "${tools}"/{setup.sh,constraints.txt} "${root}/pyproject.toml" | cksum)
+state+=" active=${active} espnet_root=${ESPNET_ROOT:-}"
+if [ -f "${tools}/.setup_done" ] && [ "$(< "${tools}/.setup_done")" = "${state}" ] \
+    && [ -f "${tools}/espnet/egs2/TEMPLATE/asr1/asr.sh" ] \
+    && [ -x "$(. "${tools}/activate_python.sh" && command -v python3)" ]; then
+    exit 0
+fi
+rm -f "${tools}/.setup_done"
+
+if [ -n "${active}" ] && has_packages "${active}"; then
+    log "Using the active environment: ${active}"
+    python="${active}"
+else
+    if [ -n "${active}" ]; then
+        log "The active environment lacks some of the packages in pyproject.toml:" \
+            "using ${root}/.venv"
+    fi
+    install_venv
+    python="${root}/.venv/bin/python3"
+fi
+unpack_espnet "${python}"
+write_activate "${python}"
+found=$(cat "${tools}/espnet/version.txt" "${tools}/espnet/espnet/version.txt" \
+    2> /dev/null | head -n 1 || true)
+if [ "${found}" != "${espnet_version}" ]; then
+    log "WARNING: ESPnet ${found:-of unknown version} in ${tools}/espnet:" \
+        "tested with ${espnet_version}"
+fi
+echo "${state}" > "${tools}/.setup_done"
+log "Ready: $("${python}" --version), espnet ${found}"
