@@ -11,7 +11,9 @@ Recipes pass it on: `./asr.sh --python "python3 -m espnet_reuse.run"`.
 """
 
 import importlib.util
+import logging
 import os
+import resource
 import runpy
 import sys
 
@@ -30,9 +32,12 @@ def _run_as_main(argv):
     argv = argv[is_module:]
     name = argv[0]
     if is_module:
-        spec = importlib.util.find_spec(name)
-        if spec is not None and spec.submodule_search_locations is not None:
-            spec = importlib.util.find_spec(name + ".__main__")
+        try:
+            spec = importlib.util.find_spec(name)
+            if spec is not None and spec.submodule_search_locations is not None:
+                spec = importlib.util.find_spec(name + ".__main__")
+        except ModuleNotFoundError:
+            spec = None
         if spec is None:
             sys.exit(f"espnet_reuse.run: error: no module named {name}")
         code = spec.loader.get_code(spec.name)
@@ -47,7 +52,17 @@ def _run_as_main(argv):
     sys.argv = argv
     namespace = vars(sys.modules["__main__"])
     namespace["__file__"] = argv[0]
-    exec(code, namespace)
+    try:
+        exec(code, namespace)
+    except ValueError as e:
+        from espnet_reuse.asr.layers.attention_map_reuse import ReuseConfigError
+
+        if not isinstance(e, ReuseConfigError):
+            raise
+        sys.exit(f"espnet_reuse: error: {e}")
+    # shown where the program logs (asr_train does); ESPnet reports a GPU's itself
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    logging.info(f"Peak memory: {peak} MB")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import List, Union
 
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 from espnet2.legacy.nets.pytorch_backend.conformer.encoder_layer import EncoderLayer
+
 from espnet_reuse.asr.layers.attention_map_reuse import (
     ReuseConfigError,
     ReuseLayer,

@@ -16,7 +16,6 @@ import dataclasses
 from typing import List, Optional, Sequence, Union
 
 import torch
-
 from espnet2.legacy.nets.pytorch_backend.transformer.attention import (
     LegacyRelPositionMultiHeadedAttention,
     MultiHeadedAttention,
@@ -184,9 +183,7 @@ class MapProducer(_MapProducer, MultiHeadedAttention):
     """Producer with absolute or no positions (`selfattn`)."""
 
 
-class LegacyRelPositionMapProducer(
-    _MapProducer, LegacyRelPositionMultiHeadedAttention
-):
+class LegacyRelPositionMapProducer(_MapProducer, LegacyRelPositionMultiHeadedAttention):
     """Producer with ESPnet's old relative positions (`legacy_rel_selfattn`)."""
 
 

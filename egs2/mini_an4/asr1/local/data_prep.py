@@ -1,0 +1,89 @@
+#!/usr/bin/env python3
+
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Make Kaldi data directories from the AN4 recordings that come with ESPnet."""
+
+import argparse
+import re
+import shutil
+import sys
+from pathlib import Path
+
+FOLDERS = {"train": "an4_clstk", "test": "an4test_clstk"}
+
+
+def read_transcription(an4_root, part):
+    """Read one part of AN4.
+
+    Args:
+        an4_root: Folder that holds `etc` and `wav`.
+        part: `train` or `test`.
+
+    Returns:
+        (utterance id, speaker, words, audio file) of every utterance, sorted.
+    """
+    path = an4_root / "etc" / f"an4_{part}.transcription"
+    if not path.is_file() or path.stat().st_size == 0:
+        sys.exit(
+            f"data_prep.py: error: {path} is missing or empty: remove "
+            f"{an4_root.parent} and run this again"
+        )
+    utterances = []
+    for line in filter(str.strip, path.read_text().splitlines()):
+        # "<s> GO </s> (an253-fash-b)"
+        match = re.fullmatch(r"(?:<s> )?(.*?)(?: </s>)? \((\w+)-(\w+)-(\w+)\)", line)
+        if match is None:
+            sys.exit(f"data_prep.py: error: {path}: not a transcription: '{line}'")
+        words, sentence, speaker, suffix = match.groups()
+        audio = f"wav/{FOLDERS[part]}/{speaker}/{sentence}-{speaker}-{suffix}.sph"
+        utterances.append(
+            (f"{speaker}-{sentence}-{suffix}", speaker, words, an4_root / audio)
+        )
+    return sorted(utterances)
+
+
+def write_data_dir(data_dir, utterances):
+    """Write a Kaldi data directory, which appears once it is whole.
+
+    Args:
+        data_dir: Directory to make or replace.
+        utterances: As `read_transcription` returns them.
+    """
+    partial = data_dir.with_name(data_dir.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    utt2spk = {utt_id: speaker for utt_id, speaker, _, _ in utterances}
+    spk2utt = {speaker: [] for speaker in utt2spk.values()}
+    for utt_id, speaker in utt2spk.items():
+        spk2utt[speaker].append(utt_id)
+    files = {
+        "text": [f"{utt_id} {words}" for utt_id, _, words, _ in utterances],
+        "wav.scp": [f"{utt_id} {audio}" for utt_id, _, _, audio in utterances],
+        "utt2spk": [f"{utt_id} {speaker}" for utt_id, speaker in utt2spk.items()],
+        "spk2utt": [f"{speaker} {' '.join(ids)}" for speaker, ids in spk2utt.items()],
+    }
+    for name, lines in files.items():
+        (partial / name).write_text("".join(line + "\n" for line in lines))
+    shutil.rmtree(data_dir, ignore_errors=True)
+    partial.rename(data_dir)
+
+
+def main():
+    """Write train_nodev, train_dev, test, and the training sentences as a test set."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("an4_root", type=Path, help="folder with etc/ and wav/")
+    parser.add_argument("data", type=Path, help="where to make the data directories")
+    args = parser.parse_args()
+
+    train = read_transcription(args.an4_root, "train")
+    write_data_dir(args.data / "train_dev", train[:1])
+    write_data_dir(args.data / "train_nodev", train[1:])
+    # asr.sh refuses to decode the training set under its own name
+    write_data_dir(args.data / "train_nodev_eval", train[1:])
+    write_data_dir(args.data / "test", read_transcription(args.an4_root, "test"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+#!/usr/bin/env python3
+
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Check Kaldi data directories and the audio they list, before training."""
+
+import argparse
+import re
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import soundfile
+
+FILES = ("text", "wav.scp", "utt2spk")
+MAX_SHOWN = 20
+
+
+def read_scp(path):
+    """Read a Kaldi text file into {id: rest of the line}.
+
+    Raises:
+        ValueError: The file is missing or empty, or an id stands twice.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} is missing")
+    table = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        key, _, value = line.partition(" ")
+        if key in table:
+            raise ValueError(f"{path}: {key} stands twice")
+        table[key] = value.strip()
+    if not table:
+        raise ValueError(f"{path} is empty")
+    return table
+
+
+def check_audio(path):
+    """Return what is wrong with an audio file, or None.
+
+    Reads the header and the last sample, so that it is quick and yet notices a file
+    that was cut short.
+    """
+    try:
+        if Path(path).stat().st_size == 0:
+            return "is empty"
+        with soundfile.SoundFile(path) as f:
+            frames = f.frames
+            # the headers of SPHERE files and what libsndfile says of WAV and Ogg
+            if f.format == "NIST":
+                header = Path(path).read_bytes()[:1024].decode("ascii", "replace")
+                match = re.search(r"sample_count -i (\d+)", header)
+                if match and int(match[1]) > frames:
+                    return f"is cut short: {frames} of {match[1]} samples"
+            if re.search(r"should be|ended unexpectedly", f.extra_info):
+                return "is cut short"
+            if frames == 0:
+                return "has no samples"
+            f.seek(frames - 1)
+            if len(f.read(1)) != 1:
+                return "is cut short"
+    except OSError as e:
+        return f"cannot be read: {e.strerror}"
+    except soundfile.LibsndfileError as e:
+        return f"cannot be read or is cut short: {e.error_string}"
+    return None
+
+
+def check_data_dir(data_dir):
+    """Return a list of what is wrong with a data directory."""
+    tables, problems = {}, []
+    for name in FILES:
+        try:
+            tables[name] = read_scp(data_dir / name)
+        except ValueError as e:
+            problems.append(str(e))
+    if problems:
+        return problems
+
+    has_segments = (data_dir / "segments").is_file()
+    for name in ("text",) if has_segments else ("text", "wav.scp"):
+        for here, there in ((name, "utt2spk"), ("utt2spk", name)):
+            missing = sorted(tables[there].keys() - tables[here].keys())
+            if missing:
+                problems.append(
+                    f"{data_dir / here}: {len(missing)} utterances of {there} are "
+                    f"missing: {' '.join(missing[:3])}{' ...' * (len(missing) > 3)}"
+                )
+    # a pipe ends in "|", an ark in ":offset"
+    audio = {
+        key: path
+        for key, path in tables["wav.scp"].items()
+        if not re.search(r"\|$|:\d+$", path)
+    }
+    with ThreadPoolExecutor() as pool:
+        for (key, path), problem in zip(
+            audio.items(), pool.map(check_audio, audio.values()), strict=True
+        ):
+            if problem is not None:
+                problems.append(f"{data_dir / 'wav.scp'}: {key}: {path} {problem}")
+    return problems
+
+
+def main():
+    """Exit with a line for each problem, if there are any."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "data_dirs",
+        nargs="+",
+        type=Path,
+        help=f"folders that hold none of the files {', '.join(FILES)} are passed over",
+    )
+    args = parser.parse_args()
+    problems = []
+    for data_dir in args.data_dirs:
+        if any((data_dir / name).exists() for name in FILES):
+            problems += check_data_dir(data_dir)
+    for problem in problems[:MAX_SHOWN]:
+        print(f"check_data.py: error: {problem}", file=sys.stderr)
+    if len(problems) > MAX_SHOWN:
+        print(f"... and {len(problems) - MAX_SHOWN} more", file=sys.stderr)
+    sys.exit(1 if problems else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,308 @@
+#!/usr/bin/env python3
+
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Compare trained, decoded and scored models: size, time, memory and error rates."""
+
+import argparse
+import json
+import os
+import platform
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+
+import matplotlib
+import soundfile
+import torch
+import torch.utils.benchmark
+from check_data import read_scp
+from espnet2.tasks.asr import ASRTask
+from espnet2.torch_utils.safe_torch_load import safe_torch_load
+
+ROUNDS = 15
+MAX_UTTERANCES = 20
+FEW = 100
+COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"]
+
+
+def read_model_file(decode_dir):
+    """Return the checkpoint that ESPnet decoded with, from the log of the decoding."""
+    log = next(decode_dir.rglob("asr_inference.1.log"))
+    return Path(re.search(r"--asr_model_file (\S+)", log.read_text())[1])
+
+
+def read_training(asr_exp):
+    """Read what ESPnet's trainer reported.
+
+    Returns:
+        Epochs, median seconds per training epoch (the first one, which warms up,
+        left out where there are more), and the peak memory in MB: the GPU's if there
+        was one, otherwise the process's.
+    """
+    stats = safe_torch_load(asr_exp / "checkpoint.pth", "cpu")["reporter"]["stats"]
+    epochs = [stats[n]["train"] for n in sorted(stats)]
+    seconds = [epoch["time"]["__timedelta_seconds__"] for epoch in epochs]
+    gpu_gb = [epoch.get("gpu_max_cached_mem_GB", 0.0) for epoch in epochs]
+    peak = re.findall(r"Peak memory: (\d+) MB", (asr_exp / "train.log").read_text())
+    return {
+        "epochs": len(epochs),
+        "seconds_per_epoch": statistics.median(seconds[1:] or seconds),
+        "peak_memory_mb": (
+            max(gpu_gb) * 1000 if any(gpu_gb) else float(peak[-1]) if peak else None
+        ),
+        "peak_memory_of": "gpu" if any(gpu_gb) else "process",
+    }
+
+
+def read_scores(decode_dir):
+    """Read the counts that score.py wrote.
+
+    Returns:
+        {set: {"wer": counts, "cer": counts, ...}}, with the error rate in %.
+    """
+    scores = {}
+    for path in sorted(decode_dir.rglob("score_*/result.json")):
+        counts = json.loads(path.read_text())
+        errors = counts["substitutions"] + counts["deletions"] + counts["insertions"]
+        counts["error_rate"] = 100 * errors / max(counts["tokens"], 1)
+        name = str(path.parent.parent.relative_to(decode_dir))
+        scores.setdefault(name, {})[path.parent.name.removeprefix("score_")] = counts
+    return scores
+
+
+def encoder_inputs(model, wavs):
+    """Return what the encoder is given for each waveform, batch size 1."""
+    inputs = []
+    handle = model.encoder.register_forward_pre_hook(
+        lambda module, args, kwargs: inputs.append((args, kwargs)), with_kwargs=True
+    )
+    for wav in wavs:
+        speech = torch.from_numpy(wav)[None]
+        model.encode(speech, torch.tensor([speech.size(1)]))
+    handle.remove()
+    return inputs
+
+
+@torch.no_grad()
+def measure_encoders(models, wavs, seconds):
+    """Measure the encoders' real-time factors, interleaved, on one CPU thread.
+
+    Args:
+        models: {name: ESPnetASRModel}.
+        wavs: Waveforms.
+        seconds: Their length in all.
+
+    Returns:
+        {name: {"rtf": median, "rtf_min": ..., "rtf_max": ...}} over the rounds.
+    """
+    timers = {}
+    for name, model in models.items():
+        model.eval()
+        timers[name] = torch.utils.benchmark.Timer(
+            "for args, kwargs in inputs:\n    encoder(*args, **kwargs)",
+            globals={"encoder": model.encoder, "inputs": encoder_inputs(model, wavs)},
+        )
+    times = {name: [] for name in models}
+    for timer in timers.values():
+        timer.timeit(1)
+    for _ in range(ROUNDS):
+        for name, timer in timers.items():
+            times[name].append(timer.timeit(1).median / seconds)
+    return {
+        name: {"rtf": statistics.median(t), "rtf_min": min(t), "rtf_max": max(t)}
+        for name, t in times.items()
+    }
+
+
+def describe_run():
+    """Return when, where and of which commit the figures are."""
+
+    def git(*args):
+        return subprocess.run(
+            ["git", *args], capture_output=True, text=True, cwd=Path(__file__).parent
+        ).stdout.strip()
+
+    return {
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+        + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
+        "versions": f"Python {platform.python_version()}, espnet {version('espnet')}, "
+        f"torch {torch.__version__}",
+        "commit": (git("rev-parse", "--short", "HEAD") or "unknown")
+        + (" with changes" if git("status", "--porcelain") else ""),
+        "command": shlex.join(["local/compare.py", *sys.argv[1:]]),
+    }
+
+
+def difference(counts, baseline):
+    """Format the difference of two error rates in points, empty for the baseline."""
+    if counts is baseline:
+        return ""
+    return f"{counts['error_rate'] - baseline['error_rate']:+.1f}"
+
+
+def format_results(comparison):
+    """Format the comparison as Markdown."""
+    models = comparison["models"]
+    baseline = next(iter(models.values()))
+    gpu = baseline["peak_memory_of"] == "gpu"
+    lines = [
+        "<!-- Generated by local/compare.py -->",
+        "# RESULTS",
+        *(f"- {key}: `{value}`" for key, value in comparison["run"].items()),
+        "",
+        f"|model|parameters|to {next(iter(models))}|epochs|training s/epoch|to "
+        f"{next(iter(models))}|peak {'GPU' if gpu else 'process'} memory (MB)|"
+        f"encoder RTF|to {next(iter(models))}|",
+        "|---" * 9 + "|",
+    ]
+
+    def ratio(key, model):
+        return "" if model is baseline else f"x{model[key] / baseline[key]:.2f}"
+
+    for name, model in models.items():
+        peak = model["peak_memory_mb"]
+        lines.append(
+            f"|{name}|{model['parameters']:,}|{ratio('parameters', model)}|"
+            f"{model['epochs']}|{model['seconds_per_epoch']:.2f}|"
+            f"{ratio('seconds_per_epoch', model)}|"
+            f"{'unknown' if peak is None else f'{peak:.0f}'}|"
+            f"{model['rtf']:.5f} ({model['rtf_min']:.5f}-{model['rtf_max']:.5f})|"
+            f"{ratio('rtf', model)}|"
+        )
+    lines += [
+        "",
+        "Training s/epoch: median over epochs. Encoder RTF: encoder seconds per "
+        f"second of audio, batch 1, one CPU thread, median of {ROUNDS} interleaved "
+        f"rounds over {comparison['rtf_utterances']} utterances (and their range).",
+        "",
+        f"|set|utterances|model|WER|to {next(iter(models))}|CER|to "
+        f"{next(iter(models))}|S.Err|",
+        "|---" * 8 + "|",
+    ]
+    few = []
+    for name in baseline["scores"]:
+        for model_name, model in models.items():
+            scores = model["scores"][name]
+            wer, cer = scores["wer"], scores["cer"]
+            base = baseline["scores"][name]
+            sentences = wer["sentences"]
+            lines.append(
+                f"|{name}|{sentences}|{model_name}|"
+                f"{wer['error_rate']:.1f}|"
+                f"{difference(wer, base['wer'])}|{cer['error_rate']:.1f}|"
+                f"{difference(cer, base['cer'])}|"
+                f"{100 * wer['sentence_errors'] / sentences:.1f}|"
+            )
+        if sentences < FEW:
+            few.append(f"{name} ({sentences})")
+    if few:
+        lines += [
+            "",
+            f"Too few utterances for an error rate to mean anything else "
+            f"than that the pipeline works: {', '.join(few)}.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def plot(comparison, path):
+    """Draw error rates, training time and encoder real-time factor."""
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    models = comparison["models"]
+    sets = {
+        name: scores["wer"]["sentences"]
+        for name, scores in next(iter(models.values()))["scores"].items()
+    }
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+    width = 0.8 / len(models)
+    for i, (name, model) in enumerate(models.items()):
+        color = COLORS[i % len(COLORS)]
+        rates = [model["scores"][s]["wer"]["error_rate"] for s in sets]
+        bars = axes[0].bar(
+            [j + i * width for j in range(len(sets))],
+            rates,
+            width,
+            color=color,
+            label=name,
+        )
+        axes[0].bar_label(bars, fmt="%.1f", fontsize=8)
+        axes[1].bar_label(
+            axes[1].bar(name, model["seconds_per_epoch"], color=color), fmt="%.2f"
+        )
+        error = [[model["rtf"] - model["rtf_min"]], [model["rtf_max"] - model["rtf"]]]
+        axes[2].bar(name, model["rtf"], color=color, yerr=error, capsize=4)
+    axes[0].set_xticks(
+        [j + 0.4 - width / 2 for j in range(len(sets))],
+        [f"{name}\n({sentences} utt.)" for name, sentences in sets.items()],
+    )
+    axes[0].set_ylabel("WER (%)")
+    axes[0].legend()
+    axes[1].set_ylabel("training (s/epoch)")
+    axes[2].set_ylabel("encoder real-time factor")
+    for axis in axes:
+        axis.margins(y=0.15)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+
+
+def main():
+    """Write comparison.json, RESULTS.md and comparison.png."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        required=True,
+        metavar="NAME=ASR_EXP",
+        help="the first is the baseline",
+    )
+    parser.add_argument("--inference_tag", required=True)
+    parser.add_argument("--dumpdir", type=Path, default="dump/raw")
+    parser.add_argument("--output_dir", type=Path, default="exp")
+    args = parser.parse_args()
+
+    results, built = {}, {}
+    for name, asr_exp in (model.split("=", 1) for model in args.models):
+        decode_dir = Path(asr_exp, args.inference_tag)
+        built[name], train_args = ASRTask.build_model_from_file(
+            Path(asr_exp, "config.yaml"), read_model_file(decode_dir)
+        )
+        results[name] = {
+            "asr_exp": asr_exp,
+            "encoder": train_args.encoder,
+            "reuse_group_size": train_args.encoder_conf.get("reuse_group_size"),
+            "parameters": sum(p.numel() for p in built[name].parameters()),
+            **read_training(Path(asr_exp)),
+            "scores": read_scores(decode_dir),
+        }
+    paths = [
+        path
+        for name in next(iter(results.values()))["scores"]
+        for path in read_scp(args.dumpdir / name / "wav.scp").values()
+    ][:MAX_UTTERANCES]
+    audio = [soundfile.read(path, dtype="float32") for path in paths]
+    seconds = sum(len(wav) / rate for wav, rate in audio)
+    for name, rtf in measure_encoders(built, [w for w, _ in audio], seconds).items():
+        results[name] |= rtf
+    comparison = {
+        "run": describe_run(),
+        "rtf_utterances": len(paths),
+        "models": results,
+    }
+    args.output_dir.joinpath("comparison.json").write_text(
+        json.dumps(comparison, indent=2) + "\n"
+    )
+    args.output_dir.joinpath("RESULTS.md").write_text(format_results(comparison))
+    plot(comparison, args.output_dir / "comparison.png")
+
+
+if __name__ == "__main__":
+    main()
