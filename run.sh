@@ -133,9 +133,14 @@ done
 
 # Every stage needs it; a second time it costs nothing.
 "${root}/tools/setup.sh"
-for option in "${asr_opts[@]}"; do
-    if [[ "${option}" == --* ]] && ! grep -q "^${option#--}=" asr.sh; then
-        die "unknown option ${option}: neither run.sh nor ESPnet's asr.sh has it" \
+for ((i = 0; i < ${#asr_opts[@]}; i += 2)); do
+    option=${asr_opts[i]#--}
+    if [[ "${option}" =~ ^(dumpdir|expdir|asr_(exp|tag|config|stats_dir)|inference_tag)$ ]]
+    then
+        die "--${option}: run.sh sets it for each model; use the recipe's own run.sh" \
+            "in egs2/${corpus}/asr1 to choose it"
+    elif ! grep -q "^${option}=" asr.sh; then
+        die "unknown option --${option}: neither run.sh nor ESPnet's asr.sh has it" \
             "(see ./run.sh --help)"
     fi
 done
@@ -145,7 +150,7 @@ set +u  # ESPnet's path.sh may read unset variables
 set -u
 
 mkdir -p exp/log
-exec 9> exp/.lock   # inherited by all that this run starts
+exec 9>> exp/.lock   # inherited by all that this run starts
 if ! flock --nonblock 9; then
     log "Another run is at work in ${recipe}, perhaps left over from one that was" \
         "killed: waiting for it to end"
@@ -223,7 +228,18 @@ fi
 
 # ========================== Stages 1 and 2: data ==========================
 
-inputs_data="$(cat run.sh local/data.sh) ${asr_opts[*]}"
+# The options that a data directory depends on: others do not make it anew.
+data_opts="(local_data|post_process_local_data)_opts|auxiliary_data_tags|num_ref|fs|lang"
+data_opts+="|speed_perturb_factors|feats_type|audio_format|multi_columns_.*|cleaner|g2p"
+data_opts+="|(min|max)_wav_duration|(train|valid|test)_sets?|nlsyms_txt|token_type"
+data_opts+="|n?bpe.*|oov|blank|sos_eos|hugging_face_model_name_or_path|use_lm|lm_.*_text"
+inputs_data=$(cat run.sh local/data.sh)
+for ((i = 0; i < ${#asr_opts[@]}; i += 2)); do
+    if [[ "${asr_opts[i]}" =~ ^--(${data_opts})$ ]]; then
+        inputs_data+=" ${asr_opts[*]:i:2}"
+    fi
+done
+
 if wants 1; then
     if [ -d data ] && is_done dump/raw/.done "${inputs_data}"; then
         log "Stage 1: Data preparation: done already"
@@ -265,7 +281,7 @@ for model in ${models}; do
         --inference_args "${inference_args}" --inference_tag "${inference_tag}")
     mkdir -p "${asr_exp}"
 
-    inputs_train="${inputs_data} ${asr_args} $(< "${config}")"
+    inputs_train="${inputs_data} ${asr_opts[*]} ${asr_args} $(< "${config}")"
     if wants 3; then
         if is_done "${asr_exp}/.done_train" "${inputs_train}"; then
             log "Stage 3: Training ${model}: done already"

@@ -19,6 +19,8 @@ import sys
 
 import espnet_reuse  # noqa: F401 (registers the encoders)
 
+PROGRAM = "ESPNET_REUSE_PROGRAM"  # tells spawned workers which file runs
+
 
 def _run_as_main(argv):
     """Run `-m module` or a script in this process's `__main__` module.
@@ -50,6 +52,7 @@ def _run_as_main(argv):
             sys.exit(f"espnet_reuse.run: error: cannot read {name}: {e.strerror}")
         sys.path[0] = os.path.dirname(os.path.abspath(name))
     sys.argv = argv
+    os.environ[PROGRAM] = argv[0]
     namespace = vars(sys.modules["__main__"])
     namespace["__file__"] = argv[0]
     try:
@@ -72,4 +75,4 @@ if __name__ == "__main__":
     _run_as_main(sys.argv[1:])
 elif __name__ == "__mp_main__":
     # A spawned worker: bring the program's definitions back, as Python would.
-    globals().update(runpy.run_path(sys.argv[0], run_name="__mp_main__"))
+    globals().update(runpy.run_path(os.environ[PROGRAM], run_name="__mp_main__"))

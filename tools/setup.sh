@@ -122,6 +122,7 @@ install_venv() {
 # ESPnet's wheel has no recipes: take them from the source distribution.
 unpack_espnet() {
     local python=$1 partial="${tools}/espnet.partial" archive=espnet-${espnet_version}
+    local parts=("${archive}"/{LICENSE,version.txt,tools,egs2/{TEMPLATE,mini_an4}/asr1})
     if [ -n "${ESPNET_ROOT:-}" ]; then
         [ -f "${ESPNET_ROOT}/egs2/TEMPLATE/asr1/asr.sh" ] || die \
             "ESPNET_ROOT=${ESPNET_ROOT} is not an ESPnet checkout:" \
@@ -130,6 +131,8 @@ unpack_espnet() {
         ln -sfn "$(cd "${ESPNET_ROOT}" && pwd)" "${tools}/espnet"
         return
     fi
+    [ -L "${tools}/espnet" ] || [ "$(cat "${tools}/espnet/.unpacked" 2> /dev/null)" \
+        != "${parts[*]}" ] || return 0
     log "Downloading the source distribution of espnet ${espnet_version} (35 MB)"
     rm -rf "${partial}"
     mkdir -p "${partial}"
@@ -137,10 +140,10 @@ unpack_espnet() {
         --no-binary espnet "espnet==${espnet_version}" -d "${partial}" \
         > "${tools}/setup.log" 2>&1 \
         || explain_and_die "pip download failed" "${tools}/setup.log"
-    tar -xzf "${partial}/${archive}.tar.gz" -C "${partial}" \
-        "${archive}"/{LICENSE,version.txt,tools} \
-        "${archive}"/egs2/{TEMPLATE,mini_an4}/asr1 2> "${tools}/setup.log" \
+    tar -xzf "${partial}/${archive}.tar.gz" -C "${partial}" "${parts[@]}" \
+        2> "${tools}/setup.log" \
         || explain_and_die "unpacking ${archive}.tar.gz failed" "${tools}/setup.log"
+    echo "${parts[*]}" > "${partial}/${archive}/.unpacked"
     rm -rf "${tools}/espnet"
     mv "${partial}/${archive}" "${tools}/espnet"
     rm -rf "${partial}"
@@ -172,7 +175,7 @@ state=$(cat "${tools}"/{setup.sh,constraints.txt} "${root}/pyproject.toml" | cks
 state+=" active=${active} espnet_root=${ESPNET_ROOT:-}"
 if [ -f "${tools}/.setup_done" ] && [ "$(< "${tools}/.setup_done")" = "${state}" ] \
     && [ -f "${tools}/espnet/egs2/TEMPLATE/asr1/asr.sh" ] \
-    && [ -x "$(. "${tools}/activate_python.sh" && command -v python3)" ]; then
+    && [ -x "${active:-${root}/.venv/bin/python3}" ]; then
     exit 0
 fi
 rm -f "${tools}/.setup_done"

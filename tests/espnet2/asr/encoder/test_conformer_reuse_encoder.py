@@ -48,10 +48,7 @@ KINDS = {
         "selfattention_layer_type": "selfattn",
     },
 }
-KINDS["absolute positions and qk_norm"] = {
-    **KINDS["absolute positions"],
-    "qk_norm": True,
-}
+KINDS["absolute positions, qk_norm"] = KINDS["absolute positions"] | {"qk_norm": True}
 LATEST = KINDS["relative positions"]
 
 
@@ -63,6 +60,11 @@ def cases(name, values):
 
 
 every_kind = cases("kind", KINDS)
+either_mode = cases("training", {"in training": True, "in evaluation": False})
+either_dropout = cases(
+    "reuse_dropout", {"own dropout": "per_layer", "shared dropout": "shared"}
+)
+with_and_without_reuse = cases("size", {"without reuse": 1, "in groups of three": 3})
 # The four layers of `build` in groups; 3 leaves a shorter last group.
 every_grouping = cases(
     "sizes",
@@ -73,6 +75,15 @@ every_grouping = cases(
         "one group": [4],
     },
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread_per_operator():
+    """Keep tiny operators from waiting for a core that another process uses."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def build(encoder_class=ConformerReuseEncoder, seed=0, noise=0.2, **options):
@@ -87,6 +98,7 @@ def build(encoder_class=ConformerReuseEncoder, seed=0, noise=0.2, **options):
         "input_layer": "linear",
         "macaron_style": True,
         "cnn_module_kernel": 3,
+        "max_pos_emb_len": 64,
     }
     encoder = encoder_class(**{**tiny, **options})
     add_noise(encoder, noise)
@@ -205,6 +217,12 @@ def naive_map(attention, x, pos_emb, valid):
     return weights / weights.sum(-1, keepdim=True)
 
 
+def naive_apply(attention, attention_map, x):
+    v = split_heads(attention, attention.linear_v(x))
+    context = torch.einsum("bhij,bhjd->bihd", attention_map, v)
+    return attention.linear_out(context.flatten(2))
+
+
 def naive_layer(layer, x, pos_emb, valid, attention_map, scale):
     """Encode by a layer; return its output and the map it applied."""
 
@@ -218,9 +236,7 @@ def naive_layer(layer, x, pos_emb, valid, attention_map, scale):
         attention = layer.self_attn
         if attention_map is None:
             attention_map = naive_map(attention, x, pos_emb, valid)
-        v = split_heads(attention, attention.linear_v(x))
-        context = torch.einsum("bhij,bhjd->bihd", attention_map, v)
-        out = attention.linear_out(context.flatten(2))
+        out = naive_apply(attention, attention_map, x)
         if not layer.concat_after:
             return out
         return layer.concat_linear(torch.cat((x, out), dim=-1))
@@ -294,7 +310,7 @@ def assert_equals_naive(encoder, sizes, lengths=LENGTHS, skipped=(), **kwargs):
 
 
 @every_kind
-@cases("training", {"in training": True, "in evaluation": False})
+@either_mode
 @cases(
     "options",
     {
@@ -367,7 +383,7 @@ def test_groups_of_one_keep_ctc_trim():
 
 @every_kind
 @every_grouping
-@cases("training", {"in training": True, "in evaluation": False})
+@either_mode
 def test_outputs_and_gradients_are_the_naive_references(kind, sizes, training):
     encoder = build(reuse_group_size=sizes, **kind, **WITHOUT_DROPOUT)
     assert_equals_naive(encoder.train(training), sizes)
@@ -509,8 +525,17 @@ def test_rows_sum_to_one_once_and_never_reach_padded_frames(kind, sizes):
 
 
 @every_kind
+def test_an_utterance_without_frames_gets_no_attention_at_all(kind):
+    encoder = build(reuse_group_size=[3, 1], **kind).eval()
+    records = record_attention(encoder, *make_batch((6, 0)))
+    for record in records:
+        assert torch.all(record.applied[1] == 0)
+        assert torch.isfinite(record.out).all()
+
+
+@every_kind
 @every_grouping
-@cases("training", {"in training": True, "in evaluation": False})
+@either_mode
 def test_consumers_apply_exactly_the_producers_map(kind, sizes, training):
     encoder = build(reuse_group_size=sizes, **kind).train(training)
     records = record_attention(encoder, *make_batch())
@@ -520,14 +545,12 @@ def test_consumers_apply_exactly_the_producers_map(kind, sizes, training):
         assert isinstance(layer.self_attn, MapConsumer) != layer.starts_group
         assert torch.equal(record.map, produced)
         assert torch.equal(record.applied, produced)
-        value = split_heads(layer.self_attn, layer.self_attn.linear_v(record.value))
-        context = torch.einsum("bhij,bhjd->bihd", produced, value)
-        out = layer.self_attn.linear_out(context.flatten(2))
+        out = naive_apply(layer.self_attn, produced, record.value)
         assert_close(record.out, out, atol=1e-5)
 
 
 @every_kind
-@cases("reuse_dropout", {"own dropout": "per_layer", "shared dropout": "shared"})
+@either_dropout
 def test_the_last_consumer_trains_the_producers_query_and_key(kind, reuse_dropout):
     encoder = build(
         reuse_group_size=4,
@@ -651,21 +674,10 @@ def test_a_checkpoint_of_other_groups_is_refused(saved, loaded, layer, strict):
         )
 
 
-@cases(
+@pytest.mark.parametrize(
     "size",
-    {
-        "zero": 0,
-        "negative": -1,
-        "a fraction": 2.5,
-        "a bool": True,
-        "a string": "3",
-        "None": None,
-        "an empty list": [],
-        "a list with another sum": [2, 3],
-        "a list with a zero": [2, 0, 2],
-        "a list with a fraction": [2, 2.0],
-        "a list with a bool": [3, True],
-    },
+    [0, -1, 2.5, True, "3", None, [], [2, 3], [2, 0, 2], [2, 2.0], [3, True]],
+    ids="{!r} for four layers".format,
 )
 def test_impossible_group_sizes_are_refused_by_name(size):
     with pytest.raises(ReuseConfigError, match="reuse_group_size"):
@@ -695,7 +707,7 @@ def assert_half_is_dropped(applied, attention_map):
 
 @every_kind
 @cases("use_flash_attn", {"flash asked for": True, "no flash": False})
-@cases("reuse_dropout", {"own dropout": "per_layer", "shared dropout": "shared"})
+@either_dropout
 def test_layers_drop_the_map_once_by_masks_of_their_own_or_one_shared(
     kind, use_flash_attn, reuse_dropout
 ):
@@ -710,9 +722,7 @@ def test_layers_drop_the_map_once_by_masks_of_their_own_or_one_shared(
     produced = encoder.encoders[0].self_attn.attn
     for layer, record in zip(encoder.encoders, records, strict=True):
         assert_half_is_dropped(record.applied, produced)
-        value = split_heads(layer.self_attn, layer.self_attn.linear_v(record.value))
-        context = torch.einsum("bhij,bhjd->bihd", record.applied, value)
-        out = layer.self_attn.linear_out(context.flatten(2))
+        out = naive_apply(layer.self_attn, record.applied, record.value)
         assert_close(record.out, out, atol=1e-5)
     for one, other in itertools.combinations(records, 2):
         same = torch.equal(one.applied, other.applied)
@@ -728,78 +738,61 @@ def test_layers_drop_the_map_once_by_masks_of_their_own_or_one_shared(
 @every_kind
 def test_sdpa_serves_groups_of_one_and_leaves_producers_eager(kind):
     sizes = [1, 3]
-    eager = build(reuse_group_size=sizes, **kind).eval()
-    fused = build(reuse_group_size=sizes, use_sdpa=True, **kind).eval()
-    xs, ilens = make_batch()
-    assert_close(fused(xs, ilens)[0], eager(xs, ilens)[0], atol=1e-6)
+    eager = build(reuse_group_size=sizes, **kind).eval().double()
+    fused = build(reuse_group_size=sizes, use_sdpa=True, **kind).eval().double()
+    batch = make_batch(dtype=torch.float64)
+    assert_close(fused(*batch)[0], eager(*batch)[0])
     assert fused.encoders[0].self_attn.attn is None
-    assert_close(
-        fused.encoders[1].self_attn.attn, eager.encoders[1].self_attn.attn, atol=1e-6
-    )
+    assert_close(fused.encoders[1].self_attn.attn, eager.encoders[1].self_attn.attn)
 
 
 @cases("sizes", {"a group of two": [2], "groups of one": [1, 1]})
 def test_attention_built_for_flash_falls_back_to_the_eager_result(sizes):
-    def layers(use_flash_attn):
-        torch.manual_seed(0)
-        linear = [torch.nn.Linear(SIZE, SIZE) for _ in range(2)]
-        return [
-            EncoderLayer(
-                SIZE,
-                MultiHeadedAttention(2, SIZE, 0.5, use_flash_attn=use_flash_attn),
-                linear[index],
-                None,
-                None,
-                0.0,
-            )
-            for index in range(2)
-        ]
+    # as ESPnet builds it where flash_attn is installed: without a dropout of its own
+    def layer(use_flash_attn):
+        attention = MultiHeadedAttention(2, SIZE, 0.5, use_flash_attn=use_flash_attn)
+        feed_forward = torch.nn.Linear(SIZE, SIZE)
+        return EncoderLayer(SIZE, attention, feed_forward, None, None, 0.0)
 
-    xs = torch.randn(2, 8, SIZE)
     mask = torch.arange(8) < torch.tensor([[[8]], [[5]]])
     outputs = []
     for use_flash_attn in (True, False):
-        x = xs
-        group = layers(use_flash_attn)
-        share_attention_maps(group, ConformerReuseLayer, sizes, "per_layer")
-        for layer in group:
-            x, _ = layer.eval()(x, mask)
+        torch.manual_seed(0)
+        x = torch.randn(2, 8, SIZE)
+        layers = [layer(use_flash_attn) for _ in range(2)]
+        share_attention_maps(layers, ConformerReuseLayer, sizes, "per_layer")
+        for producer_or_consumer in layers:
+            x, _ = producer_or_consumer.eval()(x, mask)
         outputs.append(x)
-        # ESPnet leaves dropout to the flash kernel; a producer must do its own
-        producer = group[0].train().self_attn
         if sizes == [2]:
-            assert producer.dropout.p == group[1].self_attn.dropout.p == 0.5
-            assert not producer.use_flash_attn
+            assert [layer.self_attn.dropout.p for layer in layers] == [0.5, 0.5]
     assert torch.equal(*outputs)
 
 
 # Everything around the forward
 
 
-@cases(
-    "options",
-    {
-        "linear": {"input_layer": "linear"},
-        "conv2d": {"input_layer": "conv2d"},
-        "conv2d1": {"input_layer": "conv2d1"},
-        "conv2d2": {"input_layer": "conv2d2"},
-        "conv2d6": {"input_layer": "conv2d6"},
-        "conv2d8": {"input_layer": "conv2d8"},
-        "embed": {"input_layer": "embed", "padding_idx": 0},
-        "none": {"input_layer": None, "input_size": SIZE},
-    },
-)
 @every_kind
-def test_every_input_layer_trains_in_groups(kind, options):
-    encoder = build(reuse_group_size=2, **kind, **options)
-    xs, ilens = make_batch((49, 37, 25))
-    if options["input_layer"] == "embed":
-        xs = xs[..., 0].abs().mul(5).long().clamp(max=IDIM - 1)
-    out, olens, _ = (
-        encoder(xs[..., : encoder.output_size()], ilens)
-        if (options["input_layer"] is None)
-        else encoder(xs, ilens)
+@pytest.mark.parametrize(
+    "input_layer",
+    ["linear", "conv2d", "conv2d1", "conv2d2", "conv2d6", "conv2d8", "embed", None],
+    ids="{} input".format,
+)
+def test_every_input_layer_trains_in_groups(kind, input_layer):
+    idim = SIZE if input_layer is None else IDIM
+    encoder = build(
+        input_size=idim,
+        input_layer=input_layer,
+        padding_idx=0,
+        reuse_group_size=2,
+        **kind,
     )
+    xs, ilens = make_batch((49, 37, 25))
+    if input_layer == "embed":
+        xs = xs[..., 0].abs().mul(5).long().clamp(max=IDIM - 1)
+    else:
+        xs = xs[..., :idim]
+    out, olens, _ = encoder(xs, ilens)
     assert out.shape == (3, olens.max().item(), SIZE)
     out.square().sum().backward()
     assert torch.isfinite(out).all()
@@ -809,7 +802,7 @@ def test_every_input_layer_trains_in_groups(kind, options):
 
 @every_kind
 @cases("dtype", {"bfloat16": torch.bfloat16, "float16": torch.float16})
-@cases("reuse_dropout", {"own dropout": "per_layer", "shared dropout": "shared"})
+@either_dropout
 def test_mixed_precision_trains_without_overflow(kind, dtype, reuse_dropout):
     encoder = build(
         reuse_group_size=[3, 1],
@@ -831,7 +824,7 @@ def test_mixed_precision_trains_without_overflow(kind, dtype, reuse_dropout):
 
 
 @every_kind
-@cases("size", {"without reuse": 1, "in groups of three": 3})
+@with_and_without_reuse
 @cases("lengths", {"of other lengths": (9, 9, 2), "of the same lengths": LENGTHS})
 def test_two_threads_sharing_a_model_do_not_mix_their_maps(kind, size, lengths):
     encoder = build(num_blocks=6, reuse_group_size=size, **kind).eval()
@@ -861,7 +854,7 @@ def reload(encoder):
 
 
 @every_kind
-@cases("size", {"without reuse": 1, "in groups of three": 3})
+@with_and_without_reuse
 @cases(
     "duplicate",
     {
@@ -892,7 +885,7 @@ def reachable_tensors(value):
 
 
 @every_kind
-@cases("size", {"without reuse": 1, "in groups of three": 3})
+@with_and_without_reuse
 def test_a_forward_leaves_no_graph_and_nothing_that_grows(kind, size):
     encoder = build(reuse_group_size=size, **kind)
 
@@ -910,7 +903,7 @@ def test_a_forward_leaves_no_graph_and_nothing_that_grows(kind, size):
 
 
 def assert_compiles(backend, atol):
-    encoder = build(num_blocks=3, reuse_group_size=2, **LATEST, **WITHOUT_DROPOUT)
+    encoder = build(num_blocks=2, reuse_group_size=2, **LATEST, **WITHOUT_DROPOUT)
     for training in (False, True):
         torch.compiler.reset()
         results = []

@@ -1,0 +1,374 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""The comparison run.sh and the mini_an4 recipe, run as a user runs them."""
+
+import json
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+TESTS = Path(__file__).resolve().parents[2]
+RUNNER = [sys.executable, "-m", "espnet_reuse.run"]
+
+
+def assert_fails_in_one_line(repository, command, *parts):
+    """Assert that a run.sh fails, and that its last line says why."""
+    status, output = repository.run(*command)
+    last = output.strip().splitlines()[-1]
+    assert status != 0, output
+    for part in ("error: ", *parts):
+        assert part in last, output
+
+
+# ------------------------------ wrong options ------------------------------
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        pytest.param("--corpus timit", "no recipe 'timit' in egs2", id="corpus"),
+        pytest.param("--models reuse99", "no model 'reuse99'; choose", id="model"),
+        pytest.param("--stage 8", "--stage: '8' is not a stage", id="stage"),
+        pytest.param("--stop_stage x", "--stop_stage: 'x' is not", id="stop stage"),
+        pytest.param("--stage 2 --stop_stage 1", "comes after", id="order of stages"),
+        pytest.param("--nj 0", "--nj: '0' is not a positive", id="jobs"),
+        pytest.param("--nosuch 1", "unknown option --nosuch", id="option"),
+        pytest.param("--expdir x", "--expdir: run.sh sets it", id="reserved option"),
+        pytest.param("--stage", "--stage needs a value", id="no value"),
+        pytest.param("go", "unexpected argument 'go'", id="argument"),
+    ],
+)
+def test_a_wrong_option_is_named_at_once(repository, options, message):
+    started = time.time()
+    assert_fails_in_one_line(repository, ["./run.sh", *shlex.split(options)], message)
+    assert time.time() - started < 5
+    assert not (repository.recipe / "data").exists()
+
+
+def test_help_lists_every_option_with_its_default(repository):
+    status, output = repository.run("./run.sh", "--help")
+    assert status == 0
+    assert "--models" in output and 'default="baseline reuse2 reuse3"' in output
+
+
+def test_a_config_with_a_wrong_group_is_refused_before_any_data(repository):
+    conf = repository.recipe / "conf"
+    config = yaml.safe_load((conf / "train_asr_conformer_reuse.yaml").read_text())
+    config["encoder_conf"]["reuse_group_size"] = [2, 2]
+    wrong = conf / "tuning/train_asr_conformer_wrong.yaml"
+    wrong.write_text(yaml.safe_dump(config))
+    assert_fails_in_one_line(
+        repository,
+        ["./run.sh", "--models", "baseline wrong"],
+        "tuning/train_asr_conformer_wrong.yaml: reuse_group_size: [2, 2] sums to 4",
+    )
+    assert not (repository.recipe / "data").exists()
+
+
+def test_a_stage_before_its_turn_says_where_to_start(repository):
+    command = ["./run.sh", "--models", "baseline", "--stage", "4"]
+    assert_fails_in_one_line(repository, command, "not trained yet", "--stage 3")
+
+
+# ------------------------------ broken data ------------------------------
+
+
+@pytest.fixture(scope="module")
+def unpacked(repository):
+    """The repository with the corpus unpacked, and a way to run its data stage."""
+    repository.run("local/data.sh", "--stop_stage", "1", cwd=repository.recipe)
+    return repository
+
+
+@pytest.mark.parametrize(
+    "name, size, message",
+    [
+        pytest.param(
+            "wav/an4_clstk/fash/an253-fash-b.sph",
+            20000,
+            "an253-fash-b.sph is cut short: 9488 of 11200 samples",
+            id="audio cut short",
+        ),
+        pytest.param(
+            "wav/an4test_clstk/mmxg/cen8-mmxg-b.sph",
+            0,
+            "cen8-mmxg-b.sph is empty",
+            id="empty audio",
+        ),
+        pytest.param(
+            "wav/an4test_clstk/mmxg/cen8-mmxg-b.sph",
+            None,
+            "cen8-mmxg-b.sph cannot be read: No such file",
+            id="missing audio",
+        ),
+        pytest.param(
+            "etc/an4_train.transcription",
+            None,
+            "an4_train.transcription is missing or empty",
+            id="missing transcription",
+        ),
+        pytest.param(
+            "etc/an4_test.transcription",
+            0,
+            "an4_test.transcription is missing or empty",
+            id="empty transcription",
+        ),
+    ],
+)
+def test_broken_data_is_named_before_training(unpacked, name, size, message):
+    path = unpacked.recipe / "downloads/an4" / name
+    content = path.read_bytes()
+    path.unlink()
+    if size is not None:
+        path.write_bytes(content[:size])
+    try:
+        command = ["./run.sh", "--models", "baseline", "--stop_stage", "1"]
+        assert_fails_in_one_line(unpacked, command, message)
+    finally:
+        path.write_bytes(content)
+
+
+# ------------------------------ a trained model ------------------------------
+
+
+def test_a_run_shows_stage_model_and_epoch(trained):
+    for part in (
+        "Stage 1: Data preparation: mini_an4",
+        "Stage 3: Training reuse2: conf/tuning/train_asr_conformer_reuse2.yaml",
+        "Stage 3: training reuse2: epoch 1/1",
+        "Stage 5: scoring reuse2: done in",
+    ):
+        assert part in trained.output
+    for score in ("wer", "cer", "ter"):
+        assert (trained.asr_exp / f"decode_asr/test/score_{score}/result.txt").is_file()
+    results = (trained.asr_exp / "RESULTS.md").read_text()
+    assert "|dataset|Snt|Wrd|Corr|Sub|Del|Ins|Err|S.Err|" in results
+    assert "|decode_asr/test|2|10|" in results
+
+
+def test_a_second_run_redoes_nothing(trained):
+    def files():
+        paths = trained.recipe.glob("exp/**/*")
+        return {p: p.stat().st_mtime_ns for p in paths if p.is_file()}
+
+    before, started = files(), time.time()
+    status, output = trained.run(*trained.command)
+    assert status == 0 and output.count("done already") == 5
+    assert time.time() - started < 20
+    assert files() == before
+
+
+def test_espnet_plots_the_maps_of_the_producers(trained):
+    plots = {p.name.split(".1ep")[0] for p in trained.asr_exp.glob("att_ws/*/*.png")}
+    encoder = {name for name in plots if name.startswith("encoder.")}
+    assert encoder == {f"encoder.encoders.{n}.self_attn" for n in (0, 2, 4)}
+
+
+LOAD = """
+{imports}
+from espnet2.bin.asr_inference import Speech2Text
+from espnet2.main_funcs.pack_funcs import unpack
+import numpy, sys
+model = Speech2Text(**unpack(sys.argv[1], sys.argv[2]), beam_size=2)
+print(type(model.asr_model.encoder).__name__, len(model(numpy.zeros(16000, "f"))))
+"""
+
+
+def test_a_packed_model_loads_in_a_fresh_process_that_imports_espnet_reuse(
+    trained, tmp_path
+):
+    exp = trained.asr_exp
+    packed = tmp_path / "model.zip"
+    stats = trained.recipe / "exp/asr_stats_raw_en_bpe30/train/feats_stats.npz"
+    status, output = trained.run(
+        *(*RUNNER, "-m", "espnet2.bin.pack", "asr", "--outpath", packed),
+        *("--asr_train_config", exp / "config.yaml"),
+        *("--asr_model_file", exp / "train.loss.best.pth"),
+        *("--option", stats.relative_to(trained.recipe)),
+        *("--option", "data/en_token_list/bpe_unigram30/bpe.model"),
+        cwd=trained.recipe,
+    )
+    assert status == 0, output
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", LOAD.format(imports=i), packed, tmp_path / f"un{n}"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for n, i in enumerate(("import espnet_reuse", ""))
+    ]
+    with_import, without = ((p, *p.communicate()) for p in started)
+    assert with_import[1].startswith("ConformerReuseEncoder"), with_import[2]
+    assert without[0].returncode != 0
+    assert "conformer_reuse comes with the package espnet_reuse: `import" in without[2]
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused(trained, tmp_path):
+    config = yaml.safe_load((trained.asr_exp / "config.yaml").read_text())
+    config["encoder_conf"]["reuse_group_size"] = 3
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "keys.scp").write_text("")
+    status, output = trained.run(
+        *(*RUNNER, "-m", "espnet2.bin.asr_inference", "--output_dir", tmp_path / "out"),
+        *("--asr_train_config", tmp_path / "config.yaml"),
+        *("--asr_model_file", trained.asr_exp / "train.loss.best.pth"),
+        *("--data_path_and_name_and_type", "dump/raw/test/wav.scp,speech,sound"),
+        cwd=trained.recipe,
+    )
+    assert status == 1 and "Traceback" not in output
+    last = output.strip().splitlines()[-1]
+    assert last.startswith(
+        "espnet_reuse: error: the checkpoint's encoder.encoders.2.self_attn has a query"
+    )
+
+
+@pytest.mark.slow
+def test_training_that_cannot_resume_after_an_edit_of_the_groups_says_so(trained):
+    config = trained.recipe / "conf/tuning/train_asr_conformer_reuse2.yaml"
+    content = config.read_text()
+    try:
+        config.write_text(content.replace("group_size: 2", "group_size: 3"))
+        assert_fails_in_one_line(
+            trained, trained.command, "training reuse2 failed: ", "the checkpoint's"
+        )
+    finally:
+        config.write_text(content)
+    status, output = trained.run(*trained.command)  # nothing was lost
+    assert status == 0, output
+
+
+def test_two_processes_train_to_the_same_losses(trained, tmp_path):
+    stats, token_dir = "exp/asr_stats_raw_en_bpe30", "data/en_token_list/bpe_unigram30"
+    dump, options = "dump/raw/train_nodev", []
+    for mode in ("train", "valid"):  # a batch needs an utterance for each process
+        options += [
+            *(f"--{mode}_data_path_and_name_and_type", f"{dump}/wav.scp,speech,sound"),
+            *(f"--{mode}_data_path_and_name_and_type", f"{dump}/text,text,text"),
+            *(f"--{mode}_shape_file", f"{stats}/train/speech_shape"),
+            *(f"--{mode}_shape_file", f"{stats}/train/text_shape.bpe"),
+        ]
+    status, output = trained.run(
+        *(*RUNNER, TESTS / "ddp_training.py", *options),
+        *("--config", "conf/tuning/train_asr_conformer_reuse3.yaml"),
+        *("--token_type", "bpe", "--bpemodel", f"{token_dir}/bpe.model"),
+        *("--token_list", f"{token_dir}/tokens.txt", "--frontend_conf", "fs=16k"),
+        *("--max_epoch", "1", "--num_iters_per_epoch", "3", "--batch_size", "4"),
+        *("--output_dir", tmp_path / "exp"),
+        cwd=trained.recipe,
+    )
+    assert status == 0, output
+    ranks = [json.loads((tmp_path / f"rank{n}.json").read_text()) for n in (0, 1)]
+    assert ranks[0]["world_size"] == 2 and len(ranks[0]["losses"]) == 3
+    assert ranks[0] == ranks[1]
+
+
+# ------------------------------ the whole comparison ------------------------------
+
+
+def read_comparison(repository):
+    """Read {model: {set: {score: counts}}} of a finished comparison."""
+    path = repository.recipe / "exp/comparison.json"
+    models = json.loads(path.read_text())["models"]
+    return {name: model["scores"] for name, model in models.items()}
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """A repository whose ./run.sh has run to its end, from nothing."""
+    from conftest import Repository
+
+    repository = Repository(tmp_path_factory.mktemp("compared"))
+    started = time.time()
+    repository.status, repository.output = repository.run("./run.sh")
+    repository.seconds = time.time() - started
+    return repository
+
+
+@pytest.mark.slow
+def test_run_sh_ends_in_a_table_of_models_that_learned_the_training_set(compared):
+    assert compared.status == 0, compared.output
+    assert compared.seconds < 12 * 60
+    scores = read_comparison(compared)
+    assert list(scores) == ["baseline", "reuse2", "reuse3"]
+    for name, sets in scores.items():
+        assert sets["train_nodev_eval"]["wer"]["error_rate"] <= 10, name
+        assert f"|train_nodev_eval|4|{name}|" in compared.output
+    for name in ("RESULTS.md", "comparison.png"):
+        assert (compared.recipe / "exp" / name).stat().st_size > 0
+    assert "Too few utterances" in compared.output
+
+
+@pytest.mark.slow
+def test_run_sh_a_second_time_ends_in_the_same_table_within_20_s(compared):
+    started = time.time()
+    status, output = compared.run("./run.sh")
+    assert status == 0 and time.time() - started < 20
+
+    def table(text):
+        return [line for line in text.splitlines() if line.startswith("|")]
+
+    assert table(output) == table(compared.output)
+
+
+def run_until(repository, command, text):
+    """Start a run.sh and return it, running, once a line of its output has `text`."""
+    process = repository.popen(*command)
+    for line in process.stdout:
+        if text in line:
+            return process
+    raise AssertionError(f"'{text}' was not printed")
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_data_training_and_decoding_ends_in_the_same_table(
+    compared, tmp_path_factory
+):
+    from conftest import Repository
+
+    repository = Repository(tmp_path_factory.mktemp("killed"))
+    command = ["./run.sh", "--models", "baseline reuse3"]
+    for text, pause in (
+        ("Stage 1: Data preparation", 2.5),
+        ("Stage 3: training baseline: epoch 5", 0.5),
+        ("Stage 4: Decoding baseline", 5),
+    ):
+        process = run_until(repository, command, text)
+        time.sleep(pause)
+        victims = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        for victim in victims:
+            victim.kill()
+        process.communicate()
+    # this time what run.sh has started goes on
+    process = run_until(repository, command, "Stage 3: training reuse3: epoch")
+    process.kill()
+    process.stdout.close()
+    process.wait()
+    status, output = repository.run(*command)
+    assert status == 0, output
+    assert "waiting for it to end" in output
+    expected = read_comparison(compared)
+    assert read_comparison(repository) == {
+        name: expected[name] for name in ("baseline", "reuse3")
+    }
+
+
+@pytest.mark.slow
+def test_one_stock_command_trains_one_model(repository):
+    status, output = repository.run(
+        *("./run.sh", "--asr_config", "conf/train_asr_conformer_reuse.yaml"),
+        *("--asr_args", "--max_epoch 2"),
+        cwd=repository.recipe,
+    )
+    assert status == 0, output
+    (asr_exp,) = repository.recipe.glob("exp/asr_train_asr_conformer_reuse_raw*")
+    assert f"## exp/{asr_exp.name}" in output
+    assert (asr_exp / "RESULTS.md").is_file()

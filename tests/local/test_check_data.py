@@ -1,0 +1,88 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""local/check_data.py finds what would make training fail later."""
+
+import check_data
+import numpy as np
+import pytest
+import soundfile
+
+
+@pytest.fixture
+def data_dir(tmp_path):
+    """A data directory of two utterances, in FLAC and WAV."""
+    for name in ("a-1.flac", "a-2.wav"):
+        noise = np.random.default_rng(0).uniform(-0.5, 0.5, 16000)
+        soundfile.write(tmp_path / name, noise, 16000)
+    (tmp_path / "text").write_text("a-1 GO\na-2 YES\n")
+    (tmp_path / "utt2spk").write_text("a-1 a\na-2 a\n")
+    (tmp_path / "wav.scp").write_text(
+        f"a-1 {tmp_path / 'a-1.flac'}\na-2 {tmp_path / 'a-2.wav'}\n"
+    )
+    return tmp_path
+
+
+def cut(path, share):
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+
+
+def test_a_good_directory_has_no_problems(data_dir):
+    assert check_data.check_data_dir(data_dir) == []
+
+
+@pytest.mark.parametrize("name", check_data.FILES)
+def test_a_missing_and_an_empty_file_are_named(data_dir, name):
+    (data_dir / name).write_text("")
+    assert check_data.check_data_dir(data_dir) == [f"{data_dir / name} is empty"]
+    (data_dir / name).unlink()
+    assert check_data.check_data_dir(data_dir) == [f"{data_dir / name} is missing"]
+
+
+def test_an_id_that_stands_twice_is_named(data_dir):
+    (data_dir / "text").write_text("a-1 GO\na-1 GO\n")
+    assert "text: a-1 stands twice" in check_data.check_data_dir(data_dir)[0]
+
+
+def test_an_utterance_without_text_is_named(data_dir):
+    (data_dir / "text").write_text("a-1 GO\n")
+    (problem,) = check_data.check_data_dir(data_dir)
+    assert problem.endswith("text: 1 utterances of utt2spk are missing: a-2")
+
+
+@pytest.mark.parametrize("share", [0.5, 0.99])
+@pytest.mark.parametrize("name", ["a-1.flac", "a-2.wav"])
+def test_audio_that_is_cut_short_is_named(data_dir, name, share):
+    cut(data_dir / name, share)
+    (problem,) = check_data.check_data_dir(data_dir)
+    assert str(data_dir / name) in problem and "cut short" in problem
+
+
+def test_sphere_audio_that_is_cut_short_is_named(data_dir):
+    header = (
+        "NIST_1A\n   1024\nsample_count -i 1000\nsample_rate -i 16000\n"
+        "sample_n_bytes -i 2\nsample_byte_format -s2 01\nchannel_count -i 1\n"
+        "sample_coding -s3 pcm\nend_head\n"
+    )
+    audio = data_dir / "a-1.sph"
+    audio.write_bytes(header.encode().ljust(1024) + bytes(2000))
+    (data_dir / "wav.scp").write_text(f"a-1 {audio}\na-2 {data_dir / 'a-2.wav'}\n")
+    assert check_data.check_data_dir(data_dir) == []
+    cut(audio, 0.6)
+    (problem,) = check_data.check_data_dir(data_dir)
+    assert problem.endswith("a-1.sph is cut short: 395 of 1000 samples")
+
+
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        pytest.param(b"", "is empty", id="empty"),
+        pytest.param(b"not audio", "cannot be read", id="not audio"),
+        pytest.param(None, "No such file", id="missing"),
+    ],
+)
+def test_audio_that_cannot_be_read_is_named(data_dir, content, reason):
+    audio = data_dir / "a-2.wav"
+    audio.unlink() if content is None else audio.write_bytes(content)
+    (problem,) = check_data.check_data_dir(data_dir)
+    assert str(audio) in problem and reason in problem

@@ -1,0 +1,133 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""espnet_reuse.run runs ESPnet programs with the encoders registered."""
+
+import subprocess
+import sys
+import types
+
+import pytest
+
+from espnet_reuse.registry import ENCODERS, register_encoders
+
+RUNNER = [sys.executable, "-m", "espnet_reuse.run"]
+
+
+def run(*command):
+    return subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, timeout=120
+    )
+
+
+def test_importing_the_package_imports_neither_torch_nor_espnet():
+    code = "import sys, espnet_reuse; print({'torch', 'espnet2'} & set(sys.modules))"
+    assert run(sys.executable, "-c", code).stdout == "set()\n"
+
+
+def test_encoders_are_registered_whatever_the_order_of_imports():
+    imports = ["import espnet_reuse", "import espnet2.tasks.asr as task"]
+    check = "assert task.encoder_choices.get_class('conformer_reuse').__name__"
+    started = [
+        subprocess.Popen([sys.executable, "-c", "\n".join([*order, check])])
+        for order in (imports, imports[::-1])
+    ]
+    assert [process.wait() for process in started] == [0, 0]
+
+
+class ParentClass:
+    pass
+
+
+def task_with(classes, base_type=ParentClass):
+    choices = types.SimpleNamespace(classes=classes, base_type=base_type)
+    return types.SimpleNamespace(encoder_choices=choices)
+
+
+def test_names_that_espnet_has_already_are_left_alone_with_a_warning(caplog):
+    task = task_with({name: ParentClass for name in ENCODERS})
+    register_encoders(task)
+    assert set(task.encoder_choices.classes.values()) == {ParentClass}
+    for name in ENCODERS:
+        assert f"ESPnet has an encoder '{name}' of its own" in caplog.text
+
+
+def test_a_class_that_is_no_encoder_of_the_task_is_refused():
+    with pytest.raises(TypeError, match="is not a ParentClass"):
+        register_encoders(task_with({}))
+
+
+def test_asr_train_shows_the_arguments_of_the_parent_and_ours():
+    result = run(
+        *(*RUNNER, "-m", "espnet2.bin.asr_train", "--print_config"),
+        *("--encoder", "conformer_reuse", "--encoder_conf", "reuse_group_size=[1,2]"),
+    )
+    config = result.stdout[result.stdout.index("encoder: conformer_reuse") :]
+    for line in ("cnn_module_kernel: 31", "reuse_dropout: per_layer", "- 1\n    - 2"):
+        assert line in config, result.stderr
+
+
+SPAWNING_SCRIPT = """
+import multiprocessing
+import sys
+
+def ask(argument):
+    from espnet2.tasks.asr import encoder_choices
+    return encoder_choices.get_class("conformer_reuse").__name__, argument, sys.argv[1]
+
+if __name__ == "__main__":
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        print(pool.apply(ask, ("an argument",)))
+"""
+
+
+def test_spawned_workers_have_the_encoders_and_the_programs_functions(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SPAWNING_SCRIPT)
+    result = run(*RUNNER, script, "an option")
+    expected = "('ConformerReuseEncoder', 'an argument', 'an option')\n"
+    assert result.stdout == expected, result.stderr
+
+
+def test_a_script_sees_its_own_folder_name_and_arguments(tmp_path):
+    (tmp_path / "neighbour.py").write_text("WORD = 'found'")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys, neighbour\n"
+        "print(neighbour.WORD, sys.argv, __name__, __file__)\n"
+        "sys.exit(3)"
+    )
+    result = run(*RUNNER, script, "--x", "1")
+    argv = [str(script), "--x", "1"]
+    assert result.stdout == f"found {argv} __main__ {script}\n"
+    assert result.returncode == 3
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        pytest.param(["-m", "no.such.module"], "no module named no.such", id="module"),
+        pytest.param(["no_such.py"], "cannot read no_such.py: No such", id="script"),
+        pytest.param([], "Usage", id="nothing"),
+    ],
+)
+def test_a_program_that_is_not_there_is_named(arguments, message):
+    result = run(*RUNNER, *arguments)
+    assert result.returncode != 0
+    assert message in result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_wrong_group_ends_asr_train_with_one_line(tmp_path):
+    (tmp_path / "tokens.txt").write_text("<blank>\n<unk>\na\n<sos/eos>\n")
+    result = run(
+        *(*RUNNER, "-m", "espnet2.bin.asr_train", "--dry_run", "true"),
+        *("--output_dir", tmp_path, "--token_list", tmp_path / "tokens.txt"),
+        *("--encoder", "conformer_reuse", "--encoder_conf", "reuse_group_size=0"),
+    )
+    assert result.returncode == 1
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith(
+        "espnet_reuse: error: reuse_group_size: 0 must be a positive"
+    )
+    assert "Traceback" not in result.stderr
