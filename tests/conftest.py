@@ -49,15 +49,21 @@ class Repository:
         return process.returncode, output
 
 
+@pytest.fixture(scope="session")
+def copy_repository(tmp_path_factory):
+    """A function that makes a copy of the repository."""
+    return lambda: Repository(tmp_path_factory.mktemp("repository"))
+
+
 @pytest.fixture(scope="module")
-def repository(tmp_path_factory):
-    return Repository(tmp_path_factory.mktemp("repository"))
+def repository(copy_repository):
+    return copy_repository()
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory):
+def trained(copy_repository):
     """A repository whose run.sh has trained, decoded and scored a model for a step."""
-    repository = Repository(tmp_path_factory.mktemp("trained"))
+    repository = copy_repository()
     repository.command = (
         "./run.sh",
         *("--models", "reuse2", "--stop_stage", "5", "--test_sets", "test"),

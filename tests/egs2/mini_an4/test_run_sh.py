@@ -281,11 +281,9 @@ def read_comparison(repository):
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory):
+def compared(copy_repository):
     """A repository whose ./run.sh has run to its end, from nothing."""
-    from conftest import Repository
-
-    repository = Repository(tmp_path_factory.mktemp("compared"))
+    repository = copy_repository()
     started = time.time()
     repository.status, repository.output = repository.run("./run.sh")
     repository.seconds = time.time() - started
@@ -329,11 +327,9 @@ def run_until(repository, command, text):
 
 @pytest.mark.slow
 def test_a_run_killed_in_data_training_and_decoding_ends_in_the_same_table(
-    compared, tmp_path_factory
+    compared, copy_repository
 ):
-    from conftest import Repository
-
-    repository = Repository(tmp_path_factory.mktemp("killed"))
+    repository = copy_repository()
     command = ["./run.sh", "--models", "baseline reuse3"]
     for text, pause in (
         ("Stage 1: Data preparation", 2.5),
