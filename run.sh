@@ -150,12 +150,16 @@ set +u  # ESPnet's path.sh may read unset variables
 set -u
 
 mkdir -p exp/log
-exec 9>> exp/.lock   # inherited by all that this run starts
-if ! flock --nonblock 9; then
-    log "Another run is at work in ${recipe}, perhaps left over from one that was" \
-        "killed: waiting for it to end"
-    flock 9
-fi
+# Keep two runs from working in one folder; several may train different models. What a
+# killed run has started may go on without it: all of it holds the lock.
+lock() {
+    exec 9>> "$1/.lock"
+    if ! flock --nonblock 9; then
+        log "Another run is at work in $1, perhaps left over from one that was killed:" \
+            "waiting for it to end"
+        flock 9
+    fi
+}
 
 # Is this step done, with the same inputs? A step that is about to run is not.
 # Usage: is_done <stamp> <inputs...>
@@ -177,19 +181,22 @@ mark_done() {
 # Run a command with its output in a log file, and show how it gets on.
 # Usage: run_logged <what> <train log or ""> <log file> <command...>
 run_logged() {
-    local what=$1 train_log=$2 logfile=$3 epoch last_epoch="" last_shown=-10 start=${SECONDS}
+    local what=$1 train_log=$2 logfile=$3 epoch last_epoch="" last_shown=-10 start
+    start=$(date +%s)
     shift 3
     # a session of its own, so that all of it can be stopped with this script
     setsid "$@" > "${logfile}" 2>&1 &
     child=$!
     while kill -0 "${child}" 2> /dev/null; do
         sleep 0.5
-        [ -n "${train_log}" ] && [ -f "${train_log}" ] || continue
+        # ESPnet moves the log of an earlier training away first
+        [ -n "${train_log}" ] && [ -f "${train_log}" ] \
+            && [ "$(stat -c %Y "${train_log}")" -ge "${start}" ] || continue
         epoch=$(tail -c 20000 "${train_log}" | grep -o '[0-9]*/[0-9]*epoch started.*' \
-            | tail -n 1 | sed -e 's/epoch started//' -e 's/. Estimated time to finish:/,/' \
-            || true)
+            | tail -n 1 | sed -e 's/epoch started//' \
+                -e 's/. Estimated time to finish: \(.*\)/, \1 to go/' || true)
         if [ "${epoch}" != "${last_epoch}" ] && [ $((SECONDS - last_shown)) -ge 5 ]; then
-            log "${what}: epoch ${epoch% started*}${epoch:+ to go}"
+            log "${what}: epoch ${epoch}"
             last_epoch=${epoch} last_shown=${SECONDS}
         fi
     done
@@ -203,7 +210,7 @@ run_logged() {
             "(log: egs2/${corpus}/asr1/${logfile})"
     fi
     child=
-    log "${what}: done in $((SECONDS - start)) s"
+    log "${what}: done in $(($(date +%s) - start)) s"
 }
 child=
 stop_child() {
@@ -233,13 +240,16 @@ data_opts="(local_data|post_process_local_data)_opts|auxiliary_data_tags|num_ref
 data_opts+="|speed_perturb_factors|feats_type|audio_format|multi_columns_.*|cleaner|g2p"
 data_opts+="|(min|max)_wav_duration|(train|valid|test)_sets?|nlsyms_txt|token_type"
 data_opts+="|n?bpe.*|oov|blank|sos_eos|hugging_face_model_name_or_path|use_lm|lm_.*_text"
-inputs_data=$(cat run.sh local/data.sh)
+inputs_data=$(cat run.sh local/*)
 for ((i = 0; i < ${#asr_opts[@]}; i += 2)); do
     if [[ "${asr_opts[i]}" =~ ^--(${data_opts})$ ]]; then
         inputs_data+=" ${asr_opts[*]:i:2}"
     fi
 done
 
+if wants 1 || wants 2; then
+    lock exp
+fi
 if wants 1; then
     if [ -d data ] && is_done dump/raw/.done "${inputs_data}"; then
         log "Stage 1: Data preparation: done already"
@@ -279,7 +289,9 @@ for model in ${models}; do
     model_opts=("${run_opts[@]}" --asr_config "${config}" --asr_args "${asr_args}"
         --asr_tag "${asr_exp#exp/asr_}" --inference_config "${inference_config}"
         --inference_args "${inference_args}" --inference_tag "${inference_tag}")
+    decode_dir="${asr_exp}/${inference_tag}"
     mkdir -p "${asr_exp}"
+    lock "${asr_exp}"
 
     inputs_train="${inputs_data} ${asr_opts[*]} ${asr_args} $(< "${config}")"
     if wants 3; then
@@ -287,12 +299,8 @@ for model in ${models}; do
             log "Stage 3: Training ${model}: done already"
         else
             log "Stage 3: Training ${model}: ${config}"
-            # ESPnet resumes from it; one that a killed run left half-written cannot be read
-            if [ -f "${asr_exp}/checkpoint.pth" ] \
-                && ! python3 -m zipfile -t "${asr_exp}/checkpoint.pth" > /dev/null 2>&1; then
-                log "${asr_exp}/checkpoint.pth is cut short: training starts anew"
-                rm "${asr_exp}/checkpoint.pth"
-            fi
+            rm -f "${asr_exp}"/*/.done_*
+            python3 "${root}/local/repair_checkpoint.py" "${asr_exp}"
             run_logged "Stage 3: training ${model}" "${asr_exp}/train.log" \
                 "exp/log/train_${model}.log" \
                 ./run.sh "${model_opts[@]}" --stage 11 --stop_stage 11
@@ -301,7 +309,6 @@ for model in ${models}; do
     fi
 
     inputs_decode="${inputs_train} ${inference_args} $(< "${inference_config}")"
-    decode_dir="${asr_exp}/${inference_tag}"
     if wants 4; then
         [ -f "${asr_exp}/.done_train" ] \
             || die "--stage 4: ${model} is not trained yet; start from --stage 3"
@@ -309,6 +316,7 @@ for model in ${models}; do
             log "Stage 4: Decoding ${model}: done already"
         else
             log "Stage 4: Decoding ${model}: ${inference_config#"${root}/"}"
+            rm -f "${decode_dir}/.done_score"
             run_logged "Stage 4: decoding ${model}" "" "exp/log/decode_${model}.log" \
                 ./run.sh "${model_opts[@]}" --stage 12 --stop_stage 12
             mark_done "${decode_dir}/.done_decode" "${inputs_decode}"
@@ -322,6 +330,7 @@ for model in ${models}; do
             log "Stage 5: Scoring ${model}: done already"
         else
             log "Stage 5: Scoring ${model}: ${decode_dir}"
+            rm -f exp/.done_compare
             run_logged "Stage 5: scoring ${model}" "" "exp/log/score_${model}.log" \
                 python3 "${root}/local/score.py" --expdir "${decode_dir}" --dumpdir dump/raw
             mark_done "${decode_dir}/.done_score" "${inputs_decode}"
@@ -331,6 +340,7 @@ for model in ${models}; do
 done
 
 if wants 6; then
+    lock exp
     for model in "${compared[@]}"; do
         [ -f "${model#*=}/${inference_tag}/.done_score" ] \
             || die "--stage 6: ${model%%=*} is not scored yet; start from --stage 3"

@@ -1,0 +1,57 @@
+#!/usr/bin/env python3
+
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Make an experiment resumable whose training was killed while it saved a model.
+
+ESPnet saves checkpoint.pth and <epoch>epoch.pth one after the other, in place.
+"""
+
+import argparse
+import os
+import zipfile
+from pathlib import Path
+
+import torch
+
+
+def repair(asr_exp):
+    """Remove a checkpoint that is cut short; restore the last epoch's model from one.
+
+    Args:
+        asr_exp: Experiment folder (exp/asr_xxx).
+
+    Returns:
+        What was done, or None.
+    """
+    checkpoint = asr_exp / "checkpoint.pth"
+    if not checkpoint.is_file():
+        return None
+    if not zipfile.is_zipfile(checkpoint):
+        checkpoint.unlink()
+        return f"{checkpoint} is cut short: training starts anew"
+    states = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    model = asr_exp / f"{states['reporter']['epoch']}epoch.pth"
+    latest = asr_exp / "latest.pth"  # made after the model was saved
+    if latest.is_symlink() and os.readlink(latest) == model.name:
+        return None
+    partial = model.with_suffix(".partial")
+    torch.save(states["model"], partial)
+    partial.rename(model)
+    latest.unlink(missing_ok=True)
+    latest.symlink_to(model.name)
+    return f"{model} was not saved: restored from {checkpoint.name}"
+
+
+def main():
+    """Print what was done, if anything."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("asr_exp", type=Path)
+    done = repair(parser.parse_args().asr_exp)
+    if done is not None:
+        print(done)
+
+
+if __name__ == "__main__":
+    main()
