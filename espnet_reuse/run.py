@@ -16,6 +16,7 @@ import os
 import resource
 import runpy
 import sys
+import types
 
 import espnet_reuse  # noqa: F401 (registers the encoders)
 
@@ -23,11 +24,11 @@ PROGRAM = "ESPNET_REUSE_PROGRAM"  # tells spawned workers which file runs
 
 
 def _run_as_main(argv):
-    """Run `-m module` or a script in this process's `__main__` module.
+    """Run `-m module` or a script as this process's `__main__` module.
 
     Multi-GPU training starts its workers with multiprocessing's *spawn*. A worker
-    imports the module that `sys.modules["__main__"].__spec__` names. As the program
-    runs in this module's namespace, that stays `espnet_reuse.run`, and the workers
+    imports the module that `sys.modules["__main__"].__spec__` names. As the program's
+    main module keeps the spec of this one, that is `espnet_reuse.run`, and the workers
     find the encoders registered (see `__mp_main__` below).
     """
     is_module = argv[0] == "-m"
@@ -53,10 +54,12 @@ def _run_as_main(argv):
         sys.path[0] = os.path.dirname(os.path.abspath(name))
     sys.argv = argv
     os.environ[PROGRAM] = argv[0]
-    namespace = vars(sys.modules["__main__"])
-    namespace["__file__"] = argv[0]
+    main = types.ModuleType("__main__")
+    main.__spec__ = __spec__
+    main.__file__ = argv[0]
+    sys.modules["__main__"] = main
     try:
-        exec(code, namespace)
+        exec(code, vars(main))
     except ValueError as e:
         from espnet_reuse.asr.layers.attention_map_reuse import ReuseConfigError
 

@@ -103,6 +103,14 @@ def test_a_script_sees_its_own_folder_name_and_arguments(tmp_path):
     assert result.returncode == 3
 
 
+def test_a_script_may_use_any_name(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("names = dir()\nsys = logging = resource = None\nprint(names)")
+    result = run(*RUNNER, script)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "espnet_reuse" not in result.stdout  # it starts with a clean namespace
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
