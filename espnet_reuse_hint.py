@@ -8,11 +8,16 @@ registered by that: encoders come from an import that a reader of the code can s
 stands beside the package, whose import would register them.
 """
 
-import wrapt
+try:
+    import wrapt
+except ImportError:  # nothing here may keep PyTorch from being imported
+    wrapt = None
 
 
 def install() -> None:
     """Have ESPnet's choices explain the reuse encoders, once they are imported."""
+    if wrapt is None:
+        return
     # not the task: `import torch` may come from within its import
     wrapt.register_post_import_hook(
         explain_reuse_encoders, "espnet2.train.class_choices"

@@ -67,6 +67,7 @@ Any other option goes to ESPnet's asr.sh, e.g. --nbpe 30.
 EOH
 )
 
+command_line="./run.sh${*:+ ${*@Q}}"
 asr_opts=()
 while [ $# -gt 0 ]; do
     option=${1//-/_}
@@ -89,6 +90,8 @@ while [ $# -gt 0 ]; do
     shift 2
 done
 
+[[ "${root}" != *[[:space:]]* ]] \
+    || die "ESPnet's scripts do not run in a path with spaces: move '${root}'"
 recipe="${root}/egs2/${corpus}/asr1"
 if [ -z "${corpus}" ] || [ ! -f "${recipe}/run.sh" ]; then
     die "--corpus: no recipe '${corpus}' in egs2; choose from:" \
@@ -133,12 +136,13 @@ done
 
 # Every stage needs it; a second time it costs nothing.
 "${root}/tools/setup.sh"
+reserved_opts="dumpdir|expdir|asr_(exp|tag|config|stats_dir)|inference_tag|feats_type"
+reserved_opts+="|skip_.*|download_model|hyp_cleaner|(local_)?score_opts"
 for ((i = 0; i < ${#asr_opts[@]}; i += 2)); do
     option=${asr_opts[i]#--}
-    if [[ "${option}" =~ ^(dumpdir|expdir|asr_(exp|tag|config|stats_dir)|inference_tag)$ ]]
-    then
-        die "--${option}: run.sh sets it for each model; use the recipe's own run.sh" \
-            "in egs2/${corpus}/asr1 to choose it"
+    if [[ "${option}" =~ ^(${reserved_opts})$ ]]; then
+        die "--${option}: run.sh sets it, or does without; with the recipe's own run.sh" \
+            "in egs2/${corpus}/asr1 you can choose it"
     elif ! grep -q "^${option}=" asr.sh; then
         die "unknown option --${option}: neither run.sh nor ESPnet's asr.sh has it" \
             "(see ./run.sh --help)"
@@ -150,32 +154,31 @@ set +u  # ESPnet's path.sh may read unset variables
 set -u
 
 mkdir -p exp/log
-# Keep two runs from working in one folder; several may train different models. What a
-# killed run has started may go on without it: all of it holds the lock.
+# Keep two runs from working on one thing: the data (descriptor 8; training and decoding
+# share it) and each model (9). What a killed run has started may go on without it: all
+# of it holds the locks.
 lock() {
-    exec 9>> "$1/.lock"
-    if ! flock --nonblock 9; then
-        log "Another run is at work in $1, perhaps left over from one that was killed:" \
-            "waiting for it to end"
-        flock 9
+    local descriptor=$1 mode=$2 what=$3
+    if ! flock --nonblock "${mode}" "${descriptor}"; then
+        log "Another run is at work on ${what}, perhaps left over from one that was" \
+            "killed: waiting for it to end"
+        flock "${mode}" "${descriptor}"
     fi
 }
+exec 8>> exp/.lock
 
-# Is this step done, with the same inputs? A step that is about to run is not.
+# Is this step done, with the same inputs?
 # Usage: is_done <stamp> <inputs...>
 is_done() {
-    local stamp=$1 key
+    local stamp=$1
     shift
-    key=$(echo "$*" | cksum)
-    [ -f "${stamp}" ] && [ "$(< "${stamp}")" = "${key}" ] && return
-    rm -f "${stamp}"
-    return 1
+    [ -f "${stamp}" ] && [ "$(< "${stamp}")" = "$(echo "$*" | cksum)" ]
 }
 mark_done() {
     local stamp=$1
     shift
-    echo "$*" | cksum > "${stamp}.partial"
-    mv "${stamp}.partial" "${stamp}"
+    echo "$*" | cksum > "${stamp}.partial.$$"
+    mv "${stamp}.partial.$$" "${stamp}"
 }
 
 # Run a command with its output in a log file, and show how it gets on.
@@ -227,61 +230,83 @@ mapfile -t configs < <(for model in ${models}; do config_of "${model}"; done)
 inputs_configs="${asr_args} $(cat "${configs[@]}")"
 if ! is_done exp/log/.configs "${inputs_configs}"; then
     log "Stage 0: Checking ${configs[*]}"
+    check_log=$(mktemp exp/log/check_config.XXXXXX)
     python3 -m espnet_reuse.run "${root}/local/check_config.py" \
-        --configs "${configs[@]}" --asr_args "${asr_args}" 2> exp/log/check_config.log \
-        || die "$(tail -n 1 exp/log/check_config.log)"
+        --configs "${configs[@]}" --asr_args "${asr_args}" 2> "${check_log}" \
+        || die "$(tail -n 1 "${check_log}")"
+    rm "${check_log}"
     mark_done exp/log/.configs "${inputs_configs}"
 fi
 
 # ========================== Stages 1 and 2: data ==========================
 
-# The options that a data directory depends on: others do not make it anew.
+# The options among asr_opts whose names match: a step depends on these only.
+opts_matching() {
+    local i
+    for ((i = 0; i < ${#asr_opts[@]}; i += 2)); do
+        if [[ "${asr_opts[i]}" =~ ^--($1)$ ]]; then
+            echo "${asr_opts[*]:i:2}"
+        fi
+    done
+}
 data_opts="(local_data|post_process_local_data)_opts|auxiliary_data_tags|num_ref|fs|lang"
-data_opts+="|speed_perturb_factors|feats_type|audio_format|multi_columns_.*|cleaner|g2p"
-data_opts+="|(min|max)_wav_duration|(train|valid|test)_sets?|nlsyms_txt|token_type"
-data_opts+="|n?bpe.*|oov|blank|sos_eos|hugging_face_model_name_or_path|use_lm|lm_.*_text"
-inputs_data=$(cat run.sh local/*)
-for ((i = 0; i < ${#asr_opts[@]}; i += 2)); do
-    if [[ "${asr_opts[i]}" =~ ^--(${data_opts})$ ]]; then
-        inputs_data+=" ${asr_opts[*]:i:2}"
-    fi
-done
+data_opts+="|speed_perturb_factors|audio_format|multi_columns_.*|(min|max)_wav_duration"
+data_opts+="|(train|valid|test)_sets?|nlsyms_txt|cleaner|g2p|token_type|n?bpe.*|oov|blank"
+data_opts+="|sos_eos|hugging_face_model_name_or_path|use_lm|use_word_lm|lm_.*|use_ngram"
+data_opts+="|ngram_.*|use_(lang_|nlp_)?prompt|sot_asr"
+train_opts="asr_.*|pretrained_model|ignore_init_mismatch|feats_normalize|num_splits_asr"
 
-if wants 1 || wants 2; then
-    lock exp
-fi
+inputs_data="$(cat run.sh local/data*) $(opts_matching "${data_opts}")"
+# the statistics are of the features of the first config; check_config.py has found the
+# others' to be the same
+inputs_tokens="${inputs_data} $(sed -n '/^frontend/,/^[^ f]/p' "${configs[0]}")"
+[[ "${asr_args}" != *--frontend* ]] || inputs_tokens+=" ${asr_args}"
+
+has_data() { [ -d dump/raw ] && is_done data/.done "${inputs_data}"; }
+has_tokens() {
+    compgen -G "exp/asr_stats*" > /dev/null && is_done data/.done_tokens "${inputs_tokens}"
+}
+
+lock 8 --shared "the data"
 if wants 1; then
-    if [ -d data ] && is_done dump/raw/.done "${inputs_data}"; then
+    has_data || lock 8 --exclusive "the data"
+    if has_data; then
         log "Stage 1: Data preparation: done already"
     else
         log "Stage 1: Data preparation: ${corpus}"
+        rm -f data/.done data/.done_tokens
         run_logged "Stage 1: data/" "" exp/log/data.log \
             ./run.sh "${run_opts[@]}" --stage 1 --stop_stage 1
         python3 "${root}/local/check_data.py" data/*/
         run_logged "Stage 1: dump/raw" "" exp/log/dump.log \
             ./run.sh "${run_opts[@]}" --stage 2 --stop_stage 4
-        mark_done dump/raw/.done "${inputs_data}"
+        mark_done data/.done "${inputs_data}"
     fi
 fi
 
 if wants 2; then
-    if [ -d data ] && is_done exp/.done_tokens "${inputs_data}"; then
+    has_data || die "--stage 2: the data are not prepared; start from --stage 1"
+    has_tokens || lock 8 --exclusive "the data"
+    if has_tokens; then
         log "Stage 2: Tokens and statistics: done already"
     else
         log "Stage 2: Tokens and statistics, shared by all models"
+        rm -f data/.done_tokens
         python3 "${root}/local/check_data.py" dump/raw/*/ dump/raw/org/*/
         run_logged "Stage 2: tokens and statistics" "" exp/log/tokens.log \
-            ./run.sh "${run_opts[@]}" --stage 5 --stop_stage 10
-        mark_done exp/.done_tokens "${inputs_data}"
+            ./run.sh "${run_opts[@]}" --asr_config "${configs[0]}" \
+            --asr_args "${asr_args}" --stage 5 --stop_stage 10
+        mark_done data/.done_tokens "${inputs_tokens}"
     fi
 fi
+lock 8 --shared "the data"
 
 # ========================== Stages 3 to 6: models ==========================
 
 inference_tag="$(basename "${inference_config}" .yaml)"
 inference_tag+="$(echo "${inference_args}" | sed -e "s/--/\_/g" -e "s/[ |=/]//g")"
 compared=()
-inputs_all=
+declare -A scored
 for model in ${models}; do
     config=$(config_of "${model}")
     asr_exp=$(exp_of "${model}")
@@ -290,70 +315,84 @@ for model in ${models}; do
         --asr_tag "${asr_exp#exp/asr_}" --inference_config "${inference_config}"
         --inference_args "${inference_args}" --inference_tag "${inference_tag}")
     decode_dir="${asr_exp}/${inference_tag}"
+    settings="${asr_args} $(opts_matching "${data_opts}|${train_opts}")"
+    settings+=" $(grep -v "^max_epoch:" "${config}")"
+    inputs_train="${settings} $(< "${config}")"
+    inputs_decode="${inputs_train} ${asr_opts[*]} ${inference_args}"
+    inputs_decode+=" $(< "${inference_config}")"
+    scored[${model}]=${inputs_decode}
+    wants 3 || wants 4 || wants 5 || continue
     mkdir -p "${asr_exp}"
-    lock "${asr_exp}"
+    exec 9>> "${asr_exp}/.lock"
+    lock 9 --exclusive "${asr_exp}"
 
-    inputs_train="${inputs_data} ${asr_opts[*]} ${asr_args} $(< "${config}")"
     if wants 3; then
+        has_tokens || die "--stage 3: there are no tokens yet; start from --stage 1"
         if is_done "${asr_exp}/.done_train" "${inputs_train}"; then
             log "Stage 3: Training ${model}: done already"
         else
+            # ESPnet would resume, and pass old weights off as trained with new settings
+            if [ -f "${asr_exp}/checkpoint.pth" ] \
+                && ! is_done "${asr_exp}/.settings" "${settings}"; then
+                die "${asr_exp} was trained with other settings than ${config} has now:" \
+                    "remove it, or give the new config a name of its own"
+            fi
             log "Stage 3: Training ${model}: ${config}"
-            rm -f "${asr_exp}"/*/.done_*
+            rm -f "${asr_exp}"/.done_train "${asr_exp}"/*/.done_*
+            mark_done "${asr_exp}/.settings" "${settings}"
             python3 "${root}/local/repair_checkpoint.py" "${asr_exp}"
             run_logged "Stage 3: training ${model}" "${asr_exp}/train.log" \
-                "exp/log/train_${model}.log" \
+                "${asr_exp}/run_train.log" \
                 ./run.sh "${model_opts[@]}" --stage 11 --stop_stage 11
             mark_done "${asr_exp}/.done_train" "${inputs_train}"
         fi
     fi
 
-    inputs_decode="${inputs_train} ${inference_args} $(< "${inference_config}")"
     if wants 4; then
-        [ -f "${asr_exp}/.done_train" ] \
+        is_done "${asr_exp}/.done_train" "${inputs_train}" \
             || die "--stage 4: ${model} is not trained yet; start from --stage 3"
         if is_done "${decode_dir}/.done_decode" "${inputs_decode}"; then
             log "Stage 4: Decoding ${model}: done already"
         else
             log "Stage 4: Decoding ${model}: ${inference_config#"${root}/"}"
-            rm -f "${decode_dir}/.done_score"
-            run_logged "Stage 4: decoding ${model}" "" "exp/log/decode_${model}.log" \
+            rm -f "${decode_dir}"/.done_*
+            run_logged "Stage 4: decoding ${model}" "" "${asr_exp}/run_decode.log" \
                 ./run.sh "${model_opts[@]}" --stage 12 --stop_stage 12
             mark_done "${decode_dir}/.done_decode" "${inputs_decode}"
         fi
     fi
 
     if wants 5; then
-        [ -f "${decode_dir}/.done_decode" ] \
-            || die "--stage 5: ${model} is not decoded yet; start from --stage 4"
+        is_done "${decode_dir}/.done_decode" "${inputs_decode}" \
+            || die "--stage 5: ${model} is not decoded yet; start from --stage 3"
         if is_done "${decode_dir}/.done_score" "${inputs_decode}"; then
             log "Stage 5: Scoring ${model}: done already"
         else
             log "Stage 5: Scoring ${model}: ${decode_dir}"
             rm -f exp/.done_compare
-            run_logged "Stage 5: scoring ${model}" "" "exp/log/score_${model}.log" \
+            run_logged "Stage 5: scoring ${model}" "" "${asr_exp}/run_score.log" \
                 python3 "${root}/local/score.py" --expdir "${decode_dir}" --dumpdir dump/raw
             mark_done "${decode_dir}/.done_score" "${inputs_decode}"
         fi
     fi
-    inputs_all+="${model} ${inputs_decode}"
 done
 
 if wants 6; then
-    lock exp
-    for model in "${compared[@]}"; do
-        [ -f "${model#*=}/${inference_tag}/.done_score" ] \
-            || die "--stage 6: ${model%%=*} is not scored yet; start from --stage 3"
+    exec 9>> exp/.lock_compare
+    lock 9 --exclusive "the comparison"
+    for model in ${models}; do
+        is_done "$(exp_of "${model}")/${inference_tag}/.done_score" "${scored[${model}]}" \
+            || die "--stage 6: ${model} is not scored yet; start from --stage 3"
     done
-    if [ -f exp/RESULTS.md ] && is_done exp/.done_compare "${inputs_all}"; then
+    if [ -f exp/RESULTS.md ] && is_done exp/.done_compare "${compared[@]}" "${scored[@]}"; then
         log "Stage 6: Comparison: done already"
     else
         log "Stage 6: Comparing ${models}"
         run_logged "Stage 6: comparison" "" exp/log/compare.log \
             python3 -m espnet_reuse.run "${root}/local/compare.py" \
             --models "${compared[@]}" --inference_tag "${inference_tag}" \
-            --dumpdir dump/raw --output_dir exp
-        mark_done exp/.done_compare "${inputs_all}"
+            --command "${command_line}" --dumpdir dump/raw --output_dir exp
+        mark_done exp/.done_compare "${compared[@]}" "${scored[@]}"
     fi
     sed -n '/^|/,$p' exp/RESULTS.md
     log "Written: egs2/${corpus}/asr1/exp/{RESULTS.md,comparison.json,comparison.png}"

@@ -10,10 +10,8 @@ import json
 import os
 import platform
 import re
-import shlex
 import statistics
 import subprocess
-import sys
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -55,7 +53,7 @@ def read_training(asr_exp):
         "epochs": len(epochs),
         "seconds_per_epoch": statistics.median(seconds[1:] or seconds),
         "peak_memory_mb": (
-            max(gpu_gb) * 1000 if any(gpu_gb) else float(peak[-1]) if peak else None
+            max(gpu_gb) * 1024 if any(gpu_gb) else float(peak[-1]) if peak else None
         ),
         "peak_memory_of": "gpu" if any(gpu_gb) else "process",
     }
@@ -137,7 +135,6 @@ def describe_run():
         f"torch {torch.__version__}",
         "commit": (git("rev-parse", "--short", "HEAD") or "unknown")
         + (" with changes" if git("status", "--porcelain") else ""),
-        "command": shlex.join(["local/compare.py", *sys.argv[1:]]),
     }
 
 
@@ -179,7 +176,8 @@ def format_results(comparison):
         )
     lines += [
         "",
-        "Training s/epoch: median over epochs. Encoder RTF: encoder seconds per "
+        "Training s/epoch: median over the epochs but the first. "
+        "Encoder RTF: encoder seconds per "
         f"second of audio, batch 1, one CPU thread, median of {ROUNDS} interleaved "
         f"rounds over {comparison['rtf_utterances']} utterances (and their range).",
         "",
@@ -265,6 +263,7 @@ def main():
         help="the first is the baseline",
     )
     parser.add_argument("--inference_tag", required=True)
+    parser.add_argument("--command", required=True, help="what the user typed")
     parser.add_argument("--dumpdir", type=Path, default="dump/raw")
     parser.add_argument("--output_dir", type=Path, default="exp")
     args = parser.parse_args()
@@ -283,9 +282,13 @@ def main():
             **read_training(Path(asr_exp)),
             "scores": read_scores(decode_dir),
         }
+    # a model may have been decoded with other --test_sets at another time
+    sets = set.intersection(*(set(model["scores"]) for model in results.values()))
+    for model in results.values():
+        model["scores"] = {name: model["scores"][name] for name in sorted(sets)}
     paths = [
         path
-        for name in next(iter(results.values()))["scores"]
+        for name in sorted(sets)
         for path in read_scp(args.dumpdir / name / "wav.scp").values()
     ][:MAX_UTTERANCES]
     audio = [soundfile.read(path, dtype="float32") for path in paths]
@@ -293,7 +296,7 @@ def main():
     for name, rtf in measure_encoders(built, [w for w, _ in audio], seconds).items():
         results[name] |= rtf
     comparison = {
-        "run": describe_run(),
+        "run": {**describe_run(), "command": args.command},
         "rtf_utterances": len(paths),
         "models": results,
     }

@@ -3,8 +3,8 @@
 
 """Train with ESPnet's trainer in two CPU processes, and tell each one's losses.
 
-Run by test_mini_an4.py through espnet_reuse.run: `ddp_training.py <folder> <options of
-asr_train>`. ESPnet starts its multi-GPU workers in the same way.
+Run by test_run_sh.py through espnet_reuse.run, with the options of asr_train. ESPnet
+starts its multi-GPU workers in the same way.
 """
 
 import json

@@ -103,7 +103,7 @@ install_venv() {
     base=$(cd "${root}" && find_python)   # pyenv reads .python-version there
     free_gib=$(df -Pk "${root}" | awk 'NR == 2 { print int($4 / 2^20) }')
     if [ ! -d "${root}/.venv" ] && [ "${free_gib}" -lt "${needed_gib}" ]; then
-        die "the disk is nearly full; free ${needed_gib} GiB in ${root} (${free_gib} GiB are)"
+        die "the disk is nearly full; free ${needed_gib} GiB in ${root} (now: ${free_gib} GiB)"
     fi
     if ! "${root}/.venv/bin/python" -m pip --version > /dev/null 2>&1; then
         log "Making ${root}/.venv with $(cd "${root}" && "${base}" --version)"
@@ -119,6 +119,18 @@ install_venv() {
         || explain_and_die "pip install failed" "${tools}/setup.log"
 }
 
+# Make room for another ESPnet tree; only what this script has put there goes.
+remove_unpacked() {
+    if [ -L "${tools}/espnet" ]; then
+        rm "${tools}/espnet"
+    elif [ -f "${tools}/espnet/.unpacked" ]; then
+        rm -rf "${tools}/espnet"
+    elif [ -e "${tools}/espnet" ]; then
+        die "tools/espnet is not from this script: move it away, or set" \
+            "ESPNET_ROOT=${tools}/espnet to use it"
+    fi
+}
+
 # ESPnet's wheel has no recipes: take them from the source distribution.
 unpack_espnet() {
     local python=$1 partial="${tools}/espnet.partial" archive=espnet-${espnet_version}
@@ -127,7 +139,8 @@ unpack_espnet() {
         [ -f "${ESPNET_ROOT}/egs2/TEMPLATE/asr1/asr.sh" ] || die \
             "ESPNET_ROOT=${ESPNET_ROOT} is not an ESPnet checkout:" \
             "it has no egs2/TEMPLATE/asr1/asr.sh"
-        [ -L "${tools}/espnet" ] || rm -rf "${tools}/espnet"
+        [ "$(realpath "${ESPNET_ROOT}")" != "$(realpath -m "${tools}/espnet")" ] || return 0
+        remove_unpacked
         ln -sfn "$(cd "${ESPNET_ROOT}" && pwd)" "${tools}/espnet"
         return
     fi
@@ -144,7 +157,7 @@ unpack_espnet() {
         2> "${tools}/setup.log" \
         || explain_and_die "unpacking ${archive}.tar.gz failed" "${tools}/setup.log"
     echo "${parts[*]}" > "${partial}/${archive}/.unpacked"
-    rm -rf "${tools}/espnet"
+    remove_unpacked
     mv "${partial}/${archive}" "${tools}/espnet"
     rm -rf "${partial}"
 }
@@ -173,11 +186,15 @@ fi
 # What is installed follows from these: nothing to do while they stay the same.
 state=$(cat "${tools}"/{setup.sh,constraints.txt} "${root}/pyproject.toml" | cksum)
 state+=" active=${active} espnet_root=${ESPNET_ROOT:-}"
-if [ -f "${tools}/.setup_done" ] && [ "$(< "${tools}/.setup_done")" = "${state}" ] \
-    && [ -f "${tools}/espnet/egs2/TEMPLATE/asr1/asr.sh" ] \
-    && [ -x "${active:-${root}/.venv/bin/python3}" ]; then
-    exit 0
-fi
+is_ready() {
+    [ -f "${tools}/.setup_done" ] && [ "$(head -n 1 "${tools}/.setup_done")" = "${state}" ] \
+        && [ -x "$(tail -n 1 "${tools}/.setup_done")" ] \
+        && [ -f "${tools}/espnet/egs2/TEMPLATE/asr1/asr.sh" ]
+}
+is_ready && exit 0
+exec 8>> "${tools}/.setup_lock"   # another set-up may be at work
+flock 8
+is_ready && exit 0
 rm -f "${tools}/.setup_done"
 
 if [ -n "${active}" ] && has_packages "${active}"; then
@@ -199,5 +216,5 @@ if [ "${found}" != "${espnet_version}" ]; then
     log "WARNING: ESPnet ${found:-of unknown version} in ${tools}/espnet:" \
         "tested with ${espnet_version}"
 fi
-echo "${state}" > "${tools}/.setup_done"
+printf '%s\n' "${state}" "${python}" > "${tools}/.setup_done"
 log "Ready: $("${python}" --version), espnet ${found}"

@@ -116,6 +116,21 @@ def test_an_active_environment_and_a_checkout_are_used_as_they_are(fresh):
     assert (again.returncode, again.stdout) == (0, "")
 
 
+def test_a_folder_that_is_not_from_the_set_up_is_not_removed(fresh):
+    ours = fresh / "tools/espnet/egs2/TEMPLATE/asr1/asr.sh"
+    ours.parent.mkdir(parents=True)
+    ours.write_text("mine")
+    checkout = str(ROOT / "tools/espnet")
+    result = setup(fresh, **active_environment(), ESPNET_ROOT=checkout)
+    assert "tools/espnet is not from this script" in result.stderr
+    # but it may be the checkout to use
+    result = setup(
+        fresh, **active_environment(), ESPNET_ROOT=str(fresh / "tools/espnet")
+    )
+    assert result.returncode == 0, result.stderr
+    assert ours.read_text() == "mine"
+
+
 def test_arguments_are_refused(fresh):
     assert "takes no arguments, but got 'x'" in setup(fresh, "x").stderr
     assert setup(fresh, "--help").returncode == 0

@@ -12,7 +12,7 @@ test_sets="test train_nodev_eval"
 asr_config=conf/train_asr_conformer.yaml
 inference_config=conf/decode_asr.yaml
 
-# Stage 13 needs sclite: score.py does its work with jiwer, after the last stage.
+# Stage 13 needs sclite; local/score.py of the top level does its work with jiwer.
 ./asr.sh \
     --python "python3 -m espnet_reuse.run" \
     --lang en \
@@ -24,12 +24,7 @@ inference_config=conf/decode_asr.yaml
     --skip_stages "13 " \
     --asr_config "${asr_config}" \
     --inference_config "${inference_config}" \
-    --inference_asr_model train.loss.best.pth \
+    --inference_asr_model train.loss.ave.pth \
     --train_set "${train_set}" \
     --valid_set "${valid_set}" \
     --test_sets "${test_sets}" "$@"
-
-if ! [[ " $* " =~ " --stop_stage " ]]; then
-    . ./path.sh
-    python3 ../../../local/score.py --expdir exp --dumpdir dump/raw
-fi

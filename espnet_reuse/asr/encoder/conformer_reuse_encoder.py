@@ -1,7 +1,7 @@
 # Copyright 2026 The espnet-reuse authors
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""Conformer encoder whose layers share attention maps."""
+"""Conformer encoder whose layers reuse attention maps."""
 
 import inspect
 import logging
@@ -14,12 +14,12 @@ from espnet_reuse.asr.layers.attention_map_reuse import (
     ReuseConfigError,
     ReuseLayer,
     resolve_group_sizes,
-    share_attention_maps,
+    reuse_attention_maps,
 )
 
 
 class ConformerReuseLayer(ReuseLayer, EncoderLayer):
-    """Conformer encoder layer of a group that shares an attention map."""
+    """Conformer encoder layer of a group with one attention map."""
 
     def compute_map(self, x, mask, state):
         """Put the map of a skipped producer into `state`."""
@@ -69,10 +69,10 @@ class ConformerReuseEncoder(ConformerEncoder):
                 "ctc_trim: true removes frames between layers, so that a reused map "
                 "would not fit: set ctc_trim: false or reuse_group_size: 1"
             )
-        share_attention_maps(
+        reuse_attention_maps(
             self.encoders, ConformerReuseLayer, group_sizes, reuse_dropout
         )
-        logging.info(f"Layers that share an attention map: {group_sizes}")
+        logging.info(f"Layers per attention map: {group_sizes}")
 
 
 def _signature_of(encoder_class: type) -> inspect.Signature:

@@ -1,7 +1,7 @@
 # Copyright 2026 The espnet-reuse authors
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""Attention map reuse: groups of encoder layers that share one attention map.
+"""Attention map reuse: groups of encoder layers with one attention map.
 
 A group's first layer, the producer, computes the attention map softmax(QK^T);
 its other layers, the consumers, apply that map to their own values. Source:
@@ -281,7 +281,7 @@ class ReuseLayer:
         raise NotImplementedError
 
 
-def share_attention_maps(
+def reuse_attention_maps(
     layers: Sequence[torch.nn.Module],
     layer_class: type,
     group_sizes: Sequence[int],

@@ -72,9 +72,26 @@ def test_a_config_with_a_wrong_group_is_refused_before_any_data(repository):
     assert not (repository.recipe / "data").exists()
 
 
-def test_a_stage_before_its_turn_says_where_to_start(repository):
-    command = ["./run.sh", "--models", "baseline", "--stage", "4"]
-    assert_fails_in_one_line(repository, command, "not trained yet", "--stage 3")
+@pytest.mark.parametrize(
+    "stage, why, start",
+    [
+        ("2", "the data are not prepared", "--stage 1"),
+        ("3", "there are no tokens yet", "--stage 1"),
+        ("4", "baseline is not trained yet", "--stage 3"),
+        ("5", "baseline is not decoded yet", "--stage 3"),
+        ("6", "baseline is not scored yet", "--stage 3"),
+    ],
+)
+def test_a_stage_before_its_turn_says_where_to_start(repository, stage, why, start):
+    command = ["./run.sh", "--models", "baseline", "--stage", stage]
+    assert_fails_in_one_line(repository, command, f"--stage {stage}: {why}", start)
+
+
+def test_a_config_that_is_not_yaml_is_named(repository):
+    broken = repository.recipe / "conf/tuning/train_asr_conformer_broken.yaml"
+    broken.write_text("encoder: [conformer\n")
+    command = ["./run.sh", "--models", "broken"]
+    assert_fails_in_one_line(repository, command, "conformer_broken.yaml is not YAML")
 
 
 # ------------------------------ broken data ------------------------------
@@ -190,7 +207,7 @@ def test_a_packed_model_loads_in_a_fresh_process_that_imports_espnet_reuse(
     status, output = trained.run(
         *(*RUNNER, "-m", "espnet2.bin.pack", "asr", "--outpath", packed),
         *("--asr_train_config", exp / "config.yaml"),
-        *("--asr_model_file", exp / "train.loss.best.pth"),
+        *("--asr_model_file", exp / "train.loss.ave.pth"),
         *("--option", stats.relative_to(trained.recipe)),
         *("--option", "data/en_token_list/bpe_unigram30/bpe.model"),
         cwd=trained.recipe,
@@ -219,7 +236,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(trained, tmp_path):
     status, output = trained.run(
         *(*RUNNER, "-m", "espnet2.bin.asr_inference", "--output_dir", tmp_path / "out"),
         *("--asr_train_config", tmp_path / "config.yaml"),
-        *("--asr_model_file", trained.asr_exp / "train.loss.best.pth"),
+        *("--asr_model_file", trained.asr_exp / "train.loss.ave.pth"),
         *("--data_path_and_name_and_type", "dump/raw/test/wav.scp,speech,sound"),
         cwd=trained.recipe,
     )
@@ -230,19 +247,20 @@ def test_a_checkpoint_that_does_not_fit_is_refused(trained, tmp_path):
     )
 
 
-@pytest.mark.slow
-def test_training_that_cannot_resume_after_an_edit_of_the_groups_says_so(trained):
+def test_a_config_that_was_edited_after_training_is_refused(trained):
     config = trained.recipe / "conf/tuning/train_asr_conformer_reuse2.yaml"
     content = config.read_text()
     try:
-        config.write_text(content.replace("group_size: 2", "group_size: 3"))
+        config.write_text(content.replace("lr: 0.002", "lr: 0.001"))
         assert_fails_in_one_line(
-            trained, trained.command, "training reuse2 failed: ", "the checkpoint's"
+            trained,
+            trained.command,
+            f"exp/{trained.asr_exp.name} was trained with other settings",
         )
     finally:
         config.write_text(content)
     status, output = trained.run(*trained.command)  # nothing was lost
-    assert status == 0, output
+    assert status == 0 and output.count("done already") == 5, output
 
 
 def test_two_processes_train_to_the_same_losses(trained, tmp_path):
@@ -366,5 +384,8 @@ def test_one_stock_command_trains_one_model(repository):
     )
     assert status == 0, output
     (asr_exp,) = repository.recipe.glob("exp/asr_train_asr_conformer_reuse_raw*")
+    score = repository.root / "local/score.py"
+    status, output = repository.run(sys.executable, score, cwd=repository.recipe)
+    assert status == 0, output
     assert f"## exp/{asr_exp.name}" in output
     assert (asr_exp / "RESULTS.md").is_file()

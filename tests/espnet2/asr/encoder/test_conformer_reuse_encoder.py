@@ -31,7 +31,7 @@ from espnet_reuse.asr.encoder.conformer_reuse_encoder import (
 from espnet_reuse.asr.layers.attention_map_reuse import (
     MapConsumer,
     ReuseConfigError,
-    share_attention_maps,
+    reuse_attention_maps,
 )
 
 IDIM, SIZE, VOCAB = 20, 16, 7
@@ -760,7 +760,7 @@ def test_attention_built_for_flash_falls_back_to_the_eager_result(sizes):
         torch.manual_seed(0)
         x = torch.randn(2, 8, SIZE)
         layers = [layer(use_flash_attn) for _ in range(2)]
-        share_attention_maps(layers, ConformerReuseLayer, sizes, "per_layer")
+        reuse_attention_maps(layers, ConformerReuseLayer, sizes, "per_layer")
         for producer_or_consumer in layers:
             x, _ = producer_or_consumer.eval()(x, mask)
         outputs.append(x)
