@@ -249,11 +249,12 @@ opts_matching() {
         fi
     done
 }
-data_opts="(local_data|post_process_local_data)_opts|auxiliary_data_tags|num_ref|fs|lang"
-data_opts+="|speed_perturb_factors|audio_format|multi_columns_.*|(min|max)_wav_duration"
-data_opts+="|(train|valid|test)_sets?|nlsyms_txt|cleaner|g2p|token_type|n?bpe.*|oov|blank"
-data_opts+="|sos_eos|hugging_face_model_name_or_path|use_lm|use_word_lm|lm_.*|use_ngram"
-data_opts+="|ngram_.*|use_(lang_|nlp_)?prompt|sot_asr"
+corpus_opts="auxiliary_data_tags|num_ref|fs|lang|speed_perturb_factors|audio_format"
+corpus_opts+="|multi_columns_.*|(min|max)_wav_duration|(train|valid)_set|nlsyms_txt"
+corpus_opts+="|cleaner|g2p|token_type|n?bpe.*|oov|blank|sos_eos|sot_asr"
+corpus_opts+="|hugging_face_model_name_or_path|use_(lang_|nlp_)?prompt"
+data_opts="${corpus_opts}|test_sets|(local_data|post_process_local_data)_opts"
+data_opts+="|use_lm|use_word_lm|lm_.*|use_ngram|ngram_.*"
 train_opts="asr_.*|pretrained_model|ignore_init_mismatch|feats_normalize|num_splits_asr"
 
 inputs_data="$(cat run.sh local/data*) $(opts_matching "${data_opts}")"
@@ -315,7 +316,7 @@ for model in ${models}; do
         --asr_tag "${asr_exp#exp/asr_}" --inference_config "${inference_config}"
         --inference_args "${inference_args}" --inference_tag "${inference_tag}")
     decode_dir="${asr_exp}/${inference_tag}"
-    settings="${asr_args} $(opts_matching "${data_opts}|${train_opts}")"
+    settings="${asr_args} $(opts_matching "${corpus_opts}|${train_opts}")"
     settings+=" $(grep -v "^max_epoch:" "${config}")"
     inputs_train="${settings} $(< "${config}")"
     inputs_decode="${inputs_train} ${asr_opts[*]} ${inference_args}"

@@ -263,6 +263,16 @@ def test_a_config_that_was_edited_after_training_is_refused(trained):
     assert status == 0 and output.count("done already") == 5, output
 
 
+@pytest.mark.slow
+def test_another_test_set_does_not_train_a_model_anew(trained):
+    command = list(trained.command)
+    command[command.index("--test_sets") + 1] = "test train_nodev_eval"
+    status, output = trained.run(*command)
+    assert status == 0, output
+    assert "Training reuse2: done already" in output
+    assert (trained.asr_exp / "decode_asr/train_nodev_eval/score_wer").is_dir()
+
+
 def test_two_processes_train_to_the_same_losses(trained, tmp_path):
     stats, token_dir = "exp/asr_stats_raw_en_bpe30", "data/en_token_list/bpe_unigram30"
     dump, options = "dump/raw/train_nodev", []
