@@ -119,12 +119,10 @@ config_of() {  # The config of a model, relative to the recipe.
         echo "conf/tuning/train_asr_conformer_$1.yaml"
     fi
 }
-# As asr.sh names the experiments of a config with --asr_args.
-exp_of() {
-    local suffix
-    suffix=$(echo "${asr_args}" | sed -e "s/--/\_/g" -e "s/[ |=/]//g")
-    echo "exp/asr_$(basename "$(config_of "$1")" .yaml)${suffix}"
-}
+# As asr.sh names the folders of a config and the options that override it.
+# Usage: tag_of <config> <options>
+tag_of() { echo "$(basename "$1" .yaml)$(echo "$2" | sed -e "s/--/\_/g" -e "s/[ |=/]//g")"; }
+exp_of() { echo "exp/asr_$(tag_of "$(config_of "$1")" "${asr_args}")"; }
 for model in ${models}; do
     [ -f "$(config_of "${model}")" ] || die "--models: no model '${model}'; choose from:" \
         "baseline $(cd conf/tuning && for f in train_asr_conformer_*.yaml; do
@@ -304,8 +302,7 @@ lock 8 --shared "the data"
 
 # ========================== Stages 3 to 6: models ==========================
 
-inference_tag="$(basename "${inference_config}" .yaml)"
-inference_tag+="$(echo "${inference_args}" | sed -e "s/--/\_/g" -e "s/[ |=/]//g")"
+inference_tag=$(tag_of "${inference_config}" "${inference_args}")
 compared=()
 declare -A scored
 for model in ${models}; do
