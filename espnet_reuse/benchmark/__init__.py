@@ -1,0 +1,9 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Benchmark of the reuse encoder: `python -m espnet_reuse.bin.benchmark`."""
+
+import logging
+
+# torch.utils.benchmark warns where there is a CUDA toolkit and no GPU
+logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)

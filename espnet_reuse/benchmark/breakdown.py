@@ -1,0 +1,164 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Where an encoder spends its time, by module and within attention by step."""
+
+import contextlib
+from typing import Callable, Dict
+
+import torch
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile, record_function
+
+PROJECTIONS = "attention projections"
+SCORES = "scores"
+SOFTMAX = "softmax"
+APPLY = "A·V"
+FUSED = "fused attention"
+ATTENTION = "rest of attention"
+CONVOLUTION = "convolution"
+FEED_FORWARD = "feed-forward"
+SUBSAMPLING = "subsampling"
+REST = "rest"
+CATEGORIES = (
+    *(PROJECTIONS, SCORES, SOFTMAX, APPLY, FUSED, ATTENTION),
+    *(CONVOLUTION, FEED_FORWARD, SUBSAMPLING, REST),
+)
+# attributes of ESPnet's encoders and encoder layers
+MODULES = {
+    "embed": SUBSAMPLING,
+    "self_attn": ATTENTION,
+    "conv_module": CONVOLUTION,
+    "feed_forward": FEED_FORWARD,
+    "feed_forward_macaron": FEED_FORWARD,
+}
+# which argument of a matrix product has the contraction size as its last one
+PRODUCTS = {"mm": 0, "bmm": 0, "addmm": 1, "baddbmm": 1}
+RANGE = "espnet_reuse: "
+
+
+@contextlib.contextmanager
+def _ranges_around_modules(encoder):
+    """Put a range of the profiler around every module of MODULES."""
+    handles, entered = [], []
+
+    def enter_range(category):
+        def enter(module, args):
+            entered.append(record_function(RANGE + category))
+            entered[-1].__enter__()
+
+        return enter
+
+    def leave(module, args, output):
+        entered.pop().__exit__(None, None, None)
+
+    for name, module in encoder.named_modules():
+        category = MODULES.get(name.rpartition(".")[2])
+        if category is not None:
+            handles.append(module.register_forward_pre_hook(enter_range(category)))
+            handles.append(module.register_forward_hook(leave))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def categorise(
+    name: str, shapes: list, category: str, output_size: int, heads: int
+) -> str:
+    """Return the category of an operator.
+
+    Inside attention, a product over d_k = output_size / heads makes scores, and one
+    over time applies the map; a map of d_k frames would be taken for scores.
+
+    Args:
+        name: Operator, `aten::bmm`, or range.
+        shapes: Shapes of its arguments.
+        category: Category of the operator or range that called it.
+        output_size: Width of the encoder.
+        heads: Number of attention heads.
+    """
+    if name.startswith(RANGE):
+        return name.removeprefix(RANGE)
+    if category != ATTENTION:
+        return category
+    operator = name.removeprefix("aten::").rstrip("_")
+    if "scaled_dot_product" in operator:
+        return FUSED
+    if "softmax" in operator:
+        return SOFTMAX
+    if operator == "linear":
+        return PROJECTIONS
+    if operator in PRODUCTS and len(shapes) > PRODUCTS[operator]:
+        shape = shapes[PRODUCTS[operator]]
+        if len(shape) == 2 and shape[-1] == output_size:
+            return PROJECTIONS
+        return SCORES if shape[-1] == output_size // heads else APPLY
+    return category
+
+
+def measure_breakdown(
+    encoder: torch.nn.Module,
+    step: Callable[[], None],
+    output_size: int,
+    heads: int,
+    device: str,
+    repeats: int = 3,
+) -> Dict[str, float]:
+    """Return the milliseconds of one step by category, and their `total`.
+
+    CPU times are an operator's own, without those it calls; Python's time counts for
+    the module. GPU times are those of kernels.
+
+    Args:
+        encoder: The encoder that the step runs.
+        step: One forward.
+        output_size: Width of the encoder.
+        heads: Number of attention heads.
+        device: `cpu` or `cuda`.
+        repeats: Steps that are averaged.
+    """
+    on_gpu = device == "cuda"
+    milliseconds = dict.fromkeys(CATEGORIES, 0.0)
+
+    def add(event, category):
+        category = categorise(
+            event.name, event.input_shapes or [], category, output_size, heads
+        )
+        if on_gpu:
+            # a range appears among the kernels, too
+            kernels = [k for k in event.kernels if not k.name.startswith(RANGE)]
+            own = sum(kernel.duration for kernel in kernels)
+            # a kernel that no operator of PyTorch has started: Triton's
+            launched = event.name.startswith(RANGE) and category == ATTENTION
+            milliseconds[FUSED if launched else category] += own
+        else:
+            milliseconds[category] += event.self_cpu_time_total
+        for child in event.cpu_children:
+            add(child, category)
+
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu
+    with _ranges_around_modules(encoder):
+        step()
+        # without acc_events, PyTorch warns that it keeps only the last cycle: the only
+        options = {"record_shapes": True, "acc_events": True}
+        with profile(activities=activities, **options) as profiler:
+            for _ in range(repeats):
+                with record_function(RANGE + REST):
+                    step()
+                if on_gpu:
+                    torch.cuda.synchronize()
+    total = 0.0
+    for event in profiler.events():
+        is_root = event.cpu_parent is None and event.name == RANGE + REST
+        if event.device_type == DeviceType.CPU and is_root:
+            add(event, REST)
+            total += event.cpu_time_total * (not on_gpu)
+        elif event.device_type == DeviceType.CUDA:
+            is_kernel = not event.is_user_annotation and RANGE not in event.name
+            total += event.time_range.elapsed_us() * is_kernel
+    if on_gpu:  # kernels that the profiler links to no operator: Triton's
+        milliseconds[FUSED] += max(0.0, total - sum(milliseconds.values()))
+    milliseconds["total"] = total
+    return {name: us / 1000 / repeats for name, us in milliseconds.items()}

@@ -1,0 +1,158 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Measure all encoders at one length of audio."""
+
+import dataclasses
+import logging
+from typing import Dict, Sequence
+
+import torch
+
+from espnet_reuse.benchmark.breakdown import measure_breakdown
+from espnet_reuse.benchmark.measure import (
+    MEASURED,
+    Settings,
+    attempt,
+    make_inputs,
+    make_products,
+    make_step,
+    peak_memory,
+    time_interleaved,
+)
+from espnet_reuse.benchmark.peers import (
+    EAGER,
+    SDPA,
+    Peer,
+    build_encoder,
+    count_output_frames,
+    with_layers,
+)
+from espnet_reuse.benchmark.report import median
+
+logger = logging.getLogger(__name__)
+
+PILOT_ROUNDS = 3
+PRODUCTS_OF = "products of "
+
+
+def _fit_layers(baseline, ours, encoders, inputs, settings):
+    """Return how many layers of the baseline fit into our latency: one or more."""
+    one_layer = build_encoder(with_layers(baseline, 1), settings.config.input_size)
+    timed = {
+        "all": encoders[baseline.name],
+        "one": one_layer.to(settings.device),
+        "ours": encoders[ours.name],
+    }
+    steps = {name: make_step(e, inputs, settings) for name, e in timed.items()}
+    times = time_interleaved(steps, settings, PILOT_ROUNDS)
+    if any(status != MEASURED for _, status in times.values()):
+        return None
+    ms = {name: median(values) for name, (values, _) in times.items()}
+    num_blocks = baseline.conf["num_blocks"]
+    per_layer = (ms["all"] - ms["one"]) / max(1, num_blocks - 1)
+    fitting = 1 + (ms["ours"] - ms["one"]) / per_layer if per_layer > 0 else num_blocks
+    return max(1, min(num_blocks, int(fitting)))
+
+
+def _measure_memory(peer, rows, encoder, settings, frames):
+    """Start the peer's row with its size and its peak memory."""
+    peak, status = attempt(peak_memory, peer, settings, frames)
+    rows[peer.name] = {
+        "status": status,
+        "parameters": sum(p.numel() for p in encoder.parameters()),
+        "layers": peer.conf["num_blocks"],
+        "group_size": peer.conf.get("reuse_group_size"),
+        "peak_memory_mb": peak,
+        "times_ms": None,
+    }
+    shown = f"{peak:.0f} MB" if status == MEASURED else status
+    logger.info(f"  {peer.name}: peak memory {shown}")
+
+
+def compare_at(
+    seconds: float,
+    peers: Sequence[Peer],
+    encoders: Dict[str, torch.nn.Module],
+    settings: Settings,
+) -> Dict:
+    """Measure memory, time and breakdown of all encoders at one length.
+
+    Args:
+        seconds: Length of every utterance, seconds of audio.
+        peers: The baseline first, ours in increasing group size, the limit last.
+        encoders: Their modules, on the device.
+        settings: What holds for all.
+
+    Returns:
+        Raw measurements, which `report.summarise` completes: by peer its status, size,
+        peak memory (MB) and time of each round (ms), the times of the products that
+        reuse cannot avoid, and the breakdown (ms).
+    """
+    config = settings.config
+    frames = settings.frames_of(seconds)
+    baseline = peers[0]
+    output_frames = count_output_frames(
+        encoders[baseline.name], config.input_size, frames
+    )
+    rows, steps = {}, {}
+    logger.info(f"{seconds:g} s: memory of a step of each encoder by itself")
+    for peer in peers:
+        _measure_memory(peer, rows, encoders[peer.name], settings, frames)
+
+    inputs = make_inputs(settings, frames)
+    largest = [peer for peer in peers if peer.is_ours][-1]
+    ok = {name for name, row in rows.items() if row["status"] == MEASURED}
+    if {baseline.name, largest.name} <= ok:
+        logger.info(f"{seconds:g} s: how many of ESPnet's layers fit our latency")
+        num_blocks = _fit_layers(baseline, largest, encoders, inputs, settings)
+        if num_blocks:
+            fewer = with_layers(baseline, num_blocks)
+            encoder = build_encoder(fewer, config.input_size, encoders[baseline.name])
+            encoders = encoders | {fewer.name: encoder.to(settings.device)}
+            _measure_memory(fewer, rows, encoder, settings, frames)
+            peers = [*peers[:-1], fewer, peers[-1]]
+
+    products = {}
+    for peer in peers:
+        if rows[peer.name]["status"] != MEASURED:
+            continue
+        steps[peer.name] = make_step(encoders[peer.name], inputs, settings)
+        if peer.is_ours:
+            step, status = attempt(
+                make_products, settings, peer.group_sizes, output_frames
+            )
+            if status == MEASURED:
+                steps[PRODUCTS_OF + peer.name] = step
+    logger.info(f"{seconds:g} s: time, in interleaved rounds")
+    rounds = 0
+    for name, (times, status) in time_interleaved(steps, settings).items():
+        rounds = max(rounds, len(times or []))
+        if name.startswith(PRODUCTS_OF):
+            products[name.removeprefix(PRODUCTS_OF)] = times
+        else:
+            rows[name] |= {"times_ms": times, "status": status}
+    steps.clear()  # of the products, the maps
+
+    logger.info(f"{seconds:g} s: breakdown by module")
+    breakdown = {}
+    inferring = dataclasses.replace(settings, mode="infer")
+    for peer in peers:
+        shown = peer.name in (EAGER, SDPA) or peer.is_ours
+        if not shown or rows[peer.name]["status"] != MEASURED:
+            continue
+        encoder = encoders[peer.name]
+        step = make_step(encoder, inputs, inferring)
+        sizes = config.conf["output_size"], config.conf["attention_heads"]
+        parts, _ = attempt(measure_breakdown, encoder, step, *sizes, settings.device)
+        if parts:
+            breakdown[peer.name] = parts
+    return {
+        "seconds": seconds,
+        "frames": frames,
+        "output_frames": output_frames,
+        "rounds": rounds,
+        "peers": {peer.name: rows[peer.name] for peer in peers},
+        "products": products,
+        "breakdown": breakdown,
+    }
