@@ -66,8 +66,16 @@ def _measure_memory(peer, rows, encoder, settings, frames):
         "peak_memory_mb": peak,
         "times_ms": None,
     }
-    shown = f"{peak:.0f} MB" if status == MEASURED else status
-    logger.info(f"  {peer.name}: peak memory {shown}")
+    shown = f"{peak:.0f} MB at the peak" if status == MEASURED else status
+    logger.info(f"  {peer.name}: {shown}")
+
+
+def _measure_breakdown(encoder, inputs, settings):
+    """Return the milliseconds of one forward in inference by category, or None."""
+    conf = settings.config.conf
+    step = make_step(encoder, inputs, dataclasses.replace(settings, mode="infer"))
+    sizes = conf["output_size"], conf["attention_heads"]
+    return attempt(measure_breakdown, encoder, step, *sizes, settings.device)[0]
 
 
 def compare_at(
@@ -95,15 +103,15 @@ def compare_at(
     output_frames = count_output_frames(
         encoders[baseline.name], config.input_size, frames
     )
-    rows, steps = {}, {}
+    rows = {}
     logger.info(f"{seconds:g} s: memory of a step of each encoder by itself")
     for peer in peers:
         _measure_memory(peer, rows, encoders[peer.name], settings, frames)
 
-    inputs = make_inputs(settings, frames)
-    largest = [peer for peer in peers if peer.is_ours][-1]
     ok = {name for name, row in rows.items() if row["status"] == MEASURED}
-    if {baseline.name, largest.name} <= ok:
+    inputs = attempt(make_inputs, settings, frames)[0] if ok else None
+    largest = [peer for peer in peers if peer.is_ours][-1]
+    if inputs and {baseline.name, largest.name} <= ok:
         logger.info(f"{seconds:g} s: how many of ESPnet's layers fit our latency")
         num_blocks = _fit_layers(baseline, largest, encoders, inputs, settings)
         if num_blocks:
@@ -113,21 +121,17 @@ def compare_at(
             _measure_memory(fewer, rows, encoder, settings, frames)
             peers = [*peers[:-1], fewer, peers[-1]]
 
-    products = {}
+    steps, products = {}, {}
     for peer in peers:
-        if rows[peer.name]["status"] != MEASURED:
+        if inputs is None or rows[peer.name]["status"] != MEASURED:
             continue
         steps[peer.name] = make_step(encoders[peer.name], inputs, settings)
         if peer.is_ours:
-            step, status = attempt(
-                make_products, settings, peer.group_sizes, output_frames
-            )
-            if status == MEASURED:
+            step, _ = attempt(make_products, settings, peer.group_sizes, output_frames)
+            if step:
                 steps[PRODUCTS_OF + peer.name] = step
     logger.info(f"{seconds:g} s: time, in interleaved rounds")
-    rounds = 0
     for name, (times, status) in time_interleaved(steps, settings).items():
-        rounds = max(rounds, len(times or []))
         if name.startswith(PRODUCTS_OF):
             products[name.removeprefix(PRODUCTS_OF)] = times
         else:
@@ -135,24 +139,18 @@ def compare_at(
     steps.clear()  # of the products, the maps
 
     logger.info(f"{seconds:g} s: breakdown by module")
-    breakdown = {}
-    inferring = dataclasses.replace(settings, mode="infer")
-    for peer in peers:
-        shown = peer.name in (EAGER, SDPA) or peer.is_ours
-        if not shown or rows[peer.name]["status"] != MEASURED:
-            continue
-        encoder = encoders[peer.name]
-        step = make_step(encoder, inputs, inferring)
-        sizes = config.conf["output_size"], config.conf["attention_heads"]
-        parts, _ = attempt(measure_breakdown, encoder, step, *sizes, settings.device)
-        if parts:
-            breakdown[peer.name] = parts
+    breakdown = {
+        peer.name: _measure_breakdown(encoders[peer.name], inputs, settings)
+        for peer in peers
+        if (peer.name in (EAGER, SDPA) or peer.is_ours)
+        and rows[peer.name]["status"] == MEASURED
+    }
     return {
         "seconds": seconds,
         "frames": frames,
         "output_frames": output_frames,
-        "rounds": rounds,
+        "rounds": max((len(row["times_ms"] or []) for row in rows.values()), default=0),
         "peers": {peer.name: rows[peer.name] for peer in peers},
         "products": products,
-        "breakdown": breakdown,
+        "breakdown": {name: parts for name, parts in breakdown.items() if parts},
     }

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import random
 import resource
+import signal
 import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
@@ -286,6 +287,7 @@ def _send_peak(sender, peer, settings, frames):
     # the system shall kill this process and not the one that holds the results
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     torch.set_num_threads(settings.threads)
     try:
         sender.send((_peak_of_a_step(peer, settings, frames), None))

@@ -331,7 +331,9 @@ def plot(benchmark: Dict, path: Path) -> None:
                 color=style["color"],
                 alpha=0.15,
             )
-    times.set(xscale="log", yscale="log", ylabel="time of a step (ms)")
+    if times.has_data():  # out of memory everywhere, there is nothing to scale
+        times.set(yscale="log")
+    times.set(xscale="log", ylabel="time of a step (ms)")
     speedups.set(xscale="log", ylabel=f"speed-up over {EAGER} (times)")
     speedups.axhline(1, color="grey", linewidth=0.8)
     for axis in (times, speedups):

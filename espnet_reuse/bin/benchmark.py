@@ -47,7 +47,7 @@ def get_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--device", choices=["cpu", "cuda"], default="cpu", help=" ")
+    add("--device", choices=["cpu", "cuda"], default="cpu", help="where")
     add(
         "--seconds",
         type=positive(float),
@@ -60,8 +60,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--group_size",
         type=positive(int),
         nargs="+",
-        default=[1, 2, 3, 4],
-        help="layers per attention map of our encoders; 1: no reuse",
+        help="layers per attention map of our encoders; 1: no reuse (default: 1 2 3 4)",
     )
     add(
         "--mode",
@@ -110,13 +109,15 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     try:
         config = peers.read_config(args.config)
         num_blocks = config.conf["num_blocks"]
-        for size in args.group_size:
+        default = range(1, min(4, num_blocks) + 1)
+        group_sizes = sorted(set(args.group_size or default))
+        for size in group_sizes:
             if size > num_blocks:
                 parser.error(
                     f"argument --group_size: {size} is more than the encoder's "
                     f"{num_blocks} layers; use 1 to {num_blocks}"
                 )
-        listed = peers.list_peers(config, sorted(set(args.group_size)))
+        listed = peers.list_peers(config, group_sizes)
         encoders = peers.build_encoders(listed, config.input_size)
     except peers.ConfigError as error:
         parser.error(f"argument --config: {args.config} {error}")
@@ -154,7 +155,7 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             "dtype": args.dtype,
             "batch": args.batch,
             "seconds": sorted(set(args.seconds)),
-            "group_size": sorted(set(args.group_size)),
+            "group_size": group_sizes,
             "min_time": args.min_time,
             "config": str(args.config or "librispeech_100's Conformer"),
             "input_size": config.input_size,

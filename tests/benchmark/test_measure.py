@@ -1,0 +1,134 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""What is timed, how often, and what becomes of a failure."""
+
+import dataclasses
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from espnet_reuse.benchmark.measure import (
+    MAX_ROUNDS,
+    MIN_ROUNDS,
+    Settings,
+    make_inputs,
+    make_products,
+    make_step,
+    time_interleaved,
+)
+from espnet_reuse.benchmark.peers import EAGER, build_encoder, list_peers, read_config
+
+CONFIG = read_config(Path(__file__).with_name("tiny.yaml"))
+SETTINGS = Settings(
+    config=CONFIG,
+    device="cpu",
+    mode="infer",
+    dtype="float32",
+    batch=3,
+    threads=1,
+    min_time=0.02,
+)
+TRAINING = dataclasses.replace(SETTINGS, mode="train")
+
+
+def count_flops(settings, group_sizes, frames):
+    products = make_products(settings, group_sizes, frames)
+    with FlopCounterMode(display=False) as counter:
+        products()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize(
+    "sizes", [[1], [4], [1, 1], [2, 1]], ids=lambda sizes: f"groups {sizes}"
+)
+def test_the_products_that_reuse_cannot_avoid_are_those_of_the_method(sizes):
+    t, d, batch = 50, 16, 3
+    map_ = 2 * t * t * d * batch  # one product of all heads over a map
+    projection = 2 * t * d * d * batch
+    producer = 3 * map_ + 4 * projection + 2 * (2 * t - 1) * d * d
+    consumer = map_ + 2 * projection
+    expected = len(sizes) * producer + (sum(sizes) - len(sizes)) * consumer
+    assert count_flops(SETTINGS, sizes, t) == expected
+    assert count_flops(TRAINING, sizes, t) == 3 * expected
+
+
+def test_absolute_positions_have_no_products_of_positions():
+    conf = CONFIG.conf | {"selfattention_layer_type": "selfattn"}
+    config = dataclasses.replace(CONFIG, conf=conf)
+    absolute = dataclasses.replace(SETTINGS, config=config)
+    t, d = 50, 16
+    less = 2 * t * t * d * 3 + 2 * (2 * t - 1) * d * d
+    assert count_flops(SETTINGS, [1], t) - count_flops(absolute, [1], t) == less
+
+
+def test_all_steps_are_timed_equally_often_in_mixed_order():
+    called = []
+    steps = {name: lambda name=name: called.append(name) for name in "abc"}
+    results = time_interleaved(steps, SETTINGS, rounds=9)
+    assert [len(times) for times, _ in results.values()] == [9, 9, 9]
+    # a block of one step may follow one of the same, but not from another round
+    runs = [a for a, b in zip(called, [None, *called], strict=False) if a != b]
+    orders = {tuple(runs[i : i + 3]) for i in range(3, len(runs) - 2, 3)}
+    assert len(orders) > 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rounds"), [(0.0005, MAX_ROUNDS), (0.01, MIN_ROUNDS)]
+)
+def test_rounds_adapt_to_the_slowest_step(seconds, rounds):
+    settings = dataclasses.replace(SETTINGS, min_time=0.05)
+    results = time_interleaved({"slow": lambda: time.sleep(seconds)}, settings)
+    (times, _) = results["slow"]
+    assert len(times) == rounds
+    assert 1000 * seconds < sorted(times)[len(times) // 2] < 1000 * seconds + 5
+
+
+def test_a_step_that_fails_costs_its_own_row_only():
+    fails = iter([False] * 4 + [True] * 100)
+
+    def out_of_memory():
+        if next(fails):
+            torch.empty(2**60)
+
+    def broken():
+        raise ValueError("a\nbug")
+
+    steps = {"large": out_of_memory, "broken": broken, "fine": lambda: None}
+    results = time_interleaved(steps, SETTINGS, rounds=5)
+    assert results["large"] == (None, "out of memory")
+    assert results["broken"] == (None, "failed: ValueError: a bug")
+    assert len(results["fine"][0]) == 5
+
+
+def test_inputs_are_the_same_noise_at_full_length():
+    features, lengths = make_inputs(SETTINGS, 100)
+    assert features.shape == (3, 100, 20) and lengths.tolist() == [100] * 3
+    assert torch.equal(features, make_inputs(SETTINGS, 100)[0])
+    assert features.std().item() == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_training_step_goes_backward_and_an_inference_step_does_not(dtype):
+    encoder = build_encoder(list_peers(CONFIG, [])[0], 20)
+    seen = []
+    encoder.encoders[0].norm_final.register_full_backward_hook(
+        lambda *args: seen.append(encoder.training)
+    )
+    linear = encoder.encoders[0].feed_forward.w_1
+    linear.register_forward_hook(lambda m, args, output: dtypes.append(output.dtype))
+    for settings, backward in ((SETTINGS, []), (TRAINING, [True])):
+        settings = dataclasses.replace(settings, dtype=dtype)
+        dtypes = []
+        make_step(encoder, make_inputs(settings, 100), settings)()
+        assert seen == backward
+        assert dtypes == [getattr(torch, dtype)]
+        assert encoder.training == bool(backward)
+        assert all(p.grad is None for p in encoder.parameters())
+
+
+def test_the_baseline_comes_first():
+    assert list_peers(CONFIG, [1])[0].name == EAGER

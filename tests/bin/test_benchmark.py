@@ -1,0 +1,252 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""The benchmark's command: its files, bad input, interruption, too little memory."""
+
+import json
+import logging
+import signal
+import statistics
+import subprocess
+import sys
+from multiprocessing import forkserver
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from espnet_reuse.benchmark import compare
+from espnet_reuse.benchmark.measure import CHILDREN
+from espnet_reuse.bin import benchmark as command
+
+CONFIG = Path(__file__).parents[1] / "benchmark" / "tiny.yaml"
+TINY = ["--config", str(CONFIG), "--threads", "1", "--min_time", "0.02"]
+EAGER, SDPA, LIMIT = "ESPnet eager", "ESPnet use_sdpa", "limit"
+OURS = {"ours, no reuse": 1, "reuse, groups of 2": 2}
+
+
+def run(*args):
+    """Run the command in this process; return its exit status."""
+    threads = torch.get_num_threads()
+    try:
+        with pytest.raises(SystemExit) as exit_:
+            command.main([*TINY, *map(str, args)])
+    finally:
+        torch.set_num_threads(threads)
+    return exit_.value.code
+
+
+def read(folder):
+    return json.loads((folder / "benchmark.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of the command by itself: the process, and the folder it wrote."""
+    output = tmp_path_factory.mktemp("benchmark") / "new" / "folder"
+    process = subprocess.run(
+        [sys.executable, "-m", "espnet_reuse.bin.benchmark", *TINY]
+        + ["--seconds", "2", "1", "--group_size", "1", "2", "--output", str(output)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert process.returncode == 0, process.stderr
+    return process, output
+
+
+def test_it_writes_all_files_prints_the_markdown_and_says_where_it_is(finished):
+    process, output = finished
+    assert {path.name for path in output.iterdir()} == {
+        *("benchmark.json", "benchmark.md", "benchmark.png")
+    }
+    assert process.stdout == (output / "benchmark.md").read_text()
+    assert (output / "benchmark.png").read_bytes().startswith(b"\x89PNG")
+    for progress in ("1 s: memory", "1 s: time", "2 s: breakdown", "wrote"):
+        assert progress in process.stderr
+
+
+def test_it_measures_every_peer_at_every_length(finished):
+    results = read(finished[1])
+    assert results["finished"]
+    assert [length["seconds"] for length in results["lengths"]] == [1, 2]
+    for length in results["lengths"]:
+        names = list(length["peers"])
+        (fewer,) = (name for name in names if name.startswith("Conformer, "))
+        assert names == [
+            *(EAGER, SDPA, "absolute positions, SDPA", "E-Branchformer"),
+            *(*OURS, fewer, LIMIT),
+        ]
+        for row in length["peers"].values():
+            assert row["status"] == "measured"
+            assert len(row["times_ms"]) == length["rounds"] >= 7
+            assert min(row["times_ms"]) > 0
+            assert row["peak_memory_mb"] >= 0
+        assert set(length["products"]) == set(OURS)
+        assert set(length["breakdown"]) == {EAGER, SDPA, *OURS}
+    assert [length["output_frames"] for length in results["lengths"]] == [24, 49]
+
+
+def test_what_is_derived_follows_from_the_raw_times(finished):
+    for length in read(finished[1])["lengths"]:
+        peers = length["peers"]
+        raw = {name: row["times_ms"] for name, row in peers.items()}
+        ms = {name: statistics.median(times) for name, times in raw.items()}
+        for name, row in peers.items():
+            assert row["median_ms"] == pytest.approx(ms[name])
+            for other, speedup in row["speedup"].items():
+                ratios = [a / b for a, b in zip(raw[other], raw[name], strict=True)]
+                low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
+                assert speedup["ratio"] == pytest.approx(ms[other] / ms[name])
+                assert speedup["quartiles"] == pytest.approx([low, high])
+            if name != EAGER:
+                removed = (ms[EAGER] - ms[name]) / (ms[EAGER] - ms[LIMIT])
+                assert row["attention_time_removed"] == pytest.approx(removed)
+        for name in OURS:
+            floor = ms[LIMIT] + statistics.median(length["products"][name])
+            assert peers[name]["to_floor"] == pytest.approx(ms[name] / floor)
+
+
+def test_the_markdown_shows_the_numbers_of_the_json(finished):
+    markdown = (finished[1] / "benchmark.md").read_text()
+    for length in read(finished[1])["lengths"]:
+        for name in OURS:
+            row = length["peers"][name]
+            low, high = row["quartiles_ms"]
+            start = f"|{name}|{row['parameters']:,}|{row['median_ms']:.1f} "
+            (line,) = (
+                line
+                for line in markdown.splitlines()
+                if line.startswith(f"{start}({low:.1f}-{high:.1f})|")
+            )
+            for number in (
+                *(
+                    f"{row['speedup'][other]['ratio']:.2f}x ("
+                    for other in (EAGER, SDPA)
+                ),
+                f"|{row['attention_time_removed']:.2f}|{row['to_floor']:.2f}|",
+            ):
+                assert number in line
+
+
+def test_machine_versions_and_settings_are_recorded(finished):
+    results = read(finished[1])
+    recorded = results["run"] | results["settings"]
+    assert recorded["threads"] == 1
+    assert recorded["group_size"] == [1, 2]
+    assert recorded["torch"] == torch.__version__
+    assert "espnet_reuse.bin.benchmark --config" in recorded["command"]
+    assert recorded["encoder_conf"]["attention_heads"] == 8
+    for name in ("date", "commit", "cpu", "cores", "ram_gb", "espnet", "espnet_reuse"):
+        assert recorded[name], name
+
+
+def test_training_in_bfloat16(tmp_path):
+    options = ("--mode", "train", "--dtype", "bfloat16", "--group_size", 2)
+    assert run(*options, "--seconds", 1, "--output", tmp_path) == 0
+    (length,) = read(tmp_path)["lengths"]
+    assert {row["status"] for row in length["peers"].values()} == {"measured"}
+    assert "forward and backward" in (tmp_path / "benchmark.md").read_text()
+
+
+def test_an_interruption_leaves_what_was_measured(tmp_path, monkeypatch, capsys):
+    measure = compare.compare_at
+
+    def interrupted_at_two_seconds(seconds, *args):
+        if seconds == 2:
+            signal.raise_signal(signal.SIGINT)
+        return measure(seconds, *args)
+
+    monkeypatch.setattr(compare, "compare_at", interrupted_at_two_seconds)
+    assert run("--seconds", 1, 2, "--group_size", 2, "--output", tmp_path) == 130
+    results = read(tmp_path)
+    assert not results["finished"]
+    assert [length["seconds"] for length in results["lengths"]] == [1]
+    assert "interrupted" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.fixture
+def little_memory():
+    """Give the processes that measure memory 130 MB more than they start with."""
+    CHILDREN.set_forkserver_preload(["espnet_reuse.benchmark.measure"])
+    forkserver.ensure_running()
+    process = CHILDREN.Process(target=print)  # when it runs, all is imported
+    process.start()
+    process.join()
+    server = psutil.Process(forkserver._forkserver._forkserver_pid)
+    soft, hard = server.rlimit(psutil.RLIMIT_AS)
+    limit = server.memory_info().vms + 130 * 2**20
+    server.rlimit(psutil.RLIMIT_AS, (limit, hard))
+    yield
+    server.rlimit(psutil.RLIMIT_AS, (soft, hard))
+
+
+def test_too_little_memory_is_a_row(little_memory, tmp_path):
+    assert run("--seconds", 1, 40, "--group_size", 2, "--output", tmp_path) == 0
+    short, long = read(tmp_path)["lengths"]
+    assert {row["status"] for row in short["peers"].values()} == {"measured"}
+    row = long["peers"][EAGER]
+    assert row["status"] == "out of memory"
+    assert row["times_ms"] is row["median_ms"] is row["peak_memory_mb"] is None
+    assert long["peers"][LIMIT]["status"] == "measured"
+    assert long["peers"][LIMIT]["median_ms"] > 0
+    markdown = (tmp_path / "benchmark.md").read_text()
+    assert f"|{EAGER}|{row['parameters']:,}|out of memory|" in markdown
+
+
+def test_a_length_that_no_machine_can_hold_is_all_rows(tmp_path):
+    assert run("--seconds", 1e8, "--group_size", 2, "--output", tmp_path) == 0
+    (length,) = read(tmp_path)["lengths"]
+    assert {row["status"] for row in length["peers"].values()} == {"out of memory"}
+
+
+BAD_INPUT = {
+    "a GPU that is not there": "--device cuda",
+    "no seconds": "--seconds 0",
+    "negative seconds": "--seconds 5 -1",
+    "seconds that are no number": "--seconds nan",
+    "an empty batch": "--batch 0",
+    "half an utterance": "--batch 1.5",
+    "no layer per group": "--group_size 0",
+    "more layers per group than there are": "--group_size 1 3",
+    "a config that does not exist": "--config /nonexistent.yaml",
+    "a config that is no YAML": "--config {tmp_path}/no.yaml",
+    "a config without encoder": "--config {tmp_path}/empty.yaml",
+    "a config with another encoder": "--config {tmp_path}/transformer.yaml",
+    "a config with an unknown option": "--config {tmp_path}/unknown.yaml",
+    "too short for subsampling": "--seconds 0.06",
+    "too short for a frame": "--seconds 0.001",
+    "too short to train on": "--seconds 0.08 --mode train",
+    "an output below a file": "--output {tmp_path}/no.yaml/folder",
+}
+
+
+@pytest.mark.parametrize("args", BAD_INPUT.values(), ids=BAD_INPUT.keys())
+def test_bad_input_is_one_line_that_names_the_option(args, tmp_path, capfd):
+    if "cuda" in args and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    (tmp_path / "no.yaml").write_text("encoder: [\n")
+    (tmp_path / "empty.yaml").write_text("")
+    (tmp_path / "transformer.yaml").write_text("encoder: transformer\n")
+    (tmp_path / "unknown.yaml").write_text(
+        CONFIG.read_text().replace("linear_units", "linear_unit")
+    )
+    args = args.format(tmp_path=tmp_path).split()
+    default = [] if "--output" in args else ["--output", tmp_path / "output"]
+    assert run(*args, *default) == 2
+    out, err = capfd.readouterr()
+    lines = err.splitlines()
+    assert out == "" and len(lines) == 1, err
+    assert lines[0].startswith("espnet_reuse.bin.benchmark: error: argument --")
+    option = args[-2] if "--mode" not in args else "--seconds"
+    assert option in lines[0] or args[0] in lines[0]
+    assert not (tmp_path / "output").exists()
+
+
+@pytest.fixture(autouse=True)
+def as_it_was(monkeypatch):
+    """Undo what the command sets for its process."""
+    monkeypatch.setenv("KINETO_LOG_LEVEL", "99")
+    yield
+    logging.getLogger("espnet_reuse.benchmark").setLevel(logging.NOTSET)
