@@ -77,7 +77,7 @@ def test_without_the_baseline_there_is_nothing_to_compare_with():
     ("ours", "found"),
     [
         ((4, 4, 4, 4), []),
-        ((9, 9, 7, 7), []),  # now faster, now slower
+        ((9, 9, 8, 7), []),  # now faster, now slower
         ((9, 9, 9, 9), [f"1 s: {OURS} than {SDPA} (0.89x)"]),
     ],
     ids=["faster", "within the spread", "slower"],

@@ -168,7 +168,7 @@ def test_an_interruption_leaves_what_was_measured(tmp_path, monkeypatch, capsys)
 
 @pytest.fixture
 def little_memory():
-    """Give the processes that measure memory 130 MB more than they start with."""
+    """Give the processes that measure memory 80 MB more than they start with."""
     CHILDREN.set_forkserver_preload(["espnet_reuse.benchmark.measure"])
     forkserver.ensure_running()
     process = CHILDREN.Process(target=print)  # when it runs, all is imported
@@ -176,16 +176,15 @@ def little_memory():
     process.join()
     server = psutil.Process(forkserver._forkserver._forkserver_pid)
     soft, hard = server.rlimit(psutil.RLIMIT_AS)
-    limit = server.memory_info().vms + 130 * 2**20
+    limit = server.memory_info().vms + 80 * 2**20
     server.rlimit(psutil.RLIMIT_AS, (limit, hard))
     yield
     server.rlimit(psutil.RLIMIT_AS, (soft, hard))
 
 
 def test_too_little_memory_is_a_row(little_memory, tmp_path):
-    assert run("--seconds", 1, 40, "--group_size", 2, "--output", tmp_path) == 0
-    short, long = read(tmp_path)["lengths"]
-    assert {row["status"] for row in short["peers"].values()} == {"measured"}
+    assert run("--seconds", 30, "--group_size", 2, "--output", tmp_path) == 0
+    (long,) = read(tmp_path)["lengths"]
     row = long["peers"][EAGER]
     assert row["status"] == "out of memory"
     assert row["times_ms"] is row["median_ms"] is row["peak_memory_mb"] is None
