@@ -180,7 +180,7 @@ def describe_run(threads: int, command: str) -> Dict:
         "torch": torch.__version__,
         "espnet": version_of("espnet"),
         "espnet_reuse": version_of("espnet-reuse"),
-        "ESPNET_REUSE_IMPL": os.environ.get("ESPNET_REUSE_IMPL"),
+        "ESPNET_REUSE_IMPL": os.environ.get("ESPNET_REUSE_IMPL", "fast"),
     }
 
 

@@ -119,6 +119,8 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
                 )
         listed = peers.list_peers(config, group_sizes)
         encoders = peers.build_encoders(listed, config.input_size)
+    except peers.ReuseConfigError as error:
+        parser.error(str(error))
     except peers.ConfigError as error:
         parser.error(f"argument --config: {args.config} {error}")
 

@@ -243,6 +243,13 @@ def test_bad_input_is_one_line_that_names_the_option(args, tmp_path, capfd):
     assert not (tmp_path / "output").exists()
 
 
+def test_an_unknown_implementation_is_one_line(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("ESPNET_REUSE_IMPL", "quick")
+    assert run("--output", tmp_path / "output") == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("espnet_reuse.bin.benchmark: error: ESPNET_REUSE_IMPL")
+
+
 @pytest.fixture(autouse=True)
 def as_it_was(monkeypatch):
     """Undo what the command sets for its process."""

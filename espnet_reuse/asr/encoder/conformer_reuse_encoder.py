@@ -7,6 +7,7 @@ import inspect
 import logging
 from typing import List, Union
 
+import torch
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 from espnet2.legacy.nets.pytorch_backend.conformer.encoder_layer import EncoderLayer
 
@@ -73,6 +74,27 @@ class ConformerReuseEncoder(ConformerEncoder):
             self.encoders, ConformerReuseLayer, group_sizes, reuse_dropout
         )
         logging.info(f"Layers per attention map: {group_sizes}")
+
+    def forward(self, xs_pad, ilens, prev_states=None, masks=None, **kwargs):
+        """Calculate forward propagation.
+
+        Args:
+            xs_pad (torch.Tensor): Input tensor (#batch, L, input_size).
+            ilens (torch.Tensor): Input length (#batch).
+            prev_states (torch.Tensor): Not to be used now.
+            masks (torch.Tensor): Mask of padded frames (#batch, L), by default of
+                `ilens`.
+            **kwargs: `ctc` and `return_all_hs` of ConformerEncoder.
+
+        Returns:
+            What ConformerEncoder returns: output tensor (#batch, L', output_size),
+            with intermediate outputs if there are any; output length (#batch); None.
+        """
+        if masks is None:
+            # ESPnet makes the same mask in memory that grows with L squared
+            frames = torch.arange(xs_pad.size(1), device=xs_pad.device)
+            masks = frames >= ilens.to(xs_pad.device)[:, None]
+        return super().forward(xs_pad, ilens, prev_states, masks, **kwargs)
 
 
 def _signature_of(encoder_class: type) -> inspect.Signature:

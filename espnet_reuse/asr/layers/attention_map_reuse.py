@@ -13,6 +13,8 @@ layer without looking at it. A group's `GroupState` travels in that slot.
 """
 
 import dataclasses
+import functools
+import os
 from typing import List, Optional, Sequence, Union
 
 import torch
@@ -21,6 +23,8 @@ from espnet2.legacy.nets.pytorch_backend.transformer.attention import (
     MultiHeadedAttention,
     RelPositionMultiHeadedAttention,
 )
+
+from espnet_reuse.asr.layers.attention_map import apply, attend, attention_map
 
 
 class ReuseConfigError(ValueError):
@@ -82,20 +86,34 @@ def resolve_group_sizes(
     return sizes * full + [rest] * (rest > 0)
 
 
-def apply_attention_map(
-    attention_map: torch.Tensor, value: torch.Tensor, linear_out: torch.nn.Module
-) -> torch.Tensor:
-    """Weight the values by the map, join the heads and project.
+def uses_fast_paths() -> bool:
+    """Say whether modules that are built now use the fast paths (the default).
 
-    Args:
-        attention_map: Attention map (batch, head, time1, time2).
-        value: Transformed value (batch, head, time2, d_k).
-        linear_out: Output projection.
-
-    Returns:
-        Output (batch, time1, head * d_k).
+    Raises:
+        ReuseConfigError: The environment variable ESPNET_REUSE_IMPL is neither `fast`
+            nor `naive`.
     """
-    context = torch.matmul(attention_map, value)  # (batch, head, time1, d_k)
+    implementation = os.environ.get("ESPNET_REUSE_IMPL", "fast")
+    if implementation not in ("naive", "fast"):
+        raise ReuseConfigError(
+            f"ESPNET_REUSE_IMPL: {implementation!r} in the environment must be 'fast' "
+            "(the default) or 'naive' (ESPnet's own operations)"
+        )
+    return implementation == "fast"
+
+
+def is_traced() -> bool:
+    """Say whether a graph is being recorded: loops over blocks do not belong there."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def split_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
+    """View a projection (batch, time, head * d_k) as (batch, head, time, d_k)."""
+    return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
+
+
+def project(context: torch.Tensor, linear_out: torch.nn.Module) -> torch.Tensor:
+    """Join the heads of a context (batch, head, time, d_k) and project it."""
     return linear_out(context.transpose(1, 2).flatten(2))
 
 
@@ -126,15 +144,27 @@ class _RefusesMisfit:
 class _MapProducer(_RefusesMisfit):
     """Computes the attention map and leaves it in the group's state.
 
-    Mixed into ESPnet's attention classes. Their `forward` computes the scores and
-    hands them to `forward_attention` with the mask, which it does not look at: the
-    state travels with the mask.
+    Mixed into ESPnet's attention classes. The naive path is theirs: their `forward`
+    computes the scores and hands them to `forward_attention` with the mask, which it
+    does not look at, so that the state travels with the mask.
     """
 
+    is_fast = False
+    has_consumers = False
     shares_dropout = False
+    _attn = None
+
+    @property
+    def attn(self):
+        """Attention map of the last forward, for plots; may be computed when read."""
+        return self._attn() if callable(self._attn) else self._attn
+
+    @attn.setter
+    def attn(self, attention_map):
+        self._attn = attention_map
 
     def forward(self, query, key, value, state, mask):
-        """Compute attention as ESPnet does, and keep the map for the consumers.
+        """Compute attention, and keep the map for the consumers.
 
         Args:
             query (torch.Tensor): Query tensor (#batch, time1, size).
@@ -146,6 +176,8 @@ class _MapProducer(_RefusesMisfit):
         Returns:
             torch.Tensor: Output tensor (#batch, time1, size).
         """
+        if self.is_fast and self._fits_fast_path(query, key, state):
+            return self._fast_forward(query, key, value, state, mask)
         pos_emb = () if state.pos_emb is None else (state.pos_emb,)
         if self.use_sdpa or self.use_flash_attn:  # a group of one needs no map
             return super().forward(query, key, value, *pos_emb, mask)
@@ -168,15 +200,44 @@ class _MapProducer(_RefusesMisfit):
         """
         mask, state = mask if isinstance(mask, tuple) else (mask, GroupState(None))
         if mask is None:
-            attention_map = torch.softmax(scores, dim=-1)
+            weights = torch.softmax(scores, dim=-1)
         else:
             padded = mask.unsqueeze(1).eq(0)  # (batch, 1, *, time2)
             scores = scores.masked_fill(padded, torch.finfo(scores.dtype).min)
-            attention_map = torch.softmax(scores, dim=-1).masked_fill(padded, 0.0)
-        self.attn = attention_map.detach()
-        dropped_map = self.dropout(attention_map)
-        state.attention_map = dropped_map if self.shares_dropout else attention_map
-        return apply_attention_map(dropped_map, value, self.linear_out)
+            weights = torch.softmax(scores, dim=-1).masked_fill(padded, 0.0)
+        self.attn = weights.detach()
+        dropped = self.dropout(weights)
+        state.attention_map = dropped if self.shares_dropout else weights
+        return project(torch.matmul(dropped, value), self.linear_out)
+
+    def _fits_fast_path(self, query, key, state):
+        return (
+            query.size(1) == key.size(1)  # no cache
+            and not self.use_flash_attn
+            and not is_traced()
+        )
+
+    def _fast_forward(self, query, key, value, state, mask):
+        q, k, v = self.forward_qkv(query, key, value)
+        scored = self._score_inputs(q, k, state, mask)
+        if torch.is_grad_enabled():
+            kept = (x if x is None else x.detach() for x in scored)
+        else:
+            kept = scored
+        self._attn = functools.partial(attention_map, *kept)
+        rate = self.dropout_rate if self.training else 0.0
+        if not self.has_consumers:
+            q, k, *rest = scored
+            return project(attend(q, k, v, *rest, rate), self.linear_out)
+        weights = attention_map(*scored)
+        if self.shares_dropout and rate:
+            weights, rate = torch.native_dropout(weights, rate, True)[0], 0.0
+        state.attention_map = weights
+        return project(apply(weights, v, rate), self.linear_out)
+
+    def _score_inputs(self, q, k, state, mask):
+        """Return the arguments of `attention_map`."""
+        return q, k, mask, None, None
 
 
 class MapProducer(_MapProducer, MultiHeadedAttention):
@@ -186,9 +247,22 @@ class MapProducer(_MapProducer, MultiHeadedAttention):
 class LegacyRelPositionMapProducer(_MapProducer, LegacyRelPositionMultiHeadedAttention):
     """Producer with ESPnet's old relative positions (`legacy_rel_selfattn`)."""
 
+    def _fits_fast_path(self, query, key, state):
+        return False  # deprecated in ESPnet
+
 
 class RelPositionMapProducer(_MapProducer, RelPositionMultiHeadedAttention):
     """Producer with relative positions (`rel_selfattn`)."""
+
+    def _fits_fast_path(self, query, key, state):
+        return super()._fits_fast_path(query, key, state) and not self.zero_triu
+
+    def _score_inputs(self, q, k, state, mask):
+        p = split_heads(self.linear_pos(state.pos_emb), self.h)
+        # under autocast the biases are float32 beside a query of lower precision
+        q_u = (q + self.pos_bias_u.unsqueeze(1)).to(k.dtype)
+        q_v = (q + self.pos_bias_v.unsqueeze(1)).to(k.dtype)
+        return q_u, k, mask, q_v, p
 
 
 PRODUCER_CLASSES = {
@@ -209,6 +283,7 @@ class MapConsumer(_RefusesMisfit, torch.nn.Module):
 
     def __init__(self, attention: MultiHeadedAttention, dropout_rate: float):
         super().__init__()
+        self.is_fast = uses_fast_paths()
         self.h = attention.h
         self.d_k = attention.d_k
         self.linear_v = attention.linear_v
@@ -228,10 +303,13 @@ class MapConsumer(_RefusesMisfit, torch.nn.Module):
         Returns:
             torch.Tensor: Output tensor (#batch, time1, size).
         """
-        v = self.linear_v(value).unflatten(-1, (self.h, self.d_k)).transpose(1, 2)
-        return apply_attention_map(
-            self.dropout(state.attention_map), v, self.linear_out
-        )
+        v = split_heads(self.linear_v(value), self.h)
+        weights = state.attention_map
+        if self.is_fast and not is_traced():
+            context = apply(weights, v, self.dropout.p if self.training else 0.0)
+        else:
+            context = torch.matmul(self.dropout(weights), v)
+        return project(context, self.linear_out)
 
 
 class ReuseLayer:
@@ -320,8 +398,10 @@ def reuse_attention_maps(
                 )
                 continue
             attention.__class__ = PRODUCER_CLASSES[type(attention)]
+            attention.is_fast = uses_fast_paths()
             if size > 1:  # fused kernels compute no map
                 attention.use_sdpa = attention.use_flash_attn = False
                 attention.dropout = torch.nn.Dropout(attention.dropout_rate)
+                attention.has_consumers = True
                 attention.shares_dropout = shared
         first += size

@@ -1,0 +1,289 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Computes and applies attention maps: naive references, and exact fast paths.
+
+Shapes, here and below: batch B, heads H, frames T, width d_k of a head. `mask` is
+(B, 1, T) or (B, T, T), True or 1 where a key is real, or None. Position scores are
+those of Z. Dai et al., "Transformer-XL", ACL 2019, Appendix B, with ESPnet's order of
+`pos` (B or 1, H, 2T - 1, d_k): from the farthest key on the right to the left.
+"""
+
+import math
+from typing import Iterator, Tuple
+
+import torch
+
+from espnet_reuse.asr.layers.attention_map_triton import (
+    is_available as triton_is_available,
+)
+from espnet_reuse.asr.layers.attention_map_triton import triton_attention_map
+
+# Scores per block. On a CPU 4 MB in float32: a block stays in the cache from its first
+# product to its softmax. Elsewhere all, up to 1 GB.
+BLOCK_ON_CPU, BLOCK_ELSEWHERE = 2**20, 2**28
+
+
+def naive_attention_map(query, key, mask=None, query_pos=None, pos=None):
+    """Compute an attention map by the formula, as the fast paths' reference.
+
+    Args:
+        query (torch.Tensor): Query, with its bias if there are positions
+            (B, H, T, d_k).
+        key (torch.Tensor): Key (B, H, T, d_k).
+        mask (torch.Tensor): Mask of real keys, or None.
+        query_pos (torch.Tensor): Query with the position bias (B, H, T, d_k).
+        pos (torch.Tensor): Projected relative positions (B or 1, H, 2T - 1, d_k).
+
+    Returns:
+        torch.Tensor: Attention map (B, H, T, T); rows without a real key are 0.
+    """
+    scores = query @ key.transpose(-2, -1)
+    if pos is not None:
+        frames = torch.arange(query.size(2), device=query.device)
+        column = len(frames) - 1 - frames[:, None] + frames  # T - 1 - i + j
+        by_position = query_pos @ pos.transpose(-2, -1)
+        scores = scores + by_position.gather(-1, column.expand_as(scores))
+    scores = scores / math.sqrt(query.size(-1))
+    if mask is None:
+        return torch.softmax(scores, dim=-1)
+    padded = mask.unsqueeze(1) == 0
+    scores = scores.masked_fill(padded, torch.finfo(scores.dtype).min)
+    return torch.softmax(scores, dim=-1).masked_fill(padded, 0.0)
+
+
+def attention_map(query, key, mask=None, query_pos=None, pos=None):
+    """Compute an attention map; arguments and result of `naive_attention_map`.
+
+    On CUDA a Triton kernel, elsewhere blocks of rows that fit into the cache: each
+    element of the map is written once. The backward pass saves the map and nothing
+    else of its size; it cannot be differentiated again.
+    """
+    if torch.is_grad_enabled():
+        return _AttentionMap.apply(query, key, mask, query_pos, pos)
+    return _compute_map(query, key, mask, query_pos, pos)
+
+
+def naive_attend(query, key, value, mask=None, query_pos=None, pos=None):
+    """Apply the attention map to `value` (B, H, T, d_k), as `attend`'s reference."""
+    return naive_attention_map(query, key, mask, query_pos, pos) @ value
+
+
+def attend(query, key, value, mask=None, query_pos=None, pos=None, dropout_rate=0.0):
+    """Apply an attention map that nobody else needs, if possible without storing it.
+
+    Args:
+        query (torch.Tensor): As in `naive_attention_map`.
+        key (torch.Tensor): As in `naive_attention_map`.
+        value (torch.Tensor): Value (B, H, T, d_k).
+        mask (torch.Tensor): As in `naive_attention_map`.
+        query_pos (torch.Tensor): As in `naive_attention_map`.
+        pos (torch.Tensor): As in `naive_attention_map`.
+        dropout_rate (float): Dropout rate on the map.
+
+    Returns:
+        torch.Tensor: Context (B, H, T, d_k).
+    """
+    if query.is_cuda or (pos is None and not dropout_rate):
+        return _fused_attend(query, key, value, mask, query_pos, pos, dropout_rate)
+    if torch.is_grad_enabled() or dropout_rate:
+        weights = attention_map(query, key, mask, query_pos, pos)
+        return apply(weights, value, dropout_rate)
+    context = value.new_empty(value.shape)
+    flat_context, value = context.flatten(0, 1), _flat(value, query)
+    mask = _unless_all_real(mask)
+    for heads, rows, scores in _score_blocks(query, key, mask, query_pos, pos):
+        torch.softmax(scores, dim=-1, out=scores)
+        torch.bmm(scores, value[heads], out=flat_context[heads, rows])
+    return _zero_empty_rows(context, mask)
+
+
+def naive_apply(attention_map, value, dropout_rate=0.0):
+    """Apply a dropped-out map (B, H, T, T) to `value`, as `apply`'s reference."""
+    return torch.nn.functional.dropout(attention_map, dropout_rate) @ value
+
+
+def apply(attention_map, value, dropout_rate=0.0):
+    """Apply a map to a value; arguments and result of `naive_apply`.
+
+    The backward pass needs the map, which a group shares, and with dropout a byte per
+    element, but no dropped-out map.
+    """
+    if not dropout_rate:
+        return torch.matmul(attention_map, value)
+    return _DropoutApply.apply(attention_map, value, dropout_rate)
+
+
+def _compute_map(query, key, mask, query_pos, pos):
+    if triton_is_available(query):
+        by_position = None
+        if pos is not None:
+            by_position = torch.matmul(query_pos, pos.transpose(-2, -1))
+        real = None if mask is None else mask != 0
+        scale = 1 / math.sqrt(query.size(-1))
+        return triton_attention_map(query, key, by_position, real, scale)
+    weights = query.new_empty(*query.shape[:3], query.size(2))
+    flat_weights = weights.flatten(0, 1)
+    mask = _unless_all_real(mask)
+    for heads, rows, scores in _score_blocks(query, key, mask, query_pos, pos):
+        torch.softmax(scores, dim=-1, out=flat_weights[heads, rows])
+    return _zero_empty_rows(weights, mask)
+
+
+class _AttentionMap(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, query, key, mask, query_pos, pos):
+        weights = _compute_map(query, key, mask, query_pos, pos)
+        ctx.save_for_backward(query, key, query_pos, pos, weights)
+        return weights
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        query, key, query_pos, pos, weights = ctx.saved_tensors
+        batch, _, frames, d_k = query.shape
+        q, k, q_pos, p = (_flat(x, query) for x in (query, key, query_pos, pos))
+        grad, weights = grad.flatten(0, 1), weights.flatten(0, 1)
+        grad_q, grad_k = q.new_empty(q.shape), k.new_zeros(k.shape)
+        if pos is not None:
+            grad_q_pos, grad_p = q.new_empty(q.shape), p.new_zeros(p.shape)
+        spread = None
+        for heads, rows in _blocks(len(q), frames, q.device):
+            # the operator that autograd itself calls for softmax
+            grad_scores = torch.ops.aten._softmax_backward_data(
+                grad[heads, rows].contiguous(), weights[heads, rows], -1, weights.dtype
+            )
+            torch.bmm(grad_scores, k[heads], out=grad_q[heads, rows])
+            grad_k[heads].baddbmm_(grad_scores.transpose(1, 2), q[heads, rows])
+            if pos is None:
+                continue
+            seen = _positions_seen(rows, frames)
+            shape = (*grad_scores.shape[:2], seen.stop - seen.start)
+            if spread is None or spread.shape != shape:
+                spread = grad_scores.new_zeros(shape)
+            _shift(spread).copy_(grad_scores)  # what lies around stays 0
+            torch.bmm(spread, p[heads, seen], out=grad_q_pos[heads, rows])
+            grad_p[heads, seen].baddbmm_(spread.transpose(1, 2), q_pos[heads, rows])
+        scale = 1 / math.sqrt(d_k)
+        grad_q, grad_k = (x.mul_(scale).view(query.shape) for x in (grad_q, grad_k))
+        if pos is None:
+            return grad_q, grad_k, None, None, None
+        grad_q_pos = grad_q_pos.mul_(scale).view(query.shape)
+        grad_p = grad_p.mul_(scale).view(batch, *pos.shape[1:]).sum_to_size(pos.shape)
+        return grad_q, grad_k, None, grad_q_pos, grad_p
+
+
+class _DropoutApply(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, weights, value, dropout_rate):
+        dropped, kept = torch.native_dropout(weights, dropout_rate, True)
+        ctx.save_for_backward(weights, value, kept)
+        ctx.scale = 1 / (1 - dropout_rate) if dropout_rate < 1 else 0.0
+        return torch.matmul(dropped, value)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        weights, value, kept = ctx.saved_tensors
+        grad = grad * ctx.scale
+        grad_value = torch.matmul((weights * kept).transpose(-2, -1), grad)
+        return torch.matmul(grad, value.transpose(-2, -1)).mul_(kept), grad_value, None
+
+
+def _fused_attend(query, key, value, mask, query_pos, pos, dropout_rate):
+    """Attend by PyTorch's fused kernels, position scores as an additive mask."""
+    bias, is_empty = None, None
+    if mask is not None:
+        is_empty = (mask == 0).all(-1)[:, None, :, None]
+        bias = (mask != 0).unsqueeze(1) | is_empty  # a row without a key gives NaN
+    if pos is not None:
+        by_position = _flat(query_pos, query) @ _flat(pos, query).transpose(1, 2)
+        scores = _shift(by_position).unflatten(0, query.shape[:2])
+        scores = scores / math.sqrt(query.size(-1))
+        if mask is not None:
+            scores = scores.masked_fill(~bias, torch.finfo(scores.dtype).min)
+        bias = scores
+    context = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, bias, dropout_p=dropout_rate
+    )
+    return context if is_empty is None else context.masked_fill(is_empty, 0.0)
+
+
+def _flat(x, query):
+    """Return `x`, of every utterance, as (B * H, T, d_k)."""
+    if x is None:
+        return None
+    return x.expand(len(query), -1, -1, -1).flatten(0, 1)
+
+
+def _blocks(heads: int, frames: int, device) -> Iterator[Tuple[slice, slice]]:
+    """Yield heads and rows of blocks that are contiguous in a (heads, T, T)."""
+    size = BLOCK_ON_CPU if device.type == "cpu" else BLOCK_ELSEWHERE
+    step = max(1, size // frames**2)
+    rows = min(frames, max(1, size // frames))
+    for head in range(0, heads, step):
+        for row in range(0, frames, rows):
+            yield (
+                slice(head, min(head + step, heads)),
+                slice(row, min(row + rows, frames)),
+            )
+
+
+def _positions_seen(rows: slice, frames: int) -> slice:
+    """Return the positions between the queries in `rows` and any key."""
+    return slice(frames - rows.stop, 2 * frames - 1 - rows.start)
+
+
+def _shift(by_position):
+    """View scores by position (N, rows, T + rows - 1) by key (N, rows, T).
+
+    Row i's scores begin one column further left than those of row i - 1.
+    """
+    heads, rows, positions = by_position.shape
+    frames = positions - rows + 1
+    return by_position.as_strided(
+        (heads, rows, frames), (rows * positions, positions - 1, 1), rows - 1
+    )
+
+
+def _score_blocks(query, key, mask, query_pos, pos):
+    """Yield heads, rows and scores (heads, rows, T) of blocks.
+
+    Scores of padded keys are the smallest number.
+    """
+    frames, scale = query.size(2), 1 / math.sqrt(query.size(-1))
+    q, k, q_pos, p = (_flat(x, query) for x in (query, key, query_pos, pos))
+    bias = None
+    if mask is not None:
+        bias = torch.zeros(mask.shape, dtype=q.dtype, device=q.device)
+        bias.masked_fill_(mask == 0, torch.finfo(q.dtype).min)
+    for heads, rows in _blocks(len(q), frames, q.device):
+        keys = k[heads].transpose(1, 2)
+        if pos is None:
+            scores = torch.bmm(q[heads, rows], keys).mul_(scale)
+        else:
+            positions = p[heads, _positions_seen(rows, frames)].transpose(1, 2)
+            by_position = _shift(torch.bmm(q_pos[heads, rows], positions))
+            scores = torch.baddbmm(
+                by_position, q[heads, rows], keys, beta=scale, alpha=scale
+            )
+        if bias is not None:
+            utterances = [
+                head // query.size(1) for head in range(heads.start, heads.stop)
+            ]
+            masked_rows = rows if bias.size(1) > 1 else slice(None)
+            scores += bias[utterances, masked_rows]
+        yield heads, rows, scores
+
+
+def _unless_all_real(mask):
+    return None if mask is None or mask.all() else mask
+
+
+def _zero_empty_rows(x, mask):
+    """Set the rows of `x` (B, H, T, any) without a real key to 0, in place."""
+    if mask is not None:
+        is_empty = (mask == 0).all(-1)
+        if is_empty.any():
+            x.masked_fill_(is_empty[:, None, :, None], 0.0)
+    return x

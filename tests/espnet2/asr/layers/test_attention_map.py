@@ -1,0 +1,237 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""The fast paths are their naive references, in outputs and gradients."""
+
+import math
+
+import pytest
+import torch
+from espnet2.legacy.nets.pytorch_backend.transformer.attention import (
+    RelPositionMultiHeadedAttention,
+)
+
+from espnet_reuse.asr.layers import attention_map as ops
+
+
+def cases(name, values):
+    """Parametrise `name` over a dict from test id to value."""
+    return pytest.mark.parametrize(
+        name, [pytest.param(value, id=id_) for id_, value in values.items()]
+    )
+
+
+with_and_without_positions = cases(
+    "positions", {"relative positions": True, "no positions": False}
+)
+every_batch = cases(
+    "lengths",
+    {
+        "ragged": (13, 9, 4),
+        "nothing padded": (8, 8),
+        "one utterance": (70,),
+        "one frame": (1, 1),
+        "without frames": (17, 0),
+    },
+)
+# of 2 ** 20 scores there is one block; small ones split heads, rows, or both
+every_block_size = cases(
+    "block_size", {"one block": 2**20, "a head or two": 300, "some rows": 37}
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread_per_operator():
+    """Keep tiny operators from waiting for a core that another process uses."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def make_inputs(lengths, positions, dtype=torch.float32, heads=4, d_k=8, seed=0):
+    """Return the arguments of `attention_map`, and a value, as ESPnet lays them out."""
+    generator = torch.Generator().manual_seed(seed)
+    batch, frames = len(lengths), max(lengths)
+
+    def projected(batch, frames):
+        x = torch.randn(batch, frames, heads, d_k, generator=generator, dtype=dtype)
+        return x.transpose(1, 2).requires_grad_()
+
+    mask = (torch.arange(frames) < torch.tensor(lengths)[:, None])[:, None]
+    query, key, value, query_pos = (projected(batch, frames) for _ in range(4))
+    pos = projected(1, 2 * frames - 1)
+    return (query, key, mask, *((query_pos, pos) if positions else (None, None))), value
+
+
+def gradients(out, inputs, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(out.shape, generator=generator, dtype=torch.float64)
+    inputs = [x for x in inputs if x is not None and x.requires_grad]
+    return torch.autograd.grad((out * weight.to(out.dtype)).sum(), inputs)
+
+
+def assert_all_close(actual, expected, atol=1e-5):
+    for pair in zip(actual, expected, strict=True):
+        torch.testing.assert_close(*pair, rtol=0, atol=atol)
+
+
+@with_and_without_positions
+@every_batch
+@every_block_size
+def test_the_map_and_its_gradients_are_the_naive_references(
+    positions, lengths, block_size, monkeypatch
+):
+    monkeypatch.setattr(ops, "BLOCK_ON_CPU", block_size)
+    inputs, _ = make_inputs(lengths, positions)
+    results = []
+    for function in (ops.naive_attention_map, ops.attention_map):
+        out = function(*inputs)
+        results.append((out, *gradients(out, inputs)))
+    assert_all_close(results[1], results[0])
+    with torch.inference_mode():
+        assert torch.equal(ops.attention_map(*inputs), results[1][0])
+
+
+@with_and_without_positions
+@every_batch
+@every_block_size
+def test_attending_without_a_map_is_the_naive_reference(
+    positions, lengths, block_size, monkeypatch
+):
+    monkeypatch.setattr(ops, "BLOCK_ON_CPU", block_size)
+    (query, key, *rest), value = make_inputs(lengths, positions)
+    arguments = (query, key, value, *rest)
+    expected = ops.naive_attend(*arguments)
+    with torch.inference_mode():
+        assert_all_close([ops.attend(*arguments)], [expected])
+    # in training, and on CUDA
+    expected = (expected, *gradients(expected, arguments))
+    for function in (ops.attend, lambda *args: ops._fused_attend(*args, 0.0)):
+        out = function(*arguments)
+        assert_all_close((out, *gradients(out, arguments)), expected)
+
+
+@with_and_without_positions
+@cases("attends", {"the map": False, "attending": True})
+def test_a_mask_of_every_query_by_itself_is_the_naive_references(positions, attends):
+    (query, key, mask, *rest), value = make_inputs((13, 9, 4), positions)
+    mask = mask & torch.ones(13, 13, dtype=torch.bool).tril(2)
+    mask[1, 3] = False
+    with torch.inference_mode():
+        if attends:
+            arguments = (query, key, value, mask, *rest)
+            results = ops.attend(*arguments), ops.naive_attend(*arguments)
+        else:
+            arguments = (query, key, mask, *rest)
+            results = ops.attention_map(*arguments), ops.naive_attention_map(*arguments)
+        assert torch.all(results[0][1, :, 3] == 0)
+    assert_all_close(results[:1], results[1:])
+
+
+def test_the_naive_reference_is_espnets_attention():
+    torch.manual_seed(0)
+    attention = RelPositionMultiHeadedAttention(2, 16, 0.0)
+    x, pos_emb = torch.randn(3, 13, 16), torch.randn(1, 25, 16)
+    mask = (torch.arange(13) < torch.tensor([13, 9, 4])[:, None])[:, None]
+    out = attention(x, x, x, pos_emb, mask)
+    q, k, v = attention.forward_qkv(x, x, x)
+    pos = attention.linear_pos(pos_emb).view(1, 25, 2, 8).transpose(1, 2)
+    q_u, q_v = q + attention.pos_bias_u[:, None], q + attention.pos_bias_v[:, None]
+    weights = ops.naive_attention_map(q_u, k, mask, q_v, pos)
+    assert_all_close([weights], [attention.attn], atol=1e-6)
+    context = ops.naive_apply(weights, v).transpose(1, 2).flatten(2)
+    assert_all_close([attention.linear_out(context)], [out], atol=1e-6)
+
+
+@with_and_without_positions
+@cases("lengths", {"ragged": (13, 9, 4), "longer": (70, 33)})
+@cases("attends", {"the map": False, "attending": True})
+def test_bfloat16_is_as_close_to_double_precision_as_the_reference(
+    positions, lengths, attends
+):
+    naive, fast = (
+        (ops.naive_attend, ops.attend)
+        if attends
+        else (ops.naive_attention_map, ops.attention_map)
+    )
+    errors = {naive: [], fast: []}
+    for seed in range(6):
+        (query, key, *rest), value = make_inputs(lengths, positions, seed=seed)
+        values = (value,) if attends else ()
+        arguments = [
+            x.detach().bfloat16().requires_grad_()
+            if x is not None and x.is_floating_point()
+            else x
+            for x in (query, key, *values, *rest)
+        ]
+        exact = [
+            x.detach().double().requires_grad_()
+            if x is not None and x.is_floating_point()
+            else x
+            for x in arguments
+        ]
+        expected = naive(*exact)
+        expected = (expected, *gradients(expected, exact))
+        for function, all_errors in errors.items():
+            out = function(*arguments)
+            assert out.dtype == torch.bfloat16
+            all_errors.append(
+                [
+                    (one.double() - other).square().mean().item()
+                    for one, other in zip(
+                        (out, *gradients(out, arguments)), expected, strict=True
+                    )
+                ]
+            )
+    for of_fast, of_naive in zip(
+        zip(*errors[fast], strict=True), zip(*errors[naive], strict=True), strict=True
+    ):
+        assert 0 < math.fsum(of_fast) < 1.2 * math.fsum(of_naive)
+
+
+@cases("rate", {"no dropout": 0.0, "dropout": 0.4})
+def test_applying_drops_once_and_its_gradients_are_the_references(rate):
+    inputs, value = make_inputs((70, 70), True)
+    weights = ops.naive_attention_map(*inputs).detach().requires_grad_()
+    identity = torch.eye(70).expand(2, 4, 70, 70)
+    torch.manual_seed(3)
+    dropped = ops.apply(weights, identity, rate).detach()
+    torch.manual_seed(3)
+    out = ops.apply(weights, value, rate)
+    kept = dropped != 0
+    scale = torch.where(kept, 1 / (1 - rate), 0.0)
+    assert_all_close([dropped], [weights * scale], atol=1e-6)
+    assert 1 - rate - 0.05 < kept.float().mean() <= 1 - rate + 0.05
+    expected = (weights * scale) @ value
+    assert_all_close([out], [expected])
+    assert_all_close(
+        gradients(out, [weights, value]), gradients(expected, [weights, value])
+    )
+    assert not rate or not torch.equal(ops.apply(weights, value, rate), out)
+
+
+@cases("rate", {"no dropout": 0.0, "dropout": 0.4})
+def test_training_saves_the_map_of_a_group_once(rate):
+    inputs, value = make_inputs((70, 33), True)
+    saved = {}
+
+    def pack(tensor):
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        weights = ops.attention_map(*inputs)
+        outs = [ops.apply(weights, value, rate) for _ in range(3)]
+    elements = weights.numel()
+    large = sorted(nbytes for nbytes in saved.values() if nbytes >= elements)
+    assert len(outs) == 3
+    # a float per element for all three, and a byte for each dropout mask
+    assert large == [elements] * (3 if rate else 0) + [4 * elements]
+
+
+def test_everything_dropped_leaves_zeros_and_finite_gradients():
+    inputs, value = make_inputs((13, 9), True)
+    out = ops.apply(ops.attention_map(*inputs), value, 1.0)
+    assert torch.all(out == 0)
+    assert all(torch.all(gradient == 0) for gradient in gradients(out, inputs))
