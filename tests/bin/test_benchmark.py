@@ -142,6 +142,7 @@ def test_machine_versions_and_settings_are_recorded(finished):
         assert recorded[name], name
 
 
+@pytest.mark.slow
 def test_training_in_bfloat16(tmp_path):
     options = ("--mode", "train", "--dtype", "bfloat16", "--group_size", 2)
     assert run(*options, "--seconds", 1, "--output", tmp_path) == 0

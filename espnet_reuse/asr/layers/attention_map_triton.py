@@ -50,9 +50,8 @@ def triton_attention_map(
     batch, head, time, d_k = query.shape
     assert query.stride(-1) == key.stride(-1) == 1
     assert position_scores is None or position_scores.is_contiguous()
-    mask_strides = (0, 0, 0)
-    if mask is not None:
-        mask_strides = mask.expand(batch, time, time).stride()
+    has_mask = mask is not None
+    mask_strides = mask.expand(batch, time, time).stride() if has_mask else (0, 0, 0)
     attention_map = query.new_empty(batch, head, time, time)
     # Chosen by registers per thread (sm_90, bfloat16): 100, 4 warps would need 214.
     row_block, column_block, num_warps = 64, 64, 8

@@ -198,6 +198,7 @@ print(type(model.asr_model.encoder).__name__, len(model(numpy.zeros(16000, "f"))
 """
 
 
+@pytest.mark.slow
 def test_a_packed_model_loads_in_a_fresh_process_that_imports_espnet_reuse(
     trained, tmp_path
 ):
@@ -273,6 +274,7 @@ def test_another_test_set_does_not_train_a_model_anew(trained):
     assert (trained.asr_exp / "decode_asr/train_nodev_eval/score_wer").is_dir()
 
 
+@pytest.mark.slow
 def test_two_processes_train_to_the_same_losses(trained, tmp_path):
     stats, token_dir = "exp/asr_stats_raw_en_bpe30", "data/en_token_list/bpe_unigram30"
     dump, options = "dump/raw/train_nodev", []
