@@ -14,6 +14,7 @@ import random
 import resource
 import signal
 import time
+import timeit
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
@@ -22,7 +23,7 @@ import torch.utils.benchmark
 
 from espnet_reuse.benchmark.peers import SEED, EncoderConfig, Peer, build_encoder
 
-MIN_ROUNDS = 7
+MIN_ROUNDS = 5
 MAX_ROUNDS = 50
 PROGRESS_SECONDS = 20
 WARM_UP_FRAMES = 64
@@ -189,18 +190,23 @@ def make_products(
     return products
 
 
-def time_block(step: Callable[[], None], threads: int, min_time: float) -> float:
-    """Return the milliseconds of a step: the median of a block, after a warm-up.
+def warm_up(step: Callable[[], None], threads: int) -> float:
+    """Run a step, and return the milliseconds of the next.
 
     Args:
         step: What to time; on a GPU, the timer waits for it.
         threads: CPU threads within an operator.
-        min_time: Seconds that the block takes, at least.
     """
     timer = torch.utils.benchmark.Timer(
         "step()", globals={"step": step}, num_threads=threads
     )
-    return 1000 * timer.blocked_autorange(min_run_time=min_time).median
+    return 1000 * timer.blocked_autorange(min_run_time=0.0).median
+
+
+def repeat_block(step: Callable[[], None], repeats: int) -> float:
+    """Return the milliseconds of a step, a mean of `repeats`, without a warm-up."""
+    timer = timeit.Timer(step, timer=torch.utils.benchmark.timer)
+    return 1000 * timer.timeit(repeats) / repeats
 
 
 def time_interleaved(
@@ -221,7 +227,7 @@ def time_interleaved(
     """
     first, statuses = {}, {}
     for name, step in steps.items():
-        first[name], statuses[name] = attempt(time_block, step, settings.threads, 0.0)
+        first[name], statuses[name] = attempt(warm_up, step, settings.threads)
     block = 0.0
     if rounds is None:
         slowest = max((ms for ms in first.values() if ms), default=1.0)
@@ -237,9 +243,8 @@ def time_interleaved(
         shuffle(order)
         for name in order:
             if statuses[name] == MEASURED:
-                value, statuses[name] = attempt(
-                    time_block, steps[name], settings.threads, block
-                )
+                repeats = max(1, round(1000 * block / first[name]))
+                value, statuses[name] = attempt(repeat_block, steps[name], repeats)
                 times[name].append(value)
         if time.monotonic() > said + PROGRESS_SECONDS:
             logger.info(f"  {done + 1} of {rounds} rounds")
