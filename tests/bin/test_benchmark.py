@@ -80,7 +80,7 @@ def test_it_measures_every_peer_at_every_length(finished):
         ]
         for row in length["peers"].values():
             assert row["status"] == "measured"
-            assert len(row["times_ms"]) == length["rounds"] >= 7
+            assert len(row["times_ms"]) == length["rounds"] >= 5
             assert min(row["times_ms"]) > 0
             assert row["peak_memory_mb"] >= 0
         assert set(length["products"]) == set(OURS)

@@ -4,15 +4,16 @@
 """Computes and applies attention maps: naive references, and exact fast paths.
 
 Shapes, here and below: batch B, heads H, frames T, width d_k of a head. `mask` is
-(B, 1, T) or (B, T, T), True or 1 where a key is real, or None. Position scores are
-those of Z. Dai et al., "Transformer-XL", ACL 2019, Appendix B, with ESPnet's order of
-`pos` (B or 1, H, 2T - 1, d_k): from the farthest key on the right to the left.
+(B, 1, T) or (B, T, T), True or 1 where a key is real, or None. Relative positions are
+those of Z. Dai et al., "Transformer-XL", ACL 2019, Section 3.3 and Appendix B, in
+ESPnet's order: from the farthest key on the left to the farthest on the right.
 """
 
 import math
-from typing import Iterator, Tuple
+from typing import Iterator, Optional, Tuple
 
 import torch
+from torch import Tensor
 
 from espnet_reuse.asr.layers.attention_map_triton import (
     is_available as triton_is_available,
@@ -24,19 +25,24 @@ from espnet_reuse.asr.layers.attention_map_triton import triton_attention_map
 BLOCK_ON_CPU, BLOCK_ELSEWHERE = 2**20, 2**28
 
 
-def naive_attention_map(query, key, mask=None, query_pos=None, pos=None):
+def naive_attention_map(
+    query: Tensor,
+    key: Tensor,
+    mask: Optional[Tensor] = None,
+    query_pos: Optional[Tensor] = None,
+    pos: Optional[Tensor] = None,
+) -> Tensor:
     """Compute an attention map by the formula, as the fast paths' reference.
 
     Args:
-        query (torch.Tensor): Query, with its bias if there are positions
-            (B, H, T, d_k).
-        key (torch.Tensor): Key (B, H, T, d_k).
-        mask (torch.Tensor): Mask of real keys, or None.
-        query_pos (torch.Tensor): Query with the position bias (B, H, T, d_k).
-        pos (torch.Tensor): Projected relative positions (B or 1, H, 2T - 1, d_k).
+        query: Query (B, H, T, d_k); with positions, with the bias u.
+        key: Key (B, H, T, d_k).
+        mask: Mask of real keys, or None.
+        query_pos: Query with the bias v (B, H, T, d_k), or None.
+        pos: Projected relative positions (B or 1, H, 2T - 1, d_k), or None.
 
     Returns:
-        torch.Tensor: Attention map (B, H, T, T); rows without a real key are 0.
+        Attention map (B, H, T, T); rows without a real key are 0.
     """
     scores = query @ key.transpose(-2, -1)
     if pos is not None:
@@ -52,37 +58,60 @@ def naive_attention_map(query, key, mask=None, query_pos=None, pos=None):
     return torch.softmax(scores, dim=-1).masked_fill(padded, 0.0)
 
 
-def attention_map(query, key, mask=None, query_pos=None, pos=None):
+def attention_map(
+    query: Tensor,
+    key: Tensor,
+    mask: Optional[Tensor] = None,
+    query_pos: Optional[Tensor] = None,
+    pos: Optional[Tensor] = None,
+) -> Tensor:
     """Compute an attention map; arguments and result of `naive_attention_map`.
 
-    On CUDA a Triton kernel, elsewhere blocks of rows that fit into the cache: each
-    element of the map is written once. The backward pass saves the map and nothing
-    else of its size; it cannot be differentiated again.
+    On CUDA by a Triton kernel, elsewhere by blocks of rows that fit into the cache:
+    each element of the map is written once. The backward pass saves the map and
+    nothing else of its size; it cannot be differentiated again.
     """
     if torch.is_grad_enabled():
         return _AttentionMap.apply(query, key, mask, query_pos, pos)
     return _compute_map(query, key, mask, query_pos, pos)
 
 
-def naive_attend(query, key, value, mask=None, query_pos=None, pos=None):
+def naive_attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Optional[Tensor] = None,
+    query_pos: Optional[Tensor] = None,
+    pos: Optional[Tensor] = None,
+) -> Tensor:
     """Apply the attention map to `value` (B, H, T, d_k), as `attend`'s reference."""
     return naive_attention_map(query, key, mask, query_pos, pos) @ value
 
 
-def attend(query, key, value, mask=None, query_pos=None, pos=None, dropout_rate=0.0):
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Optional[Tensor] = None,
+    query_pos: Optional[Tensor] = None,
+    pos: Optional[Tensor] = None,
+    dropout_rate: float = 0.0,
+) -> Tensor:
     """Apply an attention map that nobody else needs, if possible without storing it.
 
+    In inference on a CPU block by block, on CUDA by PyTorch's fused kernels.
+
     Args:
-        query (torch.Tensor): As in `naive_attention_map`.
-        key (torch.Tensor): As in `naive_attention_map`.
-        value (torch.Tensor): Value (B, H, T, d_k).
-        mask (torch.Tensor): As in `naive_attention_map`.
-        query_pos (torch.Tensor): As in `naive_attention_map`.
-        pos (torch.Tensor): As in `naive_attention_map`.
-        dropout_rate (float): Dropout rate on the map.
+        query: As in `naive_attention_map`.
+        key: As in `naive_attention_map`.
+        value: Value (B, H, T, d_k).
+        mask: As in `naive_attention_map`.
+        query_pos: As in `naive_attention_map`.
+        pos: As in `naive_attention_map`.
+        dropout_rate: Dropout rate on the map, 0 in inference.
 
     Returns:
-        torch.Tensor: Context (B, H, T, d_k).
+        Context (B, H, T, d_k).
     """
     if query.is_cuda or (pos is None and not dropout_rate):
         return _fused_attend(query, key, value, mask, query_pos, pos, dropout_rate)
@@ -98,12 +127,14 @@ def attend(query, key, value, mask=None, query_pos=None, pos=None, dropout_rate=
     return _zero_empty_rows(context, mask)
 
 
-def naive_apply(attention_map, value, dropout_rate=0.0):
+def naive_apply(
+    attention_map: Tensor, value: Tensor, dropout_rate: float = 0.0
+) -> Tensor:
     """Apply a dropped-out map (B, H, T, T) to `value`, as `apply`'s reference."""
     return torch.nn.functional.dropout(attention_map, dropout_rate) @ value
 
 
-def apply(attention_map, value, dropout_rate=0.0):
+def apply(attention_map: Tensor, value: Tensor, dropout_rate: float = 0.0) -> Tensor:
     """Apply a map to a value; arguments and result of `naive_apply`.
 
     The backward pass needs the map, which a group shares, and with dropout a byte per
