@@ -104,7 +104,6 @@ def measure_breakdown(
     output_size: int,
     heads: int,
     device: str,
-    repeats: int = 3,
 ) -> Dict[str, float]:
     """Return the milliseconds of one step by category, and their `total`.
 
@@ -113,11 +112,10 @@ def measure_breakdown(
 
     Args:
         encoder: The encoder that the step runs.
-        step: One forward.
+        step: One forward, warmed up.
         output_size: Width of the encoder.
         heads: Number of attention heads.
         device: `cpu` or `cuda`.
-        repeats: Steps that are averaged.
     """
     on_gpu = device == "cuda"
     milliseconds = dict.fromkeys(CATEGORIES, 0.0)
@@ -140,15 +138,13 @@ def measure_breakdown(
 
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu
     with _ranges_around_modules(encoder):
-        step()
         # without acc_events, PyTorch warns that it keeps only the last cycle: the only
         options = {"record_shapes": True, "acc_events": True}
         with profile(activities=activities, **options) as profiler:
-            for _ in range(repeats):
-                with record_function(RANGE + REST):
-                    step()
-                if on_gpu:
-                    torch.cuda.synchronize()
+            with record_function(RANGE + REST):
+                step()
+            if on_gpu:
+                torch.cuda.synchronize()
     total = 0.0
     for event in profiler.events():
         is_root = event.cpu_parent is None and event.name == RANGE + REST
@@ -161,4 +157,4 @@ def measure_breakdown(
     if on_gpu:  # kernels that the profiler links to no operator: Triton's
         milliseconds[FUSED] += max(0.0, total - sum(milliseconds.values()))
     milliseconds["total"] = total
-    return {name: us / 1000 / repeats for name, us in milliseconds.items()}
+    return {name: us / 1000 for name, us in milliseconds.items()}

@@ -34,8 +34,9 @@ the floor is the limit and the matrix products that reuse cannot avoid, timed by
 themselves in the same rounds{training}. Peak memory: what one step adds, in MB of 2^20
 bytes, {memory}."""
 BREAKDOWN = """\
-Milliseconds of one forward in inference, by the profiler. Rest of attention: relative
-shift, mask, scaling, copies. Rest: normalisation, residuals, dropout."""
+Milliseconds of one forward in inference, the fastest of three, by the profiler. Rest of
+attention: relative shift, mask, scaling, copies. Rest: normalisation, residuals,
+dropout."""
 GROWTH = """\
 Exponent p of time ~ length^p (of one forward in inference), a least-squares fit over
 all lengths on logarithmic axes: 1 is linear, 2 quadratic. Peak memory likewise."""

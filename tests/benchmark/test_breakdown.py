@@ -95,7 +95,7 @@ def test_an_operator_of_attention_is_told_from_others(operator, category):
     encoder = torch.nn.ModuleDict({"self_attn": Attention(operator)})
     with torch.inference_mode():
         parts = measure_breakdown(
-            encoder, lambda: encoder["self_attn"](X), SIZE, HEADS, "cpu", repeats=1
+            encoder, lambda: encoder["self_attn"](X), SIZE, HEADS, "cpu"
         )
     assert parts.pop("total") == pytest.approx(sum(parts.values()))
     found = {name for name, ms in parts.items() if ms > 0}
