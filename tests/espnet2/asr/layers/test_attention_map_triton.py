@@ -7,6 +7,7 @@ import importlib.util
 import multiprocessing
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from types import SimpleNamespace
 from unittest.mock import MagicMock
 
 import pytest
@@ -231,5 +232,9 @@ def test_module_is_importable_without_triton(monkeypatch):
 
 
 def test_kernel_is_available_on_a_gpu_only():
+    def on_a_gpu(dtype):  # there may be none
+        return SimpleNamespace(is_cuda=True, dtype=dtype)
+
     assert not attention_map_triton.is_available(torch.zeros(1))
-    assert attention_map_triton.is_available(MagicMock(is_cuda=True))
+    assert all(map(attention_map_triton.is_available, map(on_a_gpu, DTYPES.values())))
+    assert not attention_map_triton.is_available(on_a_gpu(torch.float64))
