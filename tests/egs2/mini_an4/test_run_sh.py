@@ -3,6 +3,7 @@
 
 """The comparison run.sh and the mini_an4 recipe, run as a user runs them."""
 
+import contextlib
 import json
 import re
 import shlex
@@ -373,7 +374,8 @@ def test_a_run_killed_in_data_training_and_decoding_ends_in_the_same_table(
         victims = psutil.Process(process.pid).children(recursive=True)
         process.kill()
         for victim in victims:
-            victim.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+                victim.kill()
         process.communicate()
     # this time what run.sh has started goes on
     process = run_until(repository, command, "Stage 3: training reuse3: epoch")
