@@ -28,7 +28,7 @@ An active virtual or conda environment that has the packages is used as it is.
 HELP
 )
 
-root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+root="$(cd -P "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 tools="${root}/tools"
 espnet_version=$(sed -n 's/^espnet==//p' "${tools}/constraints.txt")
 needed_gib=9   # .venv with the CUDA build of PyTorch, and pip's downloads

@@ -116,6 +116,17 @@ def test_an_active_environment_and_a_checkout_are_used_as_they_are(fresh):
     assert (again.returncode, again.stdout) == (0, "")
 
 
+def test_through_links_the_checkout_they_lead_to_is_set_up(fresh, tmp_path_factory):
+    linked = tmp_path_factory.mktemp("linked")
+    for path in fresh.iterdir():
+        (linked / path.name).symlink_to(path)
+    checkout = str(ROOT / "tools/espnet")
+    result = setup(linked, **active_environment(), ESPNET_ROOT=checkout)
+    assert result.returncode == 0, result.stderr
+    # what it leaves there must outlive the links
+    assert str(linked) not in (fresh / "tools/activate_python.sh").read_text()
+
+
 def test_a_folder_that_is_not_from_the_set_up_is_not_removed(fresh):
     ours = fresh / "tools/espnet/egs2/TEMPLATE/asr1/asr.sh"
     ours.parent.mkdir(parents=True)
