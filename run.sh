@@ -23,6 +23,8 @@ corpus=mini_an4                     # Recipe to run: a folder of egs2.
 models="baseline reuse2 reuse3"     # Models to compare, the first is the baseline.
 stage=0                             # Processes starts from the specified stage.
 stop_stage=${last_stage}            # Processes is stopped at the specified stage.
+seeds=                              # Seeds to train each model with.
+resume=true                         # Whether to continue trainings that were stopped.
 ngpu=                               # The number of gpus ("0" uses cpu).
 nj=$(nproc)                         # The number of parallel jobs.
 asr_args=                           # Training options that override the configs.
@@ -39,7 +41,7 @@ is not done again; an interrupted run is continued.
 Stages:
     0: Set-up (tools/setup.sh) and a check of the configs
     1: Data preparation
-    2: Tokens and statistics, shared by all models
+    2: Tokens, statistics and (--use_lm true) the LM, shared by all models
     3: Training
     4: Decoding
     5: Scoring
@@ -54,21 +56,28 @@ Options:
     --stage             # Processes starts from the specified stage (default="${stage}").
     --stop_stage        # Processes is stopped at the specified stage
                         # (default="${stop_stage}").
-    --ngpu              # The number of gpus, "0" uses cpu (default: the recipe's).
+    --seeds             # Seeds to train each model with, e.g. "1 2 3"; the results are
+                        # means over them (default: the config's seed).
+    --resume            # Whether to continue trainings that were stopped, to the same
+                        # result (default="${resume}").
+    --ngpu              # The number of gpus, "0" uses cpu (default: the recipe's, or 0
+                        # where there is none).
     --nj                # The number of parallel jobs, in decoding too (default="${nj}",
                         # the number of cores).
     --asr_args          # Training options that override the configs
                         # (default="${asr_args}"), e.g. --asr_args "--max_epoch 10".
-    --inference_config  # Config for decoding (default: the recipe's
+    --inference_config  # Config for decoding, also relative to the recipe (default:
                         # conf/decode_asr.yaml).
     --inference_args    # Decoding options that override it (default="${inference_args}").
 
-Any other option goes to ESPnet's asr.sh, e.g. --nbpe 30.
+Any other option goes to the recipe's local/data.sh, if it has it (LibriSpeech:
+--librispeech PATH, --parts "train-clean-100 ...", --allow_partial true), and to ESPnet's
+asr.sh, e.g. --nbpe 30.
 EOH
 )
 
 command_line="./run.sh${*:+ ${*@Q}}"
-asr_opts=()
+more_opts=()
 while [ $# -gt 0 ]; do
     option=${1//-/_}
     case "${option}" in
@@ -76,14 +85,14 @@ while [ $# -gt 0 ]; do
             echo "${help_message}"
             exit 0
             ;;
-        __corpus | __models | __stage | __stop_stage | __ngpu | __nj | __asr_args \
-            | __inference_config | __inference_args)
+        __corpus | __models | __stage | __stop_stage | __seeds | __resume | __ngpu | __nj \
+            | __asr_args | __inference_config | __inference_args)
             [ $# -ge 2 ] || die "$1 needs a value"
             printf -v "${option#__}" %s "$2"
             ;;
         __?*)
             [ $# -ge 2 ] || die "$1 needs a value (see ./run.sh --help)"
-            asr_opts+=("--${option#__}" "$2")
+            more_opts+=("${option#__}" "$2")
             ;;
         *) die "unexpected argument '$1' (see ./run.sh --help)" ;;
     esac
@@ -105,12 +114,18 @@ done
     || die "--stage: ${stage} comes after --stop_stage ${stop_stage}"
 [[ "${nj}" =~ ^[1-9][0-9]*$ ]] || die "--nj: '${nj}' is not a positive integer"
 [[ "${ngpu:-0}" =~ ^[0-9]+$ ]] || die "--ngpu: '${ngpu}' is not a number of gpus"
-inference_config=${inference_config:-${recipe}/conf/decode_asr.yaml}
+for seed in ${seeds}; do
+    [[ "${seed}" =~ ^[0-9]+$ ]] || die "--seeds: '${seed}' is not a seed, a number"
+done
+[[ "${resume}" =~ ^(true|false)$ ]] || die "--resume: '${resume}' is not true or false"
+inference_config=${inference_config:-conf/decode_asr.yaml}
+[ -f "${inference_config}" ] || inference_config="${recipe}/${inference_config#"${recipe}/"}"
 [ -f "${inference_config}" ] \
     || die "--inference_config: there is no file '${inference_config}'"
 inference_config=$(realpath "${inference_config}")
 [ -n "${models// /}" ] || die "--models: name at least one model, e.g. \"baseline reuse3\""
 
+start_dir=${PWD}
 cd "${recipe}"
 config_of() {  # The config of a model, relative to the recipe.
     if [ "$1" = baseline ]; then
@@ -122,7 +137,14 @@ config_of() {  # The config of a model, relative to the recipe.
 # As asr.sh names the folders of a config and the options that override it.
 # Usage: tag_of <config> <options>
 tag_of() { echo "$(basename "$1" .yaml)$(echo "$2" | sed -e "s/--/\_/g" -e "s/[ |=/]//g")"; }
-exp_of() { echo "exp/asr_$(tag_of "$(config_of "$1")" "${asr_args}")"; }
+args_of() { echo "${asr_args}${1:+${asr_args:+ }--seed $1}"; }  # Of a seed, if there is one.
+# Usage: exp_of <model> <seed>
+exp_of() { echo "exp/asr_$(tag_of "$(config_of "$1")" "$(args_of "$2")")"; }
+# What the recipe's run.sh sets, as a variable or as an option of asr.sh.
+recipe_value() {
+    sed -n -e "s/^$1=\"\{0,1\}\([^\"]*\)\"\{0,1\}$/\1/p" \
+        -e "s/^ *--$1 \([^ \"]*\) .*/\1/p" run.sh | head -n 1
+}
 for model in ${models}; do
     [ -f "$(config_of "${model}")" ] || die "--models: no model '${model}'; choose from:" \
         "baseline $(cd conf/tuning && for f in train_asr_conformer_*.yaml; do
@@ -136,20 +158,60 @@ done
 "${root}/tools/setup.sh"
 reserved_opts="dumpdir|expdir|asr_(exp|tag|config|stats_dir)|inference_tag|feats_type"
 reserved_opts+="|skip_.*|download_model|hyp_cleaner|(local_)?score_opts"
-for ((i = 0; i < ${#asr_opts[@]}; i += 2)); do
-    option=${asr_opts[i]#--}
+asr_opts=() data_opts=() parts=""
+for ((i = 0; i < ${#more_opts[@]}; i += 2)); do
+    option=${more_opts[i]} value=${more_opts[i + 1]}
+    for_data=$(grep -c "^${option}=" local/data.sh || true)
     if [[ "${option}" =~ ^(${reserved_opts})$ ]]; then
         die "--${option}: run.sh sets it, or does without; with the recipe's own run.sh" \
             "in egs2/${corpus}/asr1 you can choose it"
-    elif ! grep -q "^${option}=" asr.sh; then
-        die "unknown option --${option}: neither run.sh nor ESPnet's asr.sh has it" \
-            "(see ./run.sh --help)"
+    elif grep -q "^${option}=" asr.sh; then
+        asr_opts+=("--${option}" "${value}")
+    elif [ "${for_data}" = 0 ]; then
+        die "unknown option --${option}: neither run.sh nor the recipe's local/data.sh nor" \
+            "ESPnet's asr.sh has it (see ./run.sh --help)"
+    fi
+    if [ "${for_data}" != 0 ]; then
+        if [[ "${value}" = */* ]]; then
+            value=$(cd "${start_dir}" && realpath -m "${value}")
+            [[ "${value}" != *[[:space:]]* ]] || die "--${option}: ESPnet's scripts do" \
+                "not take a path with spaces: '${value}'; make a link to it without"
+        fi
+        # asr.sh splits --local_data_opts at spaces: lists go with commas
+        value=${value// /,}
+        data_opts+=("--${option}" "${value:-,}")
+        [ "${option}" != parts ] || parts=",${value//-/_},"
     fi
 done
+has_opt() { [[ " ${asr_opts[*]} " == *" --$1 "* ]]; }
+if [ -n "${parts}" ] && ! has_opt test_sets; then
+    test_sets=
+    for name in $(recipe_value test_sets); do
+        [[ "${parts}" != *",${name},"* ]] || test_sets+="${test_sets:+ }${name}"
+    done
+    [ -n "${test_sets}" ] || die "--parts: none of them is to test on: add one of" \
+        "$(recipe_value test_sets | tr _ -)"
+    asr_opts+=(--test_sets "${test_sets}")
+fi
 set +u  # ESPnet's path.sh may read unset variables
 # shellcheck source=/dev/null
 . ./path.sh
+# shellcheck source=/dev/null
+. ./cmd.sh
 set -u
+if [ "${cuda_cmd:-}" = run.pl ]; then
+    gpus=$({ nvidia-smi -L 2> /dev/null || true; } | wc -l)
+    wanted=${ngpu:-$(recipe_value ngpu)}
+    if [ "${wanted:-1}" -gt 0 ] && [ "${gpus}" = 0 ] && [ -z "${ngpu}" ]; then
+        log "This machine has no GPU: --ngpu 0"
+        ngpu=0
+    elif [ "${wanted:-1}" -gt "${gpus}" ]; then
+        die "--ngpu: ${wanted} GPUs are asked for, this machine has ${gpus}: add --ngpu ${gpus}"
+    fi
+fi
+if [ "${ngpu}" = 0 ] && ! has_opt gpu_inference; then
+    asr_opts+=(--gpu_inference false)
+fi
 
 mkdir -p exp/log
 # Keep two runs from working on one thing: the data (descriptor 8; training and decoding
@@ -179,10 +241,24 @@ mark_done() {
     mv "${stamp}.partial.$$" "${stamp}"
 }
 
+# How far a command is: the epoch of a training, or the stage of asr.sh or data.sh.
+# Usage: progress_of <train log or ""> <log file> <start>
+progress_of() {
+    local train_log=$1 logfile=$2 start=$3
+    if [ -z "${train_log}" ]; then
+        sed -n 's/^[-0-9T:]* (\(asr\|data\)\.sh:[^)]*) \([Ss]tage .*\)/\2/p' "${logfile}" \
+            | tail -n 1
+    # ESPnet moves the log of an earlier training away first
+    elif [ -f "${train_log}" ] && [ "$(stat -c %Y "${train_log}")" -ge "${start}" ]; then
+        tail -c 20000 "${train_log}" | grep -o '[0-9]*/[0-9]*epoch started.*' \
+            | tail -n 1 | sed -e 's/\(.*\)epoch started/epoch \1/' \
+                -e 's/. Estimated time to finish: \(.*\)/, \1 to go/' || true
+    fi
+}
 # Run a command with its output in a log file, and show how it gets on.
 # Usage: run_logged <what> <train log or ""> <log file> <command...>
 run_logged() {
-    local what=$1 train_log=$2 logfile=$3 epoch last_epoch="" last_shown=-10 start
+    local what=$1 train_log=$2 logfile=$3 now last="" last_shown=-10 start
     start=$(date +%s)
     shift 3
     # a session of its own, so that all of it can be stopped with this script
@@ -190,15 +266,10 @@ run_logged() {
     child=$!
     while kill -0 "${child}" 2> /dev/null; do
         sleep 0.5
-        # ESPnet moves the log of an earlier training away first
-        [ -n "${train_log}" ] && [ -f "${train_log}" ] \
-            && [ "$(stat -c %Y "${train_log}")" -ge "${start}" ] || continue
-        epoch=$(tail -c 20000 "${train_log}" | grep -o '[0-9]*/[0-9]*epoch started.*' \
-            | tail -n 1 | sed -e 's/epoch started//' \
-                -e 's/. Estimated time to finish: \(.*\)/, \1 to go/' || true)
-        if [ "${epoch}" != "${last_epoch}" ] && [ $((SECONDS - last_shown)) -ge 5 ]; then
-            log "${what}: epoch ${epoch}"
-            last_epoch=${epoch} last_shown=${SECONDS}
+        now=$(progress_of "${train_log}" "${logfile}" "${start}")
+        if [ "${now}" != "${last}" ] && [ $((SECONDS - last_shown)) -ge 5 ]; then
+            log "${what}: ${now}"
+            last=${now} last_shown=${SECONDS}
         fi
     done
     if ! wait "${child}"; then
@@ -220,18 +291,31 @@ stop_child() {
 }
 trap stop_child INT TERM HUP
 
+# Tell the disk that a step needs, before it begins, and refuse what cannot end well.
+# Usage: need_disk <bytes> <folder> <what for>
+need_disk() {
+    local free sizes
+    free=$(df -PB1 "$2" | awk 'NR == 2 { print $4 }')
+    sizes="about $(gib "$1") GiB, $(gib "${free}") GiB are free in ${recipe}"
+    [ "${free}" -ge "$1" ] || die "no space left for $3: they take ${sizes}"
+    [ "$1" -lt 100000000 ] || log "Disk for $3: ${sizes}"
+}
+gib() { awk -v bytes="$1" 'BEGIN { printf "%.1f", bytes / 2^30 }'; }
+
 wants() { [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ]; }
 
 run_opts=(--nj "${nj}" --inference_nj "${nj}" ${ngpu:+--ngpu "${ngpu}"} "${asr_opts[@]}")
 
 mapfile -t configs < <(for model in ${models}; do config_of "${model}"; done)
-inputs_configs="${asr_args} $(cat "${configs[@]}")"
+inputs_configs="${configs[*]} ${asr_args} $(cat "${configs[@]}")"
+inputs_configs+=" ${inference_args} $(< "${inference_config}") $(< "${root}/local/check_config.py")"
 if ! is_done exp/log/.configs "${inputs_configs}"; then
     log "Stage 0: Checking ${configs[*]}"
     check_log=$(mktemp exp/log/check_config.XXXXXX)
     python3 -m espnet_reuse.run "${root}/local/check_config.py" \
-        --configs "${configs[@]}" --asr_args "${asr_args}" 2> "${check_log}" \
-        || die "$(tail -n 1 "${check_log}")"
+        --configs "${configs[@]}" --asr_args "${asr_args}" \
+        --inference_config "${inference_config}" --inference_args "${inference_args}" \
+        > exp/log/configs.tsv 2> "${check_log}" || die "$(tail -n 1 "${check_log}")"
     rm "${check_log}"
     mark_done exp/log/.configs "${inputs_configs}"
 fi
@@ -251,16 +335,34 @@ corpus_opts="auxiliary_data_tags|num_ref|fs|lang|speed_perturb_factors|audio_for
 corpus_opts+="|multi_columns_.*|(min|max)_wav_duration|(train|valid)_set|nlsyms_txt"
 corpus_opts+="|cleaner|g2p|token_type|n?bpe.*|oov|blank|sos_eos|sot_asr"
 corpus_opts+="|hugging_face_model_name_or_path|use_(lang_|nlp_)?prompt"
-data_opts="${corpus_opts}|test_sets|(local_data|post_process_local_data)_opts"
-data_opts+="|use_lm|use_word_lm|lm_.*|use_ngram|ngram_.*"
+all_data_opts="${corpus_opts}|test_sets|(local_data|post_process_local_data)_opts"
+lm_opts="use_word_lm|lm_.*|inference_lm|word_vocab_size|use_ngram|ngram_.*"
 train_opts="asr_.*|pretrained_model|ignore_init_mismatch|feats_normalize|num_splits_asr"
 
-inputs_data="$(cat run.sh local/data*) $(opts_matching "${data_opts}")"
+inputs_data="$(cat run.sh local/data*) $(opts_matching "${all_data_opts}") ${data_opts[*]}"
 # the statistics are of the features of the first config; check_config.py has found the
 # others' to be the same
 inputs_tokens="${inputs_data} $(sed -n '/^frontend/,/^[^ f]/p' "${configs[0]}")"
 [[ "${asr_args}" != *--frontend* ]] || inputs_tokens+=" ${asr_args}"
 
+value_of() {  # The value of one of asr_opts, or what the recipe sets.
+    local i value
+    value=$(recipe_value "$1")
+    for ((i = 0; i < ${#asr_opts[@]}; i += 2)); do
+        [ "${asr_opts[i]}" != "--$1" ] || value=${asr_opts[i + 1]}
+    done
+    echo "${value}"
+}
+use_lm=$(value_of use_lm)
+inputs_lm="${inputs_tokens} $(opts_matching "${lm_opts}")"
+if [ "${use_lm}" = true ]; then
+    lm_config=$(value_of lm_config)
+    [ -z "${lm_config}" ] || inputs_lm+=" $(< "${lm_config}")"
+    lm_exp="exp/lm_$(tag_of "${lm_config:-train}" "$(value_of lm_args)")"
+    run_opts+=(--lm_exp "${lm_exp}")
+fi
+
+has_lm() { [ "${use_lm}" != true ] || is_done exp/.done_lm "${inputs_lm}"; }
 has_data() { [ -d dump/raw ] && is_done data/.done "${inputs_data}"; }
 has_tokens() {
     compgen -G "exp/asr_stats*" > /dev/null && is_done data/.done_tokens "${inputs_tokens}"
@@ -275,7 +377,8 @@ if wants 1; then
         log "Stage 1: Data preparation: ${corpus}"
         rm -f data/.done data/.done_tokens
         run_logged "Stage 1: data/" "" exp/log/data.log \
-            ./run.sh "${run_opts[@]}" --stage 1 --stop_stage 1
+            ./run.sh "${run_opts[@]}" --stage 1 --stop_stage 1 \
+            --local_data_opts "$(value_of local_data_opts) ${data_opts[*]}"
         python3 "${root}/local/check_data.py" data/*/
         run_logged "Stage 1: dump/raw" "" exp/log/dump.log \
             ./run.sh "${run_opts[@]}" --stage 2 --stop_stage 4
@@ -294,8 +397,22 @@ if wants 2; then
         python3 "${root}/local/check_data.py" dump/raw/*/ dump/raw/org/*/
         run_logged "Stage 2: tokens and statistics" "" exp/log/tokens.log \
             ./run.sh "${run_opts[@]}" --asr_config "${configs[0]}" \
-            --asr_args "${asr_args}" --stage 5 --stop_stage 10
+            --asr_args "${asr_args}" --use_lm false --stage 5 --stop_stage 10
         mark_done data/.done_tokens "${inputs_tokens}"
+    fi
+    if ! has_lm; then
+        lock 8 --exclusive "the data"
+        log "Stage 2: Language model, shared by all models: ${lm_exp}"
+        if grep -q "^external_text=" local/data.sh; then
+            run_logged "Stage 2: text for the LM" "" exp/log/lm_text.log local/data.sh \
+                "${data_opts[@]}" --external_text true \
+                --stage 5 --stop_stage 5
+        fi
+        run_logged "Stage 2: statistics of the LM's text" "" exp/log/lm_stats.log \
+            ./run.sh "${run_opts[@]}" --skip_stages "5 " --stage 4 --stop_stage 6
+        run_logged "Stage 2: training the LM" "${lm_exp}/train.log" exp/log/lm.log \
+            ./run.sh "${run_opts[@]}" --stage 7 --stop_stage 8
+        mark_done exp/.done_lm "${inputs_lm}"
     fi
 fi
 lock 8 --shared "the data"
@@ -303,31 +420,41 @@ lock 8 --shared "the data"
 # ========================== Stages 3 to 6: models ==========================
 
 inference_tag=$(tag_of "${inference_config}" "${inference_args}")
+[ "${use_lm}" != true ] || inference_tag+="_$(basename "${lm_exp}")"
 compared=()
 declare -A scored
-for model in ${models}; do
+# One model with one seed, or the config's: training, decoding, scoring.
+run_model() {
+    local model=$1 seed=$2
+    local what=${model}${seed:+, seed ${seed}} config asr_exp args checkpoint space
     config=$(config_of "${model}")
-    asr_exp=$(exp_of "${model}")
+    asr_exp=$(exp_of "${model}" "${seed}")
+    args=$(args_of "${seed}")
+    read -r _ checkpoint space < <(grep -F "${config}"$'\t' exp/log/configs.tsv)
     compared+=("${model}=${asr_exp}")
-    model_opts=("${run_opts[@]}" --asr_config "${config}" --asr_args "${asr_args}"
+    local model_opts=(--inference_asr_model "${checkpoint}" "${run_opts[@]}"
+        --asr_config "${config}" --asr_args "${args}"
         --asr_tag "${asr_exp#exp/asr_}" --inference_config "${inference_config}"
         --inference_args "${inference_args}" --inference_tag "${inference_tag}")
-    decode_dir="${asr_exp}/${inference_tag}"
-    settings="${asr_args} $(opts_matching "${corpus_opts}|${train_opts}")"
+    local decode_dir="${asr_exp}/${inference_tag}"
+    local settings inputs_train inputs_decode
+    settings="${args} $(opts_matching "${corpus_opts}|${train_opts}")"
     settings+=" $(grep -v "^max_epoch:" "${config}")"
     inputs_train="${settings} $(< "${config}")"
     inputs_decode="${inputs_train} ${asr_opts[*]} ${inference_args}"
     inputs_decode+=" $(< "${inference_config}")"
-    scored[${model}]=${inputs_decode}
-    wants 3 || wants 4 || wants 5 || continue
+    [ "${use_lm}" != true ] || inputs_decode+=" ${inputs_lm}"
+    scored[${asr_exp}]=${inputs_decode}
+    wants 3 || wants 4 || wants 5 || return 0
     mkdir -p "${asr_exp}"
     exec 9>> "${asr_exp}/.lock"
     lock 9 --exclusive "${asr_exp}"
 
     if wants 3; then
         has_tokens || die "--stage 3: there are no tokens yet; start from --stage 1"
+        has_lm || die "--stage 3: there is no language model yet; start from --stage 2"
         if is_done "${asr_exp}/.done_train" "${inputs_train}"; then
-            log "Stage 3: Training ${model}: done already"
+            log "Stage 3: Training ${what}: done already"
         else
             # ESPnet would resume, and pass old weights off as trained with new settings
             if [ -f "${asr_exp}/checkpoint.pth" ] \
@@ -335,11 +462,15 @@ for model in ${models}; do
                 die "${asr_exp} was trained with other settings than ${config} has now:" \
                     "remove it, or give the new config a name of its own"
             fi
-            log "Stage 3: Training ${model}: ${config}"
+            [ ! -f "${asr_exp}/checkpoint.pth" ] || [ "${resume}" = true ] || die \
+                "--resume false: ${asr_exp} holds a training that was stopped: remove it" \
+                "to start anew"
+            log "Stage 3: Training ${what}: ${config}"
+            need_disk "${space}" "${asr_exp}" "the checkpoints of ${what}"
             rm -f "${asr_exp}"/.done_train "${asr_exp}"/*/.done_*
             mark_done "${asr_exp}/.settings" "${settings}"
             python3 "${root}/local/repair_checkpoint.py" "${asr_exp}"
-            run_logged "Stage 3: training ${model}" "${asr_exp}/train.log" \
+            run_logged "Stage 3: training ${what}" "${asr_exp}/train.log" \
                 "${asr_exp}/run_train.log" \
                 ./run.sh "${model_opts[@]}" --stage 11 --stop_stage 11
             mark_done "${asr_exp}/.done_train" "${inputs_train}"
@@ -348,13 +479,13 @@ for model in ${models}; do
 
     if wants 4; then
         is_done "${asr_exp}/.done_train" "${inputs_train}" \
-            || die "--stage 4: ${model} is not trained yet; start from --stage 3"
+            || die "--stage 4: ${what} is not trained yet; start from --stage 3"
         if is_done "${decode_dir}/.done_decode" "${inputs_decode}"; then
-            log "Stage 4: Decoding ${model}: done already"
+            log "Stage 4: Decoding ${what}: done already"
         else
-            log "Stage 4: Decoding ${model}: ${inference_config#"${root}/"}"
+            log "Stage 4: Decoding ${what}: ${inference_config#"${root}/"}"
             rm -f "${decode_dir}"/.done_*
-            run_logged "Stage 4: decoding ${model}" "" "${asr_exp}/run_decode.log" \
+            run_logged "Stage 4: decoding ${what}" "" "${asr_exp}/run_decode.log" \
                 ./run.sh "${model_opts[@]}" --stage 12 --stop_stage 12
             mark_done "${decode_dir}/.done_decode" "${inputs_decode}"
         fi
@@ -362,25 +493,31 @@ for model in ${models}; do
 
     if wants 5; then
         is_done "${decode_dir}/.done_decode" "${inputs_decode}" \
-            || die "--stage 5: ${model} is not decoded yet; start from --stage 3"
+            || die "--stage 5: ${what} is not decoded yet; start from --stage 3"
         if is_done "${decode_dir}/.done_score" "${inputs_decode}"; then
-            log "Stage 5: Scoring ${model}: done already"
+            log "Stage 5: Scoring ${what}: done already"
         else
-            log "Stage 5: Scoring ${model}: ${decode_dir}"
+            log "Stage 5: Scoring ${what}: ${decode_dir}"
             rm -f exp/.done_compare
-            run_logged "Stage 5: scoring ${model}" "" "${asr_exp}/run_score.log" \
+            run_logged "Stage 5: scoring ${what}" "" "${asr_exp}/run_score.log" \
                 python3 "${root}/local/score.py" --expdir "${decode_dir}" --dumpdir dump/raw
             mark_done "${decode_dir}/.done_score" "${inputs_decode}"
         fi
     fi
+}
+for model in ${models}; do
+    for seed in ${seeds:-""}; do
+        run_model "${model}" "${seed}"
+    done
 done
 
 if wants 6; then
     exec 9>> exp/.lock_compare
     lock 9 --exclusive "the comparison"
-    for model in ${models}; do
-        is_done "$(exp_of "${model}")/${inference_tag}/.done_score" "${scored[${model}]}" \
-            || die "--stage 6: ${model} is not scored yet; start from --stage 3"
+    for model in "${compared[@]}"; do
+        asr_exp=${model#*=}
+        is_done "${asr_exp}/${inference_tag}/.done_score" "${scored[${asr_exp}]}" \
+            || die "--stage 6: ${model%%=*} is not scored yet; start from --stage 3"
     done
     if [ -f exp/RESULTS.md ] && is_done exp/.done_compare "${compared[@]}" "${scored[@]}"; then
         log "Stage 6: Comparison: done already"
@@ -393,5 +530,5 @@ if wants 6; then
         mark_done exp/.done_compare "${compared[@]}" "${scored[@]}"
     fi
     sed -n '/^|/,$p' exp/RESULTS.md
-    log "Written: egs2/${corpus}/asr1/exp/{RESULTS.md,comparison.json,comparison.png}"
+    log "Written: egs2/${corpus}/asr1/exp/{RESULTS.md,comparison.json,comparison.png,comparison_details.md}"
 fi

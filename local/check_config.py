@@ -3,7 +3,11 @@
 # Copyright 2026 The espnet-reuse authors
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""Check training configs before anything is trained: build their encoders."""
+"""Check configs before anything is trained: build the models, compare, add up.
+
+Prints a line for each training config, with tabs between: the config, the checkpoint to
+decode with, and the bytes that training leaves on the disk.
+"""
 
 import argparse
 import shlex
@@ -11,7 +15,10 @@ import sys
 
 import torch
 import yaml
-from espnet2.tasks.asr import ASRTask, encoder_choices
+from espnet2.bin.asr_inference import get_parser
+from espnet2.tasks.asr import ASRTask
+
+VOCABULARY = 5000  # at the most, to tell a model's size before there are tokens
 
 
 def read(config, asr_args):
@@ -37,21 +44,56 @@ def one_line(error):
     return " ".join(str(error).split())
 
 
+def read_inference(config, inference_args):
+    """Read a decoding config as `asr_inference` does; exits if an option is wrong."""
+    parser = get_parser()
+    parser.prog = f"{config} {inference_args}".strip()
+    needed = ["--output_dir=-", "--data_path_and_name_and_type=-,speech,sound"]
+    try:
+        return parser.parse_args(
+            ["--config", config, *needed, *shlex.split(inference_args)]
+        )
+    except yaml.YAMLError as e:
+        raise ValueError(f"{config} is not YAML: {one_line(e)}") from e
+
+
 def check(config, args):
-    """Build the encoder that a config asks for.
+    """Build the model that a config asks for.
 
     Args:
         config: The config's file, to name it.
         args: The options read from it.
 
+    Returns:
+        Its number of parameters.
+
     Raises:
-        ValueError: The encoder is unknown or cannot be built so.
+        ValueError: Part of it is unknown or cannot be built so.
     """
+    args.token_list = [str(i) for i in range(VOCABULARY)]
     try:
         with torch.device("meta"):  # no memory, no time
-            encoder_choices.get_class(args.encoder)(input_size=80, **args.encoder_conf)
+            model = ASRTask.build_model(args)
     except Exception as e:  # whatever a wrong option makes ESPnet raise
         raise ValueError(f"{config}: {one_line(e)}") from e
+    return sum(p.numel() for p in model.parameters())
+
+
+def model_file(args):
+    """Return the name of the averaged checkpoint, after the first criterion."""
+    phase, criterion, _ = args.best_model_criterion[0]
+    return f"{phase}.{criterion}.ave.pth"
+
+
+def disk_space(args, parameters):
+    """Return the bytes that training writes, all in float32.
+
+    The best epochs and the last one, their average, and checkpoint.pth: the model and
+    two moments of Adam.
+    """
+    nbest = args.keep_nbest_models
+    epochs = max(nbest) if isinstance(nbest, list) else nbest
+    return 4 * parameters * (epochs + 1 + 1 + 3)
 
 
 def main():
@@ -59,12 +101,28 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--configs", nargs="+", required=True)
     parser.add_argument("--asr_args", default="")
+    parser.add_argument("--inference_config", required=True)
+    parser.add_argument("--inference_args", default="")
     args = parser.parse_args()
-    frontends = []
+    frontends, lines = [], []
     try:
+        decoding = read_inference(args.inference_config, args.inference_args)
         for config in args.configs:
             train_args = read(config, args.asr_args)
-            check(config, train_args)
+            parameters = check(config, train_args)
+            if (
+                train_args.model_conf.get("ctc_weight") == 1.0
+                and decoding.ctc_weight != 1.0
+            ):
+                # ESPnet's beam search preselects tokens by the scores of a decoder
+                raise ValueError(
+                    f"{config}: a model with CTC alone is decoded with ctc_weight 1.0, "
+                    f"but {args.inference_config} has {decoding.ctc_weight}: add "
+                    "--inference_args '--ctc_weight 1.0', or --inference_config "
+                    "conf/decode_asr_ctc_greedy.yaml"
+                )
+            space = disk_space(train_args, parameters)
+            lines.append((config, model_file(train_args), space))
             frontends.append((train_args.frontend, train_args.frontend_conf))
             if frontends[-1] != frontends[0]:
                 raise ValueError(
@@ -73,6 +131,8 @@ def main():
                 )
     except ValueError as e:
         sys.exit(str(e))
+    for line in lines:
+        print(*line, sep="\t")
 
 
 if __name__ == "__main__":

@@ -16,13 +16,22 @@ from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
+import humanfriendly
 import matplotlib
-import soundfile
 import torch
 import torch.utils.benchmark
 from check_data import read_scp
+from compare_utterances import (
+    RESAMPLES,
+    by_speaker,
+    format_details,
+    interval,
+    read_errors,
+)
 from espnet2.tasks.asr import ASRTask
 from espnet2.torch_utils.safe_torch_load import safe_torch_load
+from espnet2.train.dataset import ESPnetDataset
+from score import PARTIAL
 
 ROUNDS = 15
 MAX_UTTERANCES = 20
@@ -63,16 +72,54 @@ def read_scores(decode_dir):
     """Read the counts that score.py wrote.
 
     Returns:
-        {set: {"wer": counts, "cer": counts, ...}}, with the error rate in %.
+        {set: {"wer": counts, "cer": counts, ..., "decoding_rtf": ...}}, with the error
+        rate in %, and the real-time factor of the decoding that ESPnet reports.
     """
     scores = {}
     for path in sorted(decode_dir.rglob("score_*/result.json")):
         counts = json.loads(path.read_text())
         errors = counts["substitutions"] + counts["deletions"] + counts["insertions"]
         counts["error_rate"] = 100 * errors / max(counts["tokens"], 1)
-        name = str(path.parent.parent.relative_to(decode_dir))
-        scores.setdefault(name, {})[path.parent.name.removeprefix("score_")] = counts
+        set_dir = path.parent.parent
+        scores.setdefault(
+            str(set_dir.relative_to(decode_dir)), {"decoding_rtf": read_rtf(set_dir)}
+        )[path.parent.name.removeprefix("score_")] = counts
     return scores
+
+
+def read_rtf(set_dir):
+    """Read the real-time factor of a decoding, None if ESPnet did not report one."""
+    log = set_dir / "logdir/calculate_rtf.log"
+    match = re.search(r"^RTF: ([\d.]+)", log.read_text() if log.is_file() else "", re.M)
+    return float(match[1]) if match else None
+
+
+def mean_of(seeds):
+    """Average what differs between seeds, of dicts (of dicts) of numbers.
+
+    The error rates of the seeds by themselves are kept as `error_rates`.
+    """
+    first = seeds[0]
+    if isinstance(first, dict):
+        mean = {key: mean_of([seed[key] for seed in seeds]) for key in first}
+        if "error_rate" in first:
+            mean["error_rates"] = [seed["error_rate"] for seed in seeds]
+        return mean
+    if isinstance(first, int | float) and len(set(seeds)) > 1:
+        return statistics.mean(seeds)
+    return first
+
+
+def read_audio(dumpdir, sets):
+    """Read the first utterances of the sets as ESPnet does, whatever their format."""
+    wavs = []
+    for name in sets:
+        scp, audio_format = dumpdir / name / "wav.scp", dumpdir / name / "audio_format"
+        kind = "kaldi_ark" if "ark" in audio_format.read_text() else "sound"
+        keys = list(read_scp(scp))[: MAX_UTTERANCES - len(wavs)]
+        dataset = ESPnetDataset([(str(scp), "speech", kind)])
+        wavs += [dataset[key][1]["speech"] for key in keys]
+    return wavs
 
 
 def encoder_inputs(model, wavs):
@@ -138,6 +185,18 @@ def describe_run():
     }
 
 
+def rate(counts):
+    """Format an error rate, with its standard deviation over the seeds."""
+    rates = counts["error_rates"]
+    spread = f" ± {statistics.stdev(rates):.1f}" if len(rates) > 1 else ""
+    return f"{counts['error_rate']:.1f}{spread}"
+
+
+def points(limits):
+    """Format an interval, empty if there is none."""
+    return "" if limits is None else "{:+.1f} to {:+.1f}".format(*limits)
+
+
 def difference(counts, baseline):
     """Format the difference of two error rates in points, empty for the baseline."""
     if counts is baseline:
@@ -181,9 +240,9 @@ def format_results(comparison):
         f"second of audio, batch 1, one CPU thread, median of {ROUNDS} interleaved "
         f"rounds over {comparison['rtf_utterances']} utterances (and their range).",
         "",
-        f"|set|utterances|model|WER|to {next(iter(models))}|CER|to "
-        f"{next(iter(models))}|S.Err|",
-        "|---" * 8 + "|",
+        f"|set|utterances|model|WER|to {next(iter(models))}|95 % interval|by speaker|"
+        f"CER|to {next(iter(models))}|S.Err|decoding RTF|",
+        "|---" * 11 + "|",
     ]
     few = []
     for name in baseline["scores"]:
@@ -192,15 +251,31 @@ def format_results(comparison):
             wer, cer = scores["wer"], scores["cer"]
             base = baseline["scores"][name]
             sentences = wer["sentences"]
+            rtf = scores["decoding_rtf"]
             lines.append(
-                f"|{name}|{sentences}|{model_name}|"
-                f"{wer['error_rate']:.1f}|"
-                f"{difference(wer, base['wer'])}|{cer['error_rate']:.1f}|"
+                f"|{name}|{sentences}|{model_name}|{rate(wer)}|"
+                f"{difference(wer, base['wer'])}|{points(wer['interval'])}|"
+                f"{points(wer['interval_by_speaker'])}|{rate(cer)}|"
                 f"{difference(cer, base['cer'])}|"
                 f"{100 * wer['sentence_errors'] / sentences:.1f}|"
+                f"{'' if rtf is None else f'{rtf:.3f}'}|"
             )
         if sentences < FEW:
             few.append(f"{name} ({sentences})")
+    lines += [
+        "",
+        "95 % interval: of the difference of the WERs in points, a paired bootstrap "
+        f"over utterances ({RESAMPLES:,} resamples, percentiles); by speaker: over "
+        "speakers, each with all of his or her utterances. Decoding RTF: ESPnet's, of the whole "
+        "decoding. By speaker and utterance: comparison_details.md.",
+    ]
+    if baseline["seeds"] > 1:
+        lines.append(
+            f"Means over {baseline['seeds']} seeds, ±: their standard deviation; the "
+            "intervals are of the utterances' mean errors, not of other seeds."
+        )
+    if comparison["partial"]:
+        lines += ["", "**Partial corpus:**", "", *comparison["partial"]]
     if few:
         lines += [
             "",
@@ -253,14 +328,14 @@ def plot(comparison, path):
 
 
 def main():
-    """Write comparison.json, RESULTS.md and comparison.png."""
+    """Write comparison.json, comparison_details.md, RESULTS.md and comparison.png."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--models",
         nargs="+",
         required=True,
         metavar="NAME=ASR_EXP",
-        help="the first is the baseline",
+        help="the first is the baseline; a name that stands more than once: its seeds",
     )
     parser.add_argument("--inference_tag", required=True)
     parser.add_argument("--command", required=True, help="what the user typed")
@@ -268,40 +343,64 @@ def main():
     parser.add_argument("--output_dir", type=Path, default="exp")
     args = parser.parse_args()
 
-    results, built = {}, {}
+    asr_exps = {}
     for name, asr_exp in (model.split("=", 1) for model in args.models):
-        decode_dir = Path(asr_exp, args.inference_tag)
+        asr_exps.setdefault(name, []).append(Path(asr_exp))
+    decode_dirs = {
+        name: [asr_exp / args.inference_tag for asr_exp in exps]
+        for name, exps in asr_exps.items()
+    }
+    results, built = {}, {}
+    for name, exps in asr_exps.items():
         built[name], train_args = ASRTask.build_model_from_file(
-            Path(asr_exp, "config.yaml"), read_model_file(decode_dir)
+            exps[0] / "config.yaml", read_model_file(decode_dirs[name][0])
         )
         results[name] = {
-            "asr_exp": asr_exp,
+            "asr_exp": list(map(str, exps)),
+            "seeds": len(exps),
             "encoder": train_args.encoder,
             "reuse_group_size": train_args.encoder_conf.get("reuse_group_size"),
             "parameters": sum(p.numel() for p in built[name].parameters()),
-            **read_training(Path(asr_exp)),
-            "scores": read_scores(decode_dir),
+            **mean_of([read_training(exp) for exp in exps]),
         }
+    scores = {n: [read_scores(d) for d in dirs] for n, dirs in decode_dirs.items()}
     # a model may have been decoded with other --test_sets at another time
-    sets = set.intersection(*(set(model["scores"]) for model in results.values()))
-    for model in results.values():
-        model["scores"] = {name: model["scores"][name] for name in sorted(sets)}
-    paths = [
-        path
-        for name in sorted(sets)
-        for path in read_scp(args.dumpdir / name / "wav.scp").values()
-    ][:MAX_UTTERANCES]
-    audio = [soundfile.read(path, dtype="float32") for path in paths]
-    seconds = sum(len(wav) / rate for wav, rate in audio)
-    for name, rtf in measure_encoders(built, [w for w, _ in audio], seconds).items():
+    sets = sorted(set.intersection(*(set(s) for ss in scores.values() for s in ss)))
+    for name in results:
+        results[name]["scores"] = {
+            set_: mean_of([seed[set_] for seed in scores[name]]) for set_ in sets
+        }
+    for set_ in sets:
+        errors = {
+            name: read_errors([d / set_ / "score_wer" for d in dirs])
+            for name, dirs in decode_dirs.items()
+        }
+        baseline = next(iter(errors))
+        for name, of_model in errors.items():
+            pair = errors[baseline], of_model
+            results[name]["scores"][set_]["wer"] |= {
+                "interval": None if name == baseline else interval(*pair),
+                "interval_by_speaker": (
+                    None if name == baseline else interval(*map(by_speaker, pair))
+                ),
+            }
+    wavs = read_audio(args.dumpdir, sets)
+    seconds = sum(map(len, wavs)) / humanfriendly.parse_size(
+        str(train_args.frontend_conf["fs"])
+    )
+    for name, rtf in measure_encoders(built, wavs, seconds).items():
         results[name] |= rtf
     comparison = {
         "run": {**describe_run(), "command": args.command},
-        "rtf_utterances": len(paths),
+        "rtf_utterances": len(wavs),
+        "partial": (PARTIAL.read_text().splitlines() if PARTIAL.is_file() else []),
         "models": results,
     }
     args.output_dir.joinpath("comparison.json").write_text(
         json.dumps(comparison, indent=2) + "\n"
+    )
+    args.output_dir.joinpath("comparison_details.md").write_text(
+        format_details(decode_dirs, args.dumpdir, sets)
     )
     args.output_dir.joinpath("RESULTS.md").write_text(format_results(comparison))
     plot(comparison, args.output_dir / "comparison.png")

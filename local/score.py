@@ -25,6 +25,10 @@ from check_data import read_scp
 from espnet2.text.build_tokenizer import build_tokenizer
 from espnet2.text.cleaner import TextCleaner
 
+PARTIAL = Path(
+    "data/partial"
+)  # a recipe's data.sh says here what of a corpus is missing
+
 
 @dataclasses.dataclass
 class Counts:
@@ -108,22 +112,25 @@ def write_score(score_dir, refs, hyps, utt2spk):
     """Score one set of tokenized utterances.
 
     Args:
-        score_dir: Where to write result.txt, result.json and alignments.txt.
+        score_dir: Where to write result.txt, result.json, alignments.txt, and
+            utterances.json: {utterance id: (speaker, reference tokens, errors)}.
         refs: {utterance id: reference tokens, joined by spaces}.
         hyps: The same of the hypotheses.
         utt2spk: {utterance id: speaker}.
     """
-    by_speaker = defaultdict(Counts)
+    by_speaker, utterances = defaultdict(Counts), {}
     score_dir.mkdir(parents=True, exist_ok=True)
     with (score_dir / "alignments.txt").open("w", encoding="utf-8") as f:
         for utt_id in sorted(refs):
             counts, alignment = align(refs[utt_id], hyps[utt_id])
             by_speaker[utt2spk[utt_id]] += counts
+            utterances[utt_id] = utt2spk[utt_id], counts.tokens, counts.errors
             f.write(
                 f"{utt_id}: {counts.tokens} tokens, {counts.substitutions} sub, "
                 f"{counts.deletions} del, {counts.insertions} ins\n{alignment}\n\n"
             )
     total = sum(by_speaker.values(), Counts())
+    (score_dir / "utterances.json").write_text(json.dumps(utterances) + "\n")
     (score_dir / "result.json").write_text(json.dumps(dataclasses.asdict(total)) + "\n")
     (score_dir / "result.txt").write_text(
         f"Scored with jiwer {version('jiwer')}\n\n" + format_summary(by_speaker)
@@ -214,6 +221,8 @@ def main():
             stdout=subprocess.PIPE,
             text=True,
         ).stdout
+        if PARTIAL.is_file():
+            results += f"\nPartial corpus:\n\n{PARTIAL.read_text(encoding='utf-8')}"
         (asr_exp / "RESULTS.md").write_text(results, encoding="utf-8")
         print(results)
 
