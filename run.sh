@@ -246,8 +246,8 @@ mark_done() {
 progress_of() {
     local train_log=$1 logfile=$2 start=$3
     if [ -z "${train_log}" ]; then
-        sed -n 's/^[-0-9T:]* (\(asr\|data\)\.sh:[^)]*) \([Ss]tage .*\)/\2/p' "${logfile}" \
-            | tail -n 1
+        sed -n -e 's/^[-0-9T:]* (\(asr\|data\)\.sh:[^)]*) \([Ss]tage .*\)/\2/p' \
+            -e '/ GiB are free in /p' "${logfile}" | tail -n 1
     # ESPnet moves the log of an earlier training away first
     elif [ -f "${train_log}" ] && [ "$(stat -c %Y "${train_log}")" -ge "${start}" ]; then
         tail -c 20000 "${train_log}" | grep -o '[0-9]*/[0-9]*epoch started.*' \
@@ -339,7 +339,7 @@ all_data_opts="${corpus_opts}|test_sets|(local_data|post_process_local_data)_opt
 lm_opts="use_word_lm|lm_.*|inference_lm|word_vocab_size|use_ngram|ngram_.*"
 train_opts="asr_.*|pretrained_model|ignore_init_mismatch|feats_normalize|num_splits_asr"
 
-inputs_data="$(cat run.sh local/data*) $(opts_matching "${all_data_opts}") ${data_opts[*]}"
+inputs_data="$(cat run.sh local/*) $(opts_matching "${all_data_opts}") ${data_opts[*]}"
 # the statistics are of the features of the first config; check_config.py has found the
 # others' to be the same
 inputs_tokens="${inputs_data} $(sed -n '/^frontend/,/^[^ f]/p' "${configs[0]}")"
@@ -406,7 +406,7 @@ if wants 2; then
         if grep -q "^external_text=" local/data.sh; then
             run_logged "Stage 2: text for the LM" "" exp/log/lm_text.log local/data.sh \
                 "${data_opts[@]}" --external_text true \
-                --stage 5 --stop_stage 5
+                --stage 4 --stop_stage 4
         fi
         run_logged "Stage 2: statistics of the LM's text" "" exp/log/lm_stats.log \
             ./run.sh "${run_opts[@]}" --skip_stages "5 " --stage 4 --stop_stage 6

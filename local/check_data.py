@@ -12,28 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import soundfile
+from data_dir import read_scp
 
 FILES = ("text", "wav.scp", "utt2spk")
 MAX_SHOWN = 20
-
-
-def read_scp(path):
-    """Read a Kaldi text file into {id: rest of the line}.
-
-    Raises:
-        ValueError: The file is missing or empty, or an id stands twice.
-    """
-    if not path.is_file():
-        raise ValueError(f"{path} is missing")
-    table = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        key, _, value = line.partition(" ")
-        if key in table:
-            raise ValueError(f"{path}: {key} stands twice")
-        table[key] = value.strip()
-    if not table:
-        raise ValueError(f"{path} is empty")
-    return table
 
 
 def check_audio(path):
@@ -67,6 +49,20 @@ def check_audio(path):
     return None
 
 
+def check_audios(audio):
+    """Check audio files.
+
+    Args:
+        audio: {utterance id: file}.
+
+    Returns:
+        {utterance id: what is wrong with its file}.
+    """
+    with ThreadPoolExecutor() as pool:
+        found = dict(zip(audio, pool.map(check_audio, audio.values()), strict=True))
+    return {k: f"{audio[k]} {problem}" for k, problem in found.items() if problem}
+
+
 def check_data_dir(data_dir):
     """Return a list of what is wrong with a data directory."""
     tables, problems = {}, []
@@ -93,12 +89,10 @@ def check_data_dir(data_dir):
         for key, path in tables["wav.scp"].items()
         if not re.search(r"\|$|:\d+$", path)
     }
-    with ThreadPoolExecutor() as pool:
-        for (key, path), problem in zip(
-            audio.items(), pool.map(check_audio, audio.values()), strict=True
-        ):
-            if problem is not None:
-                problems.append(f"{data_dir / 'wav.scp'}: {key}: {path} {problem}")
+    problems += [
+        f"{data_dir / 'wav.scp'}: {key}: {problem}"
+        for key, problem in check_audios(audio).items()
+    ]
     return problems
 
 

@@ -20,7 +20,6 @@ import humanfriendly
 import matplotlib
 import torch
 import torch.utils.benchmark
-from check_data import read_scp
 from compare_utterances import (
     RESAMPLES,
     by_speaker,
@@ -28,6 +27,7 @@ from compare_utterances import (
     interval,
     read_errors,
 )
+from data_dir import read_scp
 from espnet2.tasks.asr import ASRTask
 from espnet2.torch_utils.safe_torch_load import safe_torch_load
 from espnet2.train.dataset import ESPnetDataset
@@ -266,8 +266,8 @@ def format_results(comparison):
         "",
         "95 % interval: of the difference of the WERs in points, a paired bootstrap "
         f"over utterances ({RESAMPLES:,} resamples, percentiles); by speaker: over "
-        "speakers, each with all of his or her utterances. Decoding RTF: ESPnet's, of the whole "
-        "decoding. By speaker and utterance: comparison_details.md.",
+        "speakers, each with all their utterances. Decoding RTF: ESPnet's, of the "
+        "whole decoding. By speaker and utterance: comparison_details.md.",
     ]
     if baseline["seeds"] > 1:
         lines.append(

@@ -10,7 +10,7 @@ from collections import defaultdict
 
 import numpy as np
 import scipy.stats
-from check_data import read_scp
+from data_dir import read_scp
 
 RESAMPLES = 9999
 EXAMPLES = 5

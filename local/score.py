@@ -21,7 +21,7 @@ from pathlib import Path
 
 import jiwer
 import yaml
-from check_data import read_scp
+from data_dir import read_scp
 from espnet2.text.build_tokenizer import build_tokenizer
 from espnet2.text.cleaner import TextCleaner
 

@@ -7,9 +7,10 @@
 
 import argparse
 import re
-import shutil
 import sys
 from pathlib import Path
+
+from data_dir import write_data_dir
 
 FOLDERS = {"train": "an4_clstk", "test": "an4test_clstk"}
 
@@ -42,32 +43,6 @@ def read_transcription(an4_root, part):
             (f"{speaker}-{sentence}-{suffix}", speaker, words, an4_root / audio)
         )
     return sorted(utterances)
-
-
-def write_data_dir(data_dir, utterances):
-    """Write a Kaldi data directory, which appears once it is whole.
-
-    Args:
-        data_dir: Directory to make or replace.
-        utterances: As `read_transcription` returns them.
-    """
-    partial = data_dir.with_name(data_dir.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    utt2spk = {utt_id: speaker for utt_id, speaker, _, _ in utterances}
-    spk2utt = {speaker: [] for speaker in utt2spk.values()}
-    for utt_id, speaker in utt2spk.items():
-        spk2utt[speaker].append(utt_id)
-    files = {
-        "text": [f"{utt_id} {words}" for utt_id, _, words, _ in utterances],
-        "wav.scp": [f"{utt_id} {audio}" for utt_id, _, _, audio in utterances],
-        "utt2spk": [f"{utt_id} {speaker}" for utt_id, speaker in utt2spk.items()],
-        "spk2utt": [f"{speaker} {' '.join(ids)}" for speaker, ids in spk2utt.items()],
-    }
-    for name, lines in files.items():
-        (partial / name).write_text("".join(line + "\n" for line in lines))
-    shutil.rmtree(data_dir, ignore_errors=True)
-    partial.rename(data_dir)
 
 
 def main():

@@ -1,0 +1,226 @@
+#!/usr/bin/env python3
+
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Make Kaldi data directories from LibriSpeech, and check that it is all there."""
+
+import argparse
+import shutil
+from pathlib import Path
+
+from check_data import check_audios
+from data_dir import errors_in_one_line, write_data_dir
+
+# utterances of each part
+OFFICIAL = {
+    "dev-clean": 2703,
+    "dev-other": 2864,
+    "test-clean": 2620,
+    "test-other": 2939,
+    "train-clean-100": 28539,
+    "train-clean-360": 104014,
+    "train-other-500": 148688,
+}
+DEV = ("dev-clean", "dev-other")
+TEST = ("test-clean", "test-other")
+TRAIN = {
+    "train_clean_100": ("train-clean-100",),
+    "train_960": ("train-clean-100", "train-clean-360", "train-other-500"),
+}
+HOLD_OUT = 20  # every so manieth training utterance, where there is no dev part
+PARTIAL_HINT = "or accept it with --allow_partial true"
+
+
+def choose_parts(parts, train_set):
+    """Return the parts to prepare.
+
+    Args:
+        parts: Names with commas or spaces between; empty for all.
+        train_set: Name of the training set.
+
+    Raises:
+        ValueError: A name is unknown, or there is nothing to train on.
+    """
+    known = (*DEV, *TEST, *TRAIN[train_set])
+    chosen = parts.replace(",", " ").split() or list(known)
+    for part in chosen:
+        if part not in known:
+            raise ValueError(
+                f"--parts: no part '{part}'; choose from {' '.join(known)}"
+            )
+    if not set(chosen) & set(TRAIN[train_set]):
+        raise ValueError(
+            f"--parts: nothing to train on; add {' or '.join(TRAIN[train_set])}"
+        )
+    return sorted(set(chosen))
+
+
+def find_corpus(path, parts):
+    """Return the folder of each part.
+
+    Args:
+        path: The folder with LibriSpeech/, or the one with the parts.
+        parts: Names of parts.
+
+    Returns:
+        {part: folder}.
+
+    Raises:
+        ValueError: There is no corpus, or a part is not there.
+    """
+    corpus = path / "LibriSpeech" if (path / "LibriSpeech").is_dir() else path
+    if not any((corpus / part).is_dir() for part in OFFICIAL):
+        raise ValueError(
+            f"--librispeech: no corpus in '{path}': it has none of the folders "
+            f"{' '.join(OFFICIAL)}, nor LibriSpeech/; without --librispeech they are "
+            "downloaded"
+        )
+    missing = [part for part in parts if not (corpus / part).is_dir()]
+    if missing:
+        raise ValueError(
+            f"{corpus} has no {' '.join(missing)}: choose what is there with --parts, "
+            "or leave out --librispeech to download"
+        )
+    return {part: corpus / part for part in parts}
+
+
+def folders_of(folder, what):
+    """Return the sorted folders of a folder, whose names are numbers.
+
+    Raises:
+        ValueError: One's name is not.
+    """
+    folders = sorted(p for p in folder.iterdir() if p.is_dir())
+    for path in folders:
+        if not path.name.isdecimal():
+            raise ValueError(f"{path} is not a {what}: its name is not an integer")
+    return folders
+
+
+def read_chapter(chapter):
+    """Read a chapter, <reader>/<chapter>.
+
+    Returns:
+        (utterance id, speaker, words, audio file) of each utterance. The speaker is the
+        reader, whom a score by speaker is about; upstream's recipe takes the chapter.
+
+    Raises:
+        ValueError: Transcripts and audio are not of the same utterances.
+    """
+    reader = chapter.parent.name
+    prefix = f"{reader}-{chapter.name}"
+    trans = chapter / f"{prefix}.trans.txt"
+    if not trans.is_file():
+        raise ValueError(f"{trans} is missing")
+    words = {}
+    for line in trans.read_text(encoding="utf-8").splitlines():
+        utt_id, _, text = line.partition(" ")
+        if not utt_id.startswith(f"{prefix}-") or not text.strip() or utt_id in words:
+            raise ValueError(f"{trans}: not one utterance of {prefix}: '{line}'")
+        words[utt_id] = text.strip()
+    audio = {p.stem for p in chapter.glob("*.flac")}
+    for ids, why in (
+        (words.keys() - audio, "have a transcript and no audio"),
+        (audio - words.keys(), "have audio and no transcript"),
+    ):
+        if ids:
+            raise ValueError(f"{chapter}: {len(ids)} utterances {why}: {min(ids)} ...")
+    return [
+        (utt_id, reader, text, chapter / f"{utt_id}.flac")
+        for utt_id, text in words.items()
+    ]
+
+
+def read_part(part, folder, allow_partial):
+    """Read a part and check its number of utterances and its audio.
+
+    Raises:
+        ValueError: Utterances are missing or there are too many, or audio is broken.
+    """
+    utterances = [
+        utterance
+        for reader in folders_of(folder, "reader")
+        for chapter in folders_of(reader, "chapter")
+        for utterance in read_chapter(chapter)
+    ]
+    missing = OFFICIAL[part] - len(utterances)
+    if missing < 0 or not utterances:
+        raise ValueError(
+            f"{folder} has {len(utterances)} utterances, not {OFFICIAL[part]}"
+        )
+    if missing and not allow_partial:
+        raise ValueError(
+            f"{folder} is short of {missing} of {OFFICIAL[part]} utterances: complete "
+            f"it, {PARTIAL_HINT}"
+        )
+    problems = check_audios({u[0]: u[3] for u in utterances})
+    if problems:
+        raise ValueError(
+            f"{len(problems)} broken files: {next(iter(problems.values()))}"
+        )
+    print(f"{part}: {len(utterances)} of {OFFICIAL[part]} utterances", flush=True)
+    return utterances
+
+
+def prepare(corpus, data, parts, train_set, allow_partial):
+    """Make the data directories of some parts, and data/partial if need be.
+
+    Raises:
+        ValueError: The corpus is not what it should be.
+    """
+    needed = (*DEV, *TRAIN[train_set])
+    left_out = [part for part in needed if part not in parts]
+    if left_out and not allow_partial:
+        raise ValueError(
+            f"--parts: training and validation need {' '.join(left_out)}, too: add it, "
+            f"{PARTIAL_HINT}"
+        )
+    folders = find_corpus(corpus, parts)
+    read = {p: read_part(p, folders[p], allow_partial) for p in parts}
+    sets = {part.replace("-", "_"): read[part] for part in parts if part in DEV + TEST}
+    train = sorted(u for p in TRAIN[train_set] for u in read.get(p, []))
+    dev = [u for part in DEV for u in read.get(part, [])]
+    notes = [
+        f"- {part}: {len(utterances)} of {OFFICIAL[part]} utterances"
+        for part, utterances in read.items()
+        if len(utterances) != OFFICIAL[part]
+    ] + [f"- {part}: left out" for part in left_out]
+    if not dev:
+        dev = train[HOLD_OUT - 1 :: HOLD_OUT] or train[-1:]
+        train = [u for u in train if u not in set(dev)]
+        notes.append(f"- dev: {len(dev)} utterances held out of the training part")
+    if not train:
+        raise ValueError("--parts: too few utterances to hold some out for validation")
+    sets |= {"dev": dev, train_set: train}
+
+    # what an earlier call made of other parts
+    data.mkdir(exist_ok=True)
+    for name in (*(p.replace("-", "_") for p in OFFICIAL), *TRAIN, "dev"):
+        if name not in sets:
+            shutil.rmtree(data / name, ignore_errors=True)
+    shutil.rmtree(data / f"{train_set}_sp", ignore_errors=True)
+    (data / "partial").unlink(missing_ok=True)
+    if notes:
+        (data / "partial").write_text("".join(f"{note}\n" for note in notes))
+    for name, utterances in sets.items():
+        write_data_dir(data / name, utterances)
+
+
+def main():
+    """Write dev_clean, ..., dev and the training set."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("corpus", type=Path)
+    parser.add_argument("data", type=Path, help="where to make the data directories")
+    parser.add_argument("--train_set", choices=TRAIN, required=True)
+    parser.add_argument("--parts", default="", help="with commas between")
+    parser.add_argument("--allow_partial", choices=("true", "false"), default="false")
+    args = parser.parse_args()
+    with errors_in_one_line():
+        parts = choose_parts(args.parts, args.train_set)
+        allow_partial = args.allow_partial == "true"
+        prepare(args.corpus, args.data, parts, args.train_set, allow_partial)
+
+
+if __name__ == "__main__":
+    main()

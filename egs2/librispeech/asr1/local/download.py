@@ -1,0 +1,74 @@
+#!/usr/bin/env python3
+
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Download LibriSpeech with torchaudio, which verifies the archives' checksums."""
+
+import argparse
+import shutil
+from pathlib import Path
+
+from data_dir import errors_in_one_line, need_disk
+from data_prep import TRAIN, choose_parts
+from torchaudio.datasets import LIBRISPEECH
+
+# bytes of the archives
+ARCHIVES = {
+    "dev-clean": 337926286,
+    "dev-other": 314305928,
+    "test-clean": 346663984,
+    "test-other": 328757843,
+    "train-clean-100": 6387309499,
+    "train-clean-360": 23049477885,
+    "train-other-500": 30593501606,
+}
+
+
+def download(part, downloads):
+    """Download a part, which appears in LibriSpeech/ once it is whole.
+
+    torchaudio takes any folder for a whole part, so it works beside. An archive that is
+    there already, whose extraction was interrupted, is not downloaded again.
+
+    Args:
+        part: Name of the part.
+        downloads: Folder for LibriSpeech/.
+
+    Raises:
+        RuntimeError: The archive's checksum is wrong.
+        OSError: It could not be downloaded, or the disk is full.
+    """
+    partial, corpus = downloads / "partial", downloads / "LibriSpeech"
+    shutil.rmtree(partial / "LibriSpeech", ignore_errors=True)
+    partial.mkdir(parents=True, exist_ok=True)
+    LIBRISPEECH(partial, part, download=True)
+    corpus.mkdir(exist_ok=True)
+    (partial / "LibriSpeech" / part).rename(corpus / part)
+    (partial / f"{part}.tar.gz").unlink()
+
+
+def main():
+    """Download the parts that are not there."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("downloads", type=Path)
+    parser.add_argument("--train_set", choices=TRAIN, required=True)
+    parser.add_argument("--parts", default="", help="with commas between")
+    args = parser.parse_args()
+    with errors_in_one_line():
+        missing = [
+            part
+            for part in choose_parts(args.parts, args.train_set)
+            if not (args.downloads / "LibriSpeech" / part).is_dir()
+        ]
+        if missing:  # an archive and what is in it
+            need_disk(
+                2 * sum(ARCHIVES[part] for part in missing), args.downloads, "downloads"
+            )
+        for part in missing:
+            print(f"{part}: {ARCHIVES[part] / 1e9:.1f} GB to download", flush=True)
+            download(part, args.downloads)
+
+
+if __name__ == "__main__":
+    main()

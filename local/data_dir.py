@@ -1,0 +1,86 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Kaldi data directories: read and written, whole or not at all."""
+
+import contextlib
+import shutil
+import sys
+from pathlib import Path
+
+
+def read_scp(path):
+    """Read a Kaldi text file into {id: rest of the line}.
+
+    Raises:
+        ValueError: The file is missing or empty, or an id stands twice.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} is missing")
+    table = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        key, _, value = line.partition(" ")
+        if key in table:
+            raise ValueError(f"{path}: {key} stands twice")
+        table[key] = value.strip()
+    if not table:
+        raise ValueError(f"{path} is empty")
+    return table
+
+
+def write_data_dir(data_dir, utterances):
+    """Write a Kaldi data directory, which appears once it is whole.
+
+    Args:
+        data_dir: Directory to make or replace.
+        utterances: (utterance id, speaker, words, audio file) of each, in any order.
+    """
+    utterances = sorted(utterances)
+    partial = data_dir.with_name(data_dir.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    spk2utt = {}
+    for utt_id, speaker, _, _ in utterances:
+        spk2utt.setdefault(speaker, []).append(utt_id)
+    files = {
+        "text": [f"{utt_id} {words}" for utt_id, _, words, _ in utterances],
+        "wav.scp": [f"{utt_id} {audio}" for utt_id, _, _, audio in utterances],
+        "utt2spk": [f"{utt_id} {speaker}" for utt_id, speaker, _, _ in utterances],
+        "spk2utt": [f"{speaker} {' '.join(ids)}" for speaker, ids in spk2utt.items()],
+    }
+    for name, lines in files.items():
+        (partial / name).write_text("".join(line + "\n" for line in lines))
+    shutil.rmtree(data_dir, ignore_errors=True)
+    partial.rename(data_dir)
+
+
+def need_disk(needed, folder, what):
+    """Tell the disk that a step needs, before it begins.
+
+    Args:
+        needed: Bytes.
+        folder: Where they go; it need not exist.
+        what: What they are for.
+
+    Raises:
+        ValueError: There is too little.
+    """
+    folder = Path(folder).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    sizes = (
+        f"about {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free in {folder}"
+    )
+    if free < needed:
+        raise ValueError(f"no space left for {what}: {sizes}")
+    print(f"{what}: {sizes}", flush=True)
+
+
+@contextlib.contextmanager
+def errors_in_one_line():
+    """Exit with the one line that says what is wrong, instead of a traceback."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, EOFError) as e:
+        sys.exit(f"{Path(sys.argv[0]).name}: error: {' '.join(str(e).split())}")
