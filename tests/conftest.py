@@ -3,12 +3,16 @@
 
 """What several tests need: helper scripts, copies of the recipe, a trained model."""
 
+import io
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
+import soundfile
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "local"))
@@ -30,6 +34,10 @@ class Repository:
             ROOT / "egs2", root / "egs2", symlinks=True, ignore=MADE_BY_RECIPES
         )
         shutil.copy(ROOT / "run.sh", root / "run.sh")
+
+    def recipe_of(self, corpus):
+        """Return the recipe's folder of a corpus."""
+        return self.root / "egs2" / corpus / "asr1"
 
     def popen(self, *command, cwd=None, **kwargs):
         """Start a program with its output, both streams, in a pipe."""
@@ -58,6 +66,53 @@ def copy_repository(tmp_path_factory):
 @pytest.fixture(scope="module")
 def repository(copy_repository):
     return copy_repository()
+
+
+@pytest.fixture(scope="session")
+def an4():
+    """(words, waveform at 16 kHz) of each recording of mini_an4."""
+    with tarfile.open(ROOT / RECIPE / "downloads.tar.gz") as archive:
+        files = {
+            Path(member.name).name: archive.extractfile(member).read()
+            for member in archive
+            if member.isfile()
+        }
+    recordings = []
+    for part in ("train", "test"):
+        for line in files[f"an4_{part}.transcription"].decode().splitlines():
+            words, name = re.fullmatch(
+                r"(?:<s> )?(.*?)(?: </s>)? \((.*)\)", line
+            ).groups()
+            sph = next(v for k, v in files.items() if k.startswith(name))
+            wav, rate = soundfile.read(io.BytesIO(sph))
+            assert rate == 16000
+            recordings.append((words, wav))
+    return recordings
+
+
+@pytest.fixture(scope="session")
+def make_librispeech(an4):
+    """A function that makes a folder of LibriSpeech's form from mini_an4's recordings.
+
+    Given {part: {reader/chapter: number of utterances}}.
+    """
+
+    def make(root, parts):
+        n = 0
+        for part, chapters in parts.items():
+            for name, utterances in chapters.items():
+                folder = root / "LibriSpeech" / part / name
+                folder.mkdir(parents=True)
+                prefix, lines = name.replace("/", "-"), []
+                for i in range(utterances):
+                    words, wav = an4[n % len(an4)]
+                    n += 1
+                    soundfile.write(folder / f"{prefix}-{i:04d}.flac", wav, 16000)
+                    lines.append(f"{prefix}-{i:04d} {words}\n")
+                (folder / f"{prefix}.trans.txt").write_text("".join(lines))
+        return root
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,459 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""local/data.sh of the LibriSpeech recipes: what it makes, and what it refuses."""
+
+import functools
+import hashlib
+import http.server
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from data_dir import read_scp
+
+ROOT = Path(__file__).resolve().parents[3]
+LOCAL = ROOT / "egs2/librispeech/asr1/local"
+CORPUS = {
+    "train-clean-100": {"19/198": 9, "19/227": 4, "127/4": 8},
+    "test-other": {"367/130732": 3},
+    "dev-clean": {"84/121123": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def repository(copy_repository):
+    return copy_repository()
+
+
+@pytest.fixture
+def recipe(repository):
+    """The recipe of the 100 hours without data."""
+    recipe = repository.recipe_of("librispeech_100")
+    shutil.rmtree(recipe / "data", ignore_errors=True)
+    return recipe
+
+
+@pytest.fixture(scope="module")
+def whole(make_librispeech, tmp_path_factory):
+    return make_librispeech(tmp_path_factory.mktemp("corpus"), CORPUS)
+
+
+@pytest.fixture
+def corpus(whole, tmp_path):
+    """A corpus to break: its own copy."""
+    return Path(shutil.copytree(whole, tmp_path / "corpus"))
+
+
+def data_sh(repository, recipe, corpus, *options, parts="train-clean-100,test-other"):
+    chosen = ("--librispeech", corpus, "--parts", parts, "--allow_partial", "true")
+    return repository.run("local/data.sh", *chosen, *options, cwd=recipe)
+
+
+def data_prep(corpus, data, *options, train_set="train_clean_100"):
+    """Run data_prep.py by itself, which is quicker."""
+    return subprocess.run(
+        [sys.executable, LOCAL / "data_prep.py", "--train_set", train_set]
+        + [*options, corpus, data],
+        capture_output=True,
+        text=True,
+    )
+
+
+def assert_refused(result, *messages):
+    (line,) = result.stderr.strip().splitlines()
+    assert result.returncode == 1 and line.startswith("data_prep.py: error: "), line
+    for message in messages:
+        assert message in line, line
+
+
+PARTIAL = ("--parts", "train-clean-100,test-other", "--allow_partial", "true")
+
+
+def files_of(data):
+    return {
+        path.relative_to(data): path.read_bytes()
+        for path in sorted(data.rglob("*"))
+        if path.is_file()
+    }
+
+
+# ------------------------------ what it makes ------------------------------
+
+
+def test_every_directory_is_valid_and_holds_what_the_corpus_holds(
+    repository, recipe, whole
+):
+    status, output = data_sh(
+        *(repository, recipe, whole, "--speed_perturb_factors", "0.9,1.0"),
+        parts="train-clean-100,test-other,dev-clean",
+    )
+    assert status == 0, output
+    data = recipe / "data"
+    sizes = {d.parent.name: len(read_scp(d)) for d in data.glob("*/text")}
+    assert sizes == {
+        "train_clean_100": 21,
+        "train_clean_100_sp": 42,
+        "test_other": 3,
+        "dev_clean": 2,
+        "dev": 2,
+    }
+    for name in sizes:
+        check = ("utils/validate_data_dir.sh", "--no-feats", f"data/{name}")
+        status, output = repository.run(*check, cwd=recipe)
+        assert status == 0, output
+    assert set(read_scp(data / "train_clean_100/spk2utt")) == {"19", "127"}
+    chapter = whole / "LibriSpeech/train-clean-100/127/4"
+    assert (
+        read_scp(data / "train_clean_100/text").items()
+        >= read_scp(chapter / "127-4.trans.txt").items()
+    )
+    assert "dev-other: left out" in (data / "partial").read_text()
+
+    before = files_of(data)
+    again = data_sh(
+        *(repository, recipe, whole, "--speed_perturb_factors", "0.9,1.0"),
+        parts="train-clean-100,test-other,dev-clean",
+    )
+    assert again[0] == 0 and files_of(data) == before
+
+
+@pytest.mark.parametrize("factor", [pytest.param("0.9", marks=pytest.mark.slow), "1.1"])
+def test_perturbed_speech_has_another_speed_and_the_same_words(
+    repository, recipe, whole, factor
+):
+    status, output = data_sh(
+        repository, recipe, whole, "--speed_perturb_factors", factor
+    )
+    assert status == 0, output
+    plain, fast = recipe / "data/train_clean_100", recipe / "data/train_clean_100_sp"
+    audio, words = read_scp(fast / "wav.scp"), read_scp(fast / "text")
+    for utt_id, path in read_scp(plain / "wav.scp").items():
+        name = f"sp{factor}-{utt_id}"
+        wav, rate = soundfile.read(path)
+        perturbed, _ = soundfile.read(recipe / audio[name])
+        assert abs(len(perturbed) - len(wav) / float(factor)) <= 1
+        # the strongest frequency moves by the factor
+        peaks = [
+            np.abs(np.fft.rfft(x * np.hanning(len(x)))).argmax() * rate / len(x)
+            for x in (wav, perturbed)
+        ]
+        assert peaks[1] == pytest.approx(peaks[0] * float(factor), rel=0.02)
+        assert words[name] == read_scp(plain / "text")[utt_id]
+    assert set(audio) == {f"sp{factor}-{u}" for u in read_scp(plain / "text")}
+
+
+def test_without_factors_there_is_no_perturbed_set(repository, recipe, whole):
+    status, _ = data_sh(repository, recipe, whole, "--speed_perturb_factors", ",")
+    assert status == 0 and not (recipe / "data/train_clean_100_sp").exists()
+
+
+def test_every_twentieth_utterance_is_held_out_where_no_dev_part_is(whole, tmp_path):
+    result = data_prep(whole, tmp_path / "data", *PARTIAL)
+    assert result.returncode == 0, result.stderr
+    train, dev = (
+        set(read_scp(tmp_path / "data" / name / "text"))
+        for name in ("train_clean_100", "dev")
+    )
+    assert dev == {sorted(train | dev)[19]} and not train & dev
+    assert (tmp_path / "data/partial").read_text().splitlines() == [
+        "- test-other: 3 of 2939 utterances",
+        "- train-clean-100: 21 of 28539 utterances",
+        "- dev-clean: left out",
+        "- dev-other: left out",
+        "- dev: 1 utterances held out of the training part",
+    ]
+
+
+def test_what_an_earlier_call_made_of_other_parts_does_not_remain(whole, tmp_path):
+    data = tmp_path / "data"
+    more = ("--parts", "train-clean-100 dev-clean", "--allow_partial", "true")
+    assert data_prep(whole, data, *more).returncode == 0
+    assert data_prep(whole, data, *PARTIAL).returncode == 0
+    assert {d.name for d in data.iterdir() if d.is_dir()} == {
+        *("train_clean_100", "test_other", "dev")
+    }
+
+
+def test_all_960_hours_are_one_training_set(make_librispeech, tmp_path):
+    parts = ("train-clean-100", "train-clean-360", "train-other-500")
+    make_librispeech(tmp_path, {p: {f"{i}/1": 2} for i, p in enumerate(parts, 1)})
+    options = ("--parts", ",".join(parts), "--allow_partial", "true")
+    result = data_prep(tmp_path, tmp_path / "data", *options, train_set="train_960")
+    assert result.returncode == 0, result.stderr
+    utterances = set(read_scp(tmp_path / "data/train_960/text"))
+    assert len(utterances) == 5  # the sixth is held out
+    assert {u.split("-")[0] for u in utterances} == {"1", "2", "3"}
+
+
+# ------------------------------ bad input ------------------------------
+
+
+def test_a_short_part_is_named_with_what_is_missing(whole, tmp_path):
+    options = ("--parts", "train-clean-100,dev-clean,dev-other")
+    (tmp_path / "c").symlink_to(whole)
+    refused = data_prep(tmp_path / "c", tmp_path / "data", *options)
+    assert_refused(refused, "has no dev-other: choose what is there with --parts")
+    (whole / "LibriSpeech/dev-other").symlink_to(whole / "LibriSpeech/dev-clean")
+    try:
+        refused = data_prep(whole, tmp_path / "data", *options)
+    finally:
+        (whole / "LibriSpeech/dev-other").unlink()
+    assert_refused(
+        refused, "dev-clean is short of 2701 of 2703", "--allow_partial true"
+    )
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ("--parts dev-clean,dev-dirty", "--parts: no part 'dev-dirty'; choose from"),
+        ("--parts dev-clean", "--parts: nothing to train on; add train-clean-100"),
+        ("--parts train-clean-100", "need dev-clean dev-other, too"),
+    ],
+)
+def test_parts_that_do_not_make_a_corpus_are_refused(whole, tmp_path, options, message):
+    assert_refused(data_prep(whole, tmp_path / "data", *options.split()), message)
+
+
+def test_a_folder_without_a_corpus_is_named(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "empty", tmp_path / "nowhere"):
+        refused = data_prep(path, tmp_path / "data", *PARTIAL)
+        assert_refused(refused, f"--librispeech: no corpus in '{path}'", "downloaded")
+
+
+TRANS = "19/198/19-198.trans.txt"
+
+
+@pytest.mark.parametrize(
+    "damage, messages",
+    [
+        pytest.param(
+            lambda part: (part / TRANS).unlink(),
+            ["19-198.trans.txt is missing"],
+            id="no transcripts",
+        ),
+        pytest.param(
+            lambda part: (part / "19/198/19-198-0003.flac").unlink(),
+            ["1 utterances have a transcript and no audio: 19-198-0003"],
+            id="no audio",
+        ),
+        pytest.param(
+            lambda part: shutil.copy(
+                part / "19/198/19-198-0003.flac", part / "19/198/19-198-0099.flac"
+            ),
+            ["1 utterances have audio and no transcript: 19-198-0099"],
+            id="no transcript",
+        ),
+        pytest.param(
+            lambda part: os.truncate(part / "19/198/19-198-0003.flac", 9000),
+            ["1 broken files", "19-198-0003.flac", "cut short"],
+            id="truncated FLAC",
+        ),
+        pytest.param(
+            lambda part: os.truncate(part / "19/198/19-198-0003.flac", 0),
+            ["1 broken files", "19-198-0003.flac is empty"],
+            id="empty FLAC",
+        ),
+        pytest.param(
+            lambda part: (part / "reader").mkdir(),
+            ["train-clean-100/reader is not a reader: its name is not an integer"],
+            id="reader",
+        ),
+        pytest.param(
+            lambda part: (part / "19/x1").mkdir(),
+            ["19/x1 is not a chapter: its name is not an integer"],
+            id="chapter",
+        ),
+        pytest.param(
+            lambda part: (part / TRANS).write_text("26-495-0001 YES\n"),
+            ["not one utterance of 19-198: '26-495-0001 YES'"],
+            id="another chapter's",
+        ),
+        pytest.param(
+            lambda part: (part / TRANS).write_text("19-198-0000 \n"),
+            ["not one utterance of 19-198: '19-198-0000 '"],
+            id="empty transcript",
+        ),
+    ],
+)
+def test_a_broken_corpus_is_refused_in_one_line(corpus, tmp_path, damage, messages):
+    damage(corpus / "LibriSpeech/train-clean-100")
+    assert_refused(data_prep(corpus, tmp_path / "data", *PARTIAL), *messages)
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_wrong_factor_is_named(repository, recipe, whole):
+    status, output = data_sh(
+        repository, recipe, whole, "--speed_perturb_factors", "0.9,fast"
+    )
+    assert status == 1
+    assert "perturb_speed.py: error: --speed_perturb_factors: 'fast'" in output
+
+
+def in_a_small_file_system(folder, command):
+    """Run a shell command with a file system of 64 kB on a folder."""
+    mount = f"mount -t tmpfs -o size=64k none {folder} && {command}"
+    return subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount],
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_a_full_disk_is_said_in_one_line_and_leaves_nothing_that_looks_whole(
+    recipe, repository, whole
+):
+    (recipe / "data").mkdir()
+    if in_a_small_file_system(recipe / "data", "true").returncode != 0:
+        pytest.skip("this machine lets nobody mount a small file system")
+    options = "--parts train-clean-100,test-other --allow_partial true"
+    result = in_a_small_file_system(
+        recipe / "data",
+        f"cd {recipe} && local/data.sh --librispeech {whole} {options}; "
+        "s=$?; ls data >&2; exit $s",
+    )
+    *_, line = [s for s in result.stderr.splitlines() if "error" in s]
+    assert result.returncode == 1 and "no space left" in line.lower(), result.stderr
+    assert "train_clean_100_sp" not in result.stderr.splitlines()
+
+
+# ------------------------------ interruptions ------------------------------
+
+
+@pytest.mark.slow
+def test_a_killed_perturbation_is_continued_to_the_same_files(
+    repository, recipe, whole
+):
+    options = ("--librispeech", whole, "--parts", "train-clean-100,test-other")
+    command = ("local/data.sh", *options, "--allow_partial", "true", "--nj", "1")
+    process = repository.popen(*command, cwd=recipe, start_new_session=True)
+    folder, perturbed = (
+        recipe / "data/speed_perturb",
+        recipe / "data/train_clean_100_sp",
+    )
+    deadline = time.time() + 60
+    while not list(folder.rglob("*.flac")) and time.time() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    done = {p: p.stat().st_mtime_ns for p in folder.rglob("*.flac")}
+    assert done and not perturbed.exists()
+    status, output = repository.run(*command, cwd=recipe)
+    assert status == 0, output
+    assert all(p.stat().st_mtime_ns == time_ns for p, time_ns in done.items())
+    interrupted = files_of(recipe / "data")
+
+    shutil.rmtree(recipe / "data")
+    assert repository.run(*command, cwd=recipe)[0] == 0
+    assert files_of(recipe / "data") == {
+        path: content
+        for path, content in interrupted.items()
+        if path.suffix != ".partial"
+    }
+
+
+# ------------------------------ download ------------------------------
+
+
+class Proxy(http.server.SimpleHTTPRequestHandler):
+    """Serves the archive of every part for any host, as a proxy is asked for it."""
+
+    asked = []
+
+    def do_GET(self):
+        self.asked.append(self.path)
+        self.path = "/" + self.path.rpartition("/")[2]
+        super().do_GET()
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def proxy(make_librispeech, tmp_path, monkeypatch):
+    """A server with the archive of a small dev-clean; yields the archive."""
+    make_librispeech(tmp_path / "served", {"dev-clean": {"84/121123": 2}})
+    archive = tmp_path / "served/dev-clean.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(tmp_path / "served/LibriSpeech", "LibriSpeech")
+    handler = functools.partial(Proxy, directory=tmp_path / "served")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for name in ("http_proxy", "HTTP_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{server.server_port}")
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        Proxy.asked.clear()
+        yield archive
+        server.shutdown()
+
+
+def test_an_archive_with_another_checksum_is_refused_and_leaves_no_part(
+    proxy, tmp_path
+):
+    downloads = tmp_path / "downloads"
+    (downloads / "LibriSpeech/train-clean-100").mkdir(parents=True)
+    result = subprocess.run(
+        [sys.executable, LOCAL / "download.py", "--train_set", "train_clean_100"]
+        + ["--parts", "train-clean-100,dev-clean", downloads],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("download.py: error: invalid hash value"), result.stderr
+    assert Proxy.asked == ["http://www.openslr.org/resources/12/dev-clean.tar.gz"]
+    assert not (downloads / "LibriSpeech/dev-clean").exists()
+    assert not list(downloads.rglob("*.tar.gz"))
+
+
+def test_an_interrupted_extraction_is_redone_without_a_second_download(
+    proxy, tmp_path, monkeypatch
+):
+    from torchaudio.datasets import librispeech
+
+    monkeypatch.syspath_prepend(LOCAL)
+    import download
+
+    url = "http://www.openslr.org/resources/12/dev-clean.tar.gz"
+    checksum = hashlib.sha256(proxy.read_bytes()).hexdigest()
+    monkeypatch.setitem(librispeech._CHECKSUMS, url, checksum)
+    downloads = tmp_path / "downloads"
+
+    def killed(path):
+        (downloads / "partial/LibriSpeech/dev-clean/84").mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(librispeech, "_extract_tar", killed)
+        download.download("dev-clean", downloads)
+    assert not (downloads / "LibriSpeech").exists()
+    download.download("dev-clean", downloads)
+    assert Proxy.asked == [url]
+    assert len(list((downloads / "LibriSpeech/dev-clean").rglob("*.flac"))) == 2
+    assert not list(downloads.rglob("*.tar.gz"))
+
+
+def test_too_little_disk_is_said_before_a_download(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(LOCAL)
+    import download
+
+    enormous = dict.fromkeys(download.ARCHIVES, 2**60)
+    monkeypatch.setattr(download, "ARCHIVES", enormous)
+    options = ["--train_set", "train_clean_100", str(tmp_path / "downloads")]
+    monkeypatch.setattr(sys, "argv", ["download.py", *options])
+    with pytest.raises(SystemExit, match="error: no space left for downloads: about"):
+        download.main()
+    assert not (tmp_path / "downloads").exists()

@@ -1,0 +1,178 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""./run.sh --corpus librispeech_100, on a small corpus of LibriSpeech's form."""
+
+import json
+import shlex
+
+import pytest
+
+CORPUS = {
+    "train-clean-100": {"19/198": 9, "26/495": 4, "127/4": 8},
+    "test-other": {"367/130732": 3, "533/1066": 3},
+}
+SMALL = (
+    "--max_epoch 2 --batch_type unsorted --batch_size 6 --accum_grad 1 --use_amp false "
+    "--num_workers 0 --encoder_conf output_size=32 --encoder_conf num_blocks=3 "
+    "--decoder_conf num_blocks=1"
+)
+
+
+@pytest.fixture(scope="module")
+def corpus(make_librispeech, tmp_path_factory):
+    return make_librispeech(tmp_path_factory.mktemp("corpus"), CORPUS)
+
+
+@pytest.fixture(scope="module")
+def repository(copy_repository):
+    return copy_repository()
+
+
+def command(
+    corpus, *options, models="baseline reuse3", parts="train-clean-100 test-other"
+):
+    return [
+        *("./run.sh", "--corpus", "librispeech_100", "--librispeech", corpus),
+        *("--parts", parts, "--models", models, "--nbpe", "30", "--asr_args", SMALL),
+        *("--inference_args", "--beam_size 2"),
+        *options,
+    ]
+
+
+PARTIAL = ("--allow_partial", "true")
+
+
+def last_line(output):
+    return output.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        pytest.param(
+            "--librispeech /no/where --allow_partial true",
+            "data_prep.py: error: --librispeech: no corpus in '/no/where'",
+            id="no corpus",
+        ),
+        pytest.param(
+            "--models baseline",
+            "training and validation need dev-clean dev-other, too",
+            id="no dev part",
+        ),
+        pytest.param(
+            "--parts train-clean-100 --allow_partial true",
+            "--parts: none of them is to test on: add one of test-clean test-other",
+            id="no test part",
+        ),
+        pytest.param(
+            "--models 'baseline ctc'",
+            "a model with CTC alone is decoded with ctc_weight 1.0, but",
+            id="CTC alone",
+        ),
+        pytest.param("--seeds '1 two'", "--seeds: 'two' is not a seed", id="seeds"),
+        pytest.param("--resume maybe", "--resume: 'maybe' is not", id="resume"),
+        pytest.param("--ngpu 99", "99 GPUs are asked for, this machine", id="GPUs"),
+        pytest.param(
+            "--inference_args '--beam_size x'", "beam_size: invalid int", id="decoding"
+        ),
+    ],
+)
+def test_what_cannot_end_well_is_said_in_one_line(repository, corpus, options, message):
+    status, output = repository.run(*command(corpus), *shlex.split(options))
+    assert status != 0 and message in last_line(output), output
+
+
+@pytest.fixture(scope="module")
+def compared(repository, corpus):
+    """The repository after ./run.sh has gone through all stages."""
+    repository.command = command(corpus, *PARTIAL, "--speed_perturb_factors", "0.9 1.0")
+    repository.status, repository.output = repository.run(*repository.command)
+    assert repository.status == 0, repository.output
+    return repository
+
+
+@pytest.mark.slow
+def test_all_stages_end_in_a_table_that_says_that_the_corpus_is_partial(compared):
+    exp = compared.recipe_of("librispeech_100") / "exp"
+    comparison = json.loads((exp / "comparison.json").read_text())
+    assert list(comparison["models"]) == ["baseline", "reuse3"]
+    for name, model in comparison["models"].items():
+        assert list(model["scores"]) == ["test_other"]
+        assert model["scores"]["test_other"]["decoding_rtf"] > 0
+        assert f"|test_other|6|{name}|" in compared.output
+    low, high = comparison["models"]["reuse3"]["scores"]["test_other"]["wer"][
+        "interval"
+    ]
+    assert low <= high
+    facts = [
+        "- test-other: 6 of 2939 utterances",
+        "- train-clean-100: 21 of 28539 utterances",
+        "- dev: 1 utterances held out of the training part",
+    ]
+    results = [exp / "RESULTS.md", *exp.glob("asr_train*/RESULTS.md")]
+    assert len(results) == 3
+    for path in results:
+        assert all(fact in path.read_text() for fact in facts), path
+    # both models decode with the checkpoint that their criterion chose
+    assert len(list(exp.glob("asr_train*/valid.acc.ave.pth"))) == 2
+    details = (exp / "comparison_details.md").read_text()
+    assert "|367|" in details and "|533|" in details
+
+
+@pytest.mark.slow
+def test_training_data_are_perturbed_and_the_held_out_are_not_in_them(compared):
+    dump = compared.recipe_of("librispeech_100") / "dump/raw"
+    train, dev = (
+        {line.split()[0] for line in (dump / name / "text").open()}
+        for name in ("train_clean_100_sp", "dev")
+    )
+    assert len(train) == 40 and len(dev) == 1
+    assert {f"sp0.9-{u}" for u in train if not u.startswith("sp")} < train
+    assert not {u.removeprefix("sp0.9-") for u in train} & dev
+
+
+@pytest.mark.slow
+def test_seeds_and_ctc_alone_use_the_same_data_and_average(compared, corpus):
+    status, output = compared.run(
+        *command(corpus, *PARTIAL, models="ctc ctc_reuse3"),
+        *("--speed_perturb_factors", "0.9 1.0", "--seeds", "1 2"),
+        *("--inference_config", "conf/decode_asr_ctc_greedy.yaml"),
+    )
+    assert status == 0, output
+    assert "Data preparation: done already" in output
+    exp = compared.recipe_of("librispeech_100") / "exp"
+    models = json.loads((exp / "comparison.json").read_text())["models"]
+    for name in ("ctc", "ctc_reuse3"):
+        wer = models[name]["scores"]["test_other"]["wer"]
+        assert models[name]["seeds"] == len(wer["error_rates"]) == 2
+        assert wer["error_rate"] == pytest.approx(sum(wer["error_rates"]) / 2)
+        assert f"|test_other|6|{name}|{wer['error_rate']:.1f} ± " in output
+    assert len(list(exp.glob("asr_train*ctc*/valid.cer_ctc.ave.pth"))) == 4
+
+
+@pytest.mark.slow
+def test_a_language_model_is_trained_once_and_used_in_decoding(compared, corpus):
+    recipe = compared.recipe_of("librispeech_100")
+    text = recipe / "data/local/other_text/text"
+    assert text.read_text() == ""
+    text.write_text("librispeech_lng_00000001 GO ON\n" * 8)  # nothing to download
+    lm_args = (
+        "--max_epoch 1 --lm_conf layer=1 --lm_conf unit=32 --lm_conf att_unit=32 "
+        "--lm_conf head=2 --lm_conf embed_unit=16 --batch_bins 2000 --use_amp false"
+    )
+    use = (
+        *("--speed_perturb_factors", "0.9 1.0", "--use_lm", "true"),
+        *("--lm_args", lm_args, "--inference_config", "conf/decode_asr_lm.yaml"),
+    )
+    status, output = compared.run(*command(corpus, *PARTIAL), *use)
+    assert status == 0, output
+    assert "Data preparation: done already" in output
+    assert output.count("done already") == 4  # data, tokens, two trainings
+    assert "GO ON" in (recipe / "dump/raw/lm_train.txt").read_text()
+    (log,) = recipe.glob(
+        "exp/asr_train*reuse3*/decode_asr_lm*/test_other/logdir/*.1.log"
+    )
+    assert "--lm_file exp/lm_train_lm_transformer" in log.read_text()
+    status, output = compared.run(*command(corpus, *PARTIAL), *use)
+    assert status == 0 and "Language model" not in output
