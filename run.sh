@@ -157,7 +157,7 @@ done
 # Every stage needs it; a second time it costs nothing.
 "${root}/tools/setup.sh"
 reserved_opts="dumpdir|expdir|asr_(exp|tag|config|stats_dir)|inference_tag|feats_type"
-reserved_opts+="|skip_.*|download_model|hyp_cleaner|(local_)?score_opts"
+reserved_opts+="|skip_.*|use_lightning|download_model|hyp_cleaner|(local_)?score_opts"
 asr_opts=() data_opts=() parts=""
 for ((i = 0; i < ${#more_opts[@]}; i += 2)); do
     option=${more_opts[i]} value=${more_opts[i + 1]}
@@ -183,6 +183,14 @@ for ((i = 0; i < ${#more_opts[@]}; i += 2)); do
         [ "${option}" != parts ] || parts=",${value//-/_},"
     fi
 done
+value_of() {  # The value of one of asr_opts, or what the recipe sets.
+    local i value
+    value=$(recipe_value "$1")
+    for ((i = 0; i < ${#asr_opts[@]}; i += 2)); do
+        [ "${asr_opts[i]}" != "--$1" ] || value=${asr_opts[i + 1]}
+    done
+    echo "${value}"
+}
 has_opt() { [[ " ${asr_opts[*]} " == *" --$1 "* ]]; }
 if [ -n "${parts}" ] && ! has_opt test_sets; then
     test_sets=
@@ -276,7 +284,8 @@ run_logged() {
         child=
         # the line that says why, rather than where
         local why
-        why=$(grep -hE "error: |^[A-Za-z_.]*(Error|Exception): |Error: " "${logfile}" \
+        why=$(grep -hE "error: |^[A-Za-z_.]*(Error|Exception): .|Error: .|no longer exists" \
+            "${logfile}" \
             | tail -n 1 || true)
         die "${what} failed: ${why:-$(tail -n 1 "${logfile}")}" \
             "(log: egs2/${corpus}/asr1/${logfile})"
@@ -304,7 +313,10 @@ gib() { awk -v bytes="$1" 'BEGIN { printf "%.1f", bytes / 2^30 }'; }
 
 wants() { [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ]; }
 
-run_opts=(--nj "${nj}" --inference_nj "${nj}" ${ngpu:+--ngpu "${ngpu}"} "${asr_opts[@]}")
+run_opts=(--nj "${nj}" ${ngpu:+--ngpu "${ngpu}"})
+# on GPUs the recipe knows how many decode side by side
+[ "$(value_of gpu_inference)" = true ] || run_opts+=(--inference_nj "${nj}")
+run_opts+=("${asr_opts[@]}")
 
 mapfile -t configs < <(for model in ${models}; do config_of "${model}"; done)
 inputs_configs="${configs[*]} ${asr_args} $(cat "${configs[@]}")"
@@ -345,14 +357,6 @@ inputs_data="$(cat run.sh local/*) $(opts_matching "${all_data_opts}") ${data_op
 inputs_tokens="${inputs_data} $(sed -n '/^frontend/,/^[^ f]/p' "${configs[0]}")"
 [[ "${asr_args}" != *--frontend* ]] || inputs_tokens+=" ${asr_args}"
 
-value_of() {  # The value of one of asr_opts, or what the recipe sets.
-    local i value
-    value=$(recipe_value "$1")
-    for ((i = 0; i < ${#asr_opts[@]}; i += 2)); do
-        [ "${asr_opts[i]}" != "--$1" ] || value=${asr_opts[i + 1]}
-    done
-    echo "${value}"
-}
 use_lm=$(value_of use_lm)
 inputs_lm="${inputs_tokens} $(opts_matching "${lm_opts}")"
 if [ "${use_lm}" = true ]; then
