@@ -133,22 +133,22 @@ def test_training_data_are_perturbed_and_the_held_out_are_not_in_them(compared):
 
 
 @pytest.mark.slow
-def test_seeds_and_ctc_alone_use_the_same_data_and_average(compared, corpus):
+def test_a_model_with_ctc_alone_is_trained_with_each_seed(compared, corpus):
     status, output = compared.run(
-        *command(corpus, *PARTIAL, models="ctc ctc_reuse3"),
+        *command(corpus, *PARTIAL, models="ctc_reuse3"),
         *("--speed_perturb_factors", "0.9 1.0", "--seeds", "1 2"),
         *("--inference_config", "conf/decode_asr_ctc_greedy.yaml"),
     )
     assert status == 0, output
     assert "Data preparation: done already" in output
     exp = compared.recipe_of("librispeech_100") / "exp"
-    models = json.loads((exp / "comparison.json").read_text())["models"]
-    for name in ("ctc", "ctc_reuse3"):
-        wer = models[name]["scores"]["test_other"]["wer"]
-        assert models[name]["seeds"] == len(wer["error_rates"]) == 2
-        assert wer["error_rate"] == pytest.approx(sum(wer["error_rates"]) / 2)
-        assert f"|test_other|6|{name}|{wer['error_rate']:.1f} ± " in output
-    assert len(list(exp.glob("asr_train*ctc*/valid.cer_ctc.ave.pth"))) == 4
+    model = json.loads((exp / "comparison.json").read_text())["models"]["ctc_reuse3"]
+    wer = model["scores"]["test_other"]["wer"]
+    assert model["seeds"] == len(wer["error_rates"]) == 2
+    assert wer["error_rate"] == pytest.approx(sum(wer["error_rates"]) / 2)
+    assert f"|test_other|6|ctc_reuse3|{wer['error_rate']:.1f} ± " in output
+    # the checkpoint that its criterion chose
+    assert len(list(exp.glob("asr_train*ctc*/valid.cer_ctc.ave.pth"))) == 2
 
 
 @pytest.mark.slow
@@ -156,7 +156,8 @@ def test_a_language_model_is_trained_once_and_used_in_decoding(compared, corpus)
     recipe = compared.recipe_of("librispeech_100")
     text = recipe / "data/local/other_text/text"
     assert text.read_text() == ""
-    text.write_text("librispeech_lng_00000001 GO ON\n" * 8)  # nothing to download
+    # nothing to download then
+    text.write_text("".join(f"librispeech_lng_{n:08d} GO ON\n" for n in range(8)))
     lm_args = (
         "--max_epoch 1 --lm_conf layer=1 --lm_conf unit=32 --lm_conf att_unit=32 "
         "--lm_conf head=2 --lm_conf embed_unit=16 --batch_bins 2000 --use_amp false"

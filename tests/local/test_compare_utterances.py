@@ -1,0 +1,96 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Intervals of differences of error rates, speakers and examples."""
+
+import json
+
+import numpy as np
+import pytest
+from compare_utterances import (
+    by_speaker,
+    format_examples,
+    format_speakers,
+    interval,
+    read_errors,
+)
+
+WORDS = 20
+
+
+def utterances(errors, speakers=None):
+    speakers = range(len(errors)) if speakers is None else speakers
+    return {
+        f"u{i:04d}": (f"s{speaker}", WORDS, error)
+        for i, (error, speaker) in enumerate(zip(errors, speakers, strict=True))
+    }
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def test_the_interval_is_that_of_the_normal_distribution_for_many_utterances(rng):
+    baseline = rng.poisson(4, 3000)
+    model = baseline + rng.integers(-2, 2, 3000)  # half an error fewer on average
+    difference = 100 * (model - baseline) / WORDS
+    half = 1.96 * difference.std() / np.sqrt(3000)
+    low, high = interval(utterances(baseline), utterances(model))
+    assert low == pytest.approx(difference.mean() - half, abs=0.1 * half)
+    assert high == pytest.approx(difference.mean() + half, abs=0.1 * half)
+
+
+def test_pairs_are_compared_not_two_samples(rng):
+    # utterances differ much, the models hardly: unpaired this would not be seen
+    baseline = rng.integers(0, 20, 500)
+    model = baseline + (np.arange(500) % 4 == 0)
+    low, high = interval(utterances(baseline), utterances(model))
+    assert 0 < low < 100 * 0.25 / WORDS < high < 2
+
+
+def test_equal_models_differ_by_nothing():
+    errors = utterances([0, 1, 2])
+    assert interval(errors, errors) == (0, 0)
+
+
+def test_one_utterance_has_no_interval():
+    assert interval(utterances([1]), utterances([2])) is None
+
+
+def test_errors_that_go_with_the_speaker_widen_the_interval_by_speaker(rng):
+    speakers = np.repeat(np.arange(20), 25)
+    baseline = utterances(np.zeros(500), speakers)
+    model = utterances(rng.integers(-1, 2, 20)[speakers], speakers)
+    low, high = interval(baseline, model)
+    wide_low, wide_high = interval(by_speaker(baseline), by_speaker(model))
+    assert wide_low < low < high < wide_high
+
+
+def test_errors_of_seeds_are_averaged(tmp_path):
+    for seed, errors in enumerate((2, 3)):
+        (tmp_path / str(seed)).mkdir()
+        scores = {"a-1": ["a", 5, errors], "a-2": ["a", 4, 0]}
+        (tmp_path / str(seed) / "utterances.json").write_text(json.dumps(scores))
+    errors = read_errors([tmp_path / "0", tmp_path / "1"])
+    assert errors == {"a-1": ("a", 5, 2.5), "a-2": ("a", 4, 0)}
+    assert by_speaker(errors) == {"a": ("a", 9, 2.5)}
+
+
+def test_speakers_and_the_utterances_that_differ_most_stand_side_by_side():
+    errors = {
+        "baseline": utterances([4, 0, 1, 2], [1, 1, 2, 2]),
+        "reuse3": utterances([1, 5, 1, 1], [1, 1, 2, 2]),
+    }
+    assert format_speakers(errors)[2:] == ["|s1|40|10.0|15.0|", "|s2|40|7.5|5.0|"]
+    refs = {u: f"ref of {u}" for u in errors["baseline"]}
+    texts = {m: {u: f"{m} of {u}" for u in refs} for m in errors}
+    fewer, more = "\n".join(format_examples(errors, texts, refs, "reuse3")).split(
+        "more"
+    )
+    assert fewer.index("u0000") < fewer.index("u0003")  # the largest gain first
+    assert "`u0000`, 20 words, errors: 4 to 1" in fewer and "u0001" not in fewer
+    assert "`u0001`, 20 words, errors: 0 to 5" in more
+    for line in ("reference: ref of u0001", "reuse3: reuse3 of u0001"):
+        assert f"    - {line}" in more
+    assert "u0002" not in fewer + more  # no difference
