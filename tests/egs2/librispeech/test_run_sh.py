@@ -56,26 +56,13 @@ def last_line(output):
             id="no corpus",
         ),
         pytest.param(
-            "--models baseline",
-            "training and validation need dev-clean dev-other, too",
-            id="no dev part",
-        ),
-        pytest.param(
             "--parts train-clean-100 --allow_partial true",
             "--parts: none of them is to test on: add one of test-clean test-other",
             id="no test part",
         ),
-        pytest.param(
-            "--models 'baseline ctc'",
-            "a model with CTC alone is decoded with ctc_weight 1.0, but",
-            id="CTC alone",
-        ),
         pytest.param("--seeds '1 two'", "--seeds: 'two' is not a seed", id="seeds"),
         pytest.param("--resume maybe", "--resume: 'maybe' is not", id="resume"),
         pytest.param("--ngpu 99", "99 GPUs are asked for, this machine", id="GPUs"),
-        pytest.param(
-            "--inference_args '--beam_size x'", "beam_size: invalid int", id="decoding"
-        ),
     ],
 )
 def test_what_cannot_end_well_is_said_in_one_line(repository, corpus, options, message):
