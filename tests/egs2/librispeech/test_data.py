@@ -152,6 +152,17 @@ def test_perturbed_speech_has_another_speed_and_the_same_words(
     assert set(audio) == {f"sp{factor}-{u}" for u in read_scp(plain / "text")}
 
 
+def test_the_environment_may_name_the_corpus(repository, recipe, whole):
+    status, output = repository.run(
+        *("env", f"LIBRISPEECH={whole}", "local/data.sh", "--parts"),
+        *("train-clean-100,test-other", "--allow_partial", "true"),
+        *("--speed_perturb_factors", ","),
+        cwd=recipe,
+    )
+    assert status == 0, output
+    assert len(read_scp(recipe / "data/train_clean_100/text")) == 20
+
+
 def test_without_factors_there_is_no_perturbed_set(repository, recipe, whole):
     status, _ = data_sh(repository, recipe, whole, "--speed_perturb_factors", ",")
     assert status == 0 and not (recipe / "data/train_clean_100_sp").exists()

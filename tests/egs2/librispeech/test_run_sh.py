@@ -164,3 +164,25 @@ def test_a_language_model_is_trained_once_and_used_in_decoding(compared, corpus)
     assert "--lm_file exp/lm_train_lm_transformer" in log.read_text()
     status, output = compared.run(*command(corpus, *PARTIAL), *use)
     assert status == 0 and "Language model" not in output
+
+
+@pytest.mark.slow
+def test_the_recipe_of_960_hours_prepares_the_parts_that_are_there(repository, corpus):
+    to_tokens = command(corpus, *PARTIAL, "--stop_stage", "2")
+    to_tokens[to_tokens.index("librispeech_100")] = "librispeech"
+    status, output = repository.run(*to_tokens, "--speed_perturb_factors", "")
+    assert status == 0, output
+    recipe = repository.recipe_of("librispeech")
+    text = (recipe / "dump/raw/train_960/text").read_text()
+    assert len(text.splitlines()) == 20
+    assert list(recipe.glob("data/*token_list/*/tokens.txt"))
+
+
+@pytest.mark.slow
+def test_a_vocabulary_that_the_text_cannot_fill_is_said_in_one_line(compared, corpus):
+    status, output = compared.run(
+        *command(corpus, *PARTIAL, "--speed_perturb_factors", "0.9 1.0"),
+        *("--nbpe", "5000"),
+    )
+    assert status != 0
+    assert "Vocabulary size" in last_line(output), output
