@@ -3,17 +3,10 @@
 
 """Summarise measurements, and write them as JSON, Markdown and a figure."""
 
-import json
-import os
-import platform
-import subprocess
-from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence
 
 import numpy
-import torch
 
 from espnet_reuse.benchmark.breakdown import CATEGORIES
 from espnet_reuse.benchmark.measure import MEASURED
@@ -24,6 +17,7 @@ from espnet_reuse.benchmark.peers import (
     LIMIT,
     SDPA,
 )
+from espnet_reuse.provenance import write_json
 
 COLUMNS = """\
 Times are medians of interleaved rounds, with their quartiles in brackets. "vs": how
@@ -138,57 +132,6 @@ def fit_growth(lengths: Sequence[Dict]) -> Dict[str, Dict[str, float]]:
             [(g["seconds"], g["peers"][name]["peak_memory_mb"]) for g in lengths]
         )
     return growth
-
-
-def describe_run(threads: int, command: str) -> Dict:
-    """Return when, where, of which commit and with which versions a run is."""
-    package = Path(__file__).resolve().parents[1]
-
-    def git(*args):
-        run = subprocess.run(
-            ["git", *args], capture_output=True, text=True, cwd=package, check=False
-        )
-        return run.stdout.strip() if run.returncode == 0 else None
-
-    def version_of(name):
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            return "not installed"
-
-    def cpu_model():
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-        return platform.processor() or platform.machine()
-
-    # the environment may lie in the folder of another repository
-    tracked = git("ls-files", "--error-unmatch", __file__) is not None
-    commit = (tracked and git("rev-parse", "HEAD")) or "unknown"
-    changed = tracked and git("status", "--porcelain", "--", str(package))
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "command": command,
-        "commit": commit + ("-dirty" if changed else ""),
-        "cpu": cpu_model(),
-        "cores": os.cpu_count(),
-        "threads": threads,
-        "ram_gb": round(memory / 2**30, 1),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "espnet": version_of("espnet"),
-        "espnet_reuse": version_of("espnet-reuse"),
-        "ESPNET_REUSE_IMPL": os.environ.get("ESPNET_REUSE_IMPL", "fast"),
-    }
-
-
-def write_json(benchmark: Dict, path: Path) -> None:
-    """Write the results so that whoever reads them finds them whole."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(benchmark, indent=1, ensure_ascii=False) + "\n")
-    os.replace(partial, path)
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> List[str]:

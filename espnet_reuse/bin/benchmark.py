@@ -8,35 +8,12 @@ Writes benchmark.json, benchmark.md and benchmark.png, and prints the Markdown.
 
 import argparse
 import logging
-import math
 import os
 import shlex
 import sys
 from pathlib import Path
 
-
-class Parser(argparse.ArgumentParser):
-    """Parser whose errors are one line."""
-
-    def error(self, message):
-        """Print the line and exit."""
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
-def positive(kind):
-    """Return a function that reads a positive number from the command line."""
-
-    def read(text):
-        try:
-            number = kind(text)
-        except ValueError:
-            number = math.nan
-        if not 0 < number < math.inf:
-            noun = "a positive integer" if kind is int else "a positive number"
-            raise argparse.ArgumentTypeError(f"{text!r} must be {noun}")
-        return number
-
-    return read
+from espnet_reuse.bin.parser import Parser, positive
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -105,6 +82,7 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             "argument --device: PyTorch finds no GPU for 'cuda'; use --device cpu"
         )
     from espnet_reuse.benchmark import compare, measure, peers, report
+    from espnet_reuse.provenance import describe_run, write_json
 
     try:
         config = peers.read_config(args.config)
@@ -150,7 +128,7 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             )
     benchmark = {
         "finished": False,
-        "run": report.describe_run(threads, shlex.join(sys.orig_argv)),
+        "run": describe_run(threads, shlex.join(sys.orig_argv)),
         "settings": {
             "device": args.device,
             "mode": args.mode,
@@ -169,7 +147,7 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     results = args.output / "benchmark.json"
     try:
         args.output.mkdir(parents=True, exist_ok=True)
-        report.write_json(benchmark, results)
+        write_json(benchmark, results)
     except OSError as error:
         parser.error(
             f"argument --output: cannot write {args.output}: {error.strerror}; name a "
@@ -180,7 +158,7 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     for seconds in benchmark["settings"]["seconds"]:
         measured = compare.compare_at(seconds, listed, encoders, settings)
         benchmark["lengths"].append(report.summarise(measured))
-        report.write_json(benchmark, results)
+        write_json(benchmark, results)
     benchmark["finished"] = True
     print(report.write_reports(benchmark, args.output), end="")
     compare.logger.info(f"wrote {args.output}/benchmark.json, .md and .png")

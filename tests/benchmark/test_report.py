@@ -3,8 +3,6 @@
 
 """What the report derives and says."""
 
-import json
-
 import pytest
 
 from espnet_reuse.benchmark.breakdown import CATEGORIES
@@ -13,7 +11,6 @@ from espnet_reuse.benchmark.report import (
     fit_growth,
     format_markdown,
     summarise,
-    write_json,
 )
 
 EAGER, SDPA, LIMIT, OURS = "ESPnet eager", "ESPnet use_sdpa", "limit", "ours, no reuse"
@@ -113,12 +110,3 @@ def test_growth_is_the_exponent_over_length():
     assert growth[EAGER]["softmax"] is None
     assert growth[EAGER]["peak memory"] == pytest.approx(0)
     assert growth[OURS]["total"] is None
-
-
-def test_a_write_that_fails_leaves_the_file_whole(tmp_path):
-    path = tmp_path / "benchmark.json"
-    write_json({"lengths": [1]}, path)
-    with pytest.raises(TypeError):
-        write_json({"lengths": [1, object()]}, path)
-    assert json.loads(path.read_text()) == {"lengths": [1]}
-    assert list(tmp_path.iterdir()) == [path]
