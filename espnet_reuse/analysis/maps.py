@@ -1,0 +1,329 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Attention maps, hidden states and frame times of a trained ESPnet encoder."""
+
+import contextlib
+from pathlib import Path
+from typing import Iterator, List, NamedTuple, Tuple
+
+import humanfriendly
+import torch
+import yaml
+from espnet2.asr.encoder.branchformer_encoder import BranchformerEncoder
+from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
+from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
+from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
+from espnet2.legacy.nets.pytorch_backend.transformer.attention import (
+    MultiHeadedAttention,
+)
+from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import (
+    TooShortUttError,
+)
+from espnet2.tasks.asr import ASRTask
+from torch.utils.flop_counter import FlopCounterMode
+
+from espnet_reuse.analysis import AnalysisError
+from espnet_reuse.asr.layers.attention_map_reuse import MapConsumer
+
+SUPPORTED = (
+    ConformerEncoder,
+    TransformerEncoder,
+    BranchformerEncoder,
+    EBranchformerEncoder,
+)
+
+
+class Recording(NamedTuple):
+    """What the encoder computed for one utterance, on the CPU.
+
+    Attributes:
+        maps: Attention maps (layer, head, time, time), float32; a consumer's is its
+            producer's.
+        states: Hidden states (layer + 1, time, size), float32: the input of the first
+            layer, and the output of each.
+    """
+
+    maps: torch.Tensor
+    states: torch.Tensor
+
+
+class FrameTimes(NamedTuple):
+    """When the encoder's frames are: frame k is about `first + k * shift` seconds.
+
+    Attributes:
+        shift: Seconds from one frame to the next.
+        first: Centre of what the first frame sees, in seconds.
+    """
+
+    shift: float
+    first: float
+
+    def of(self, num_frames: int) -> torch.Tensor:
+        """Return the times (num_frames,) of the first frames, in seconds, float64."""
+        return self.first + self.shift * torch.arange(num_frames, dtype=torch.float64)
+
+
+class LayerCosts(NamedTuple):
+    """Floating point operations of an encoder, in multiplications and additions.
+
+    Attributes:
+        encoder: The whole encoder, with a producer in every layer.
+        saved: What one consumer in a producer's place saves.
+    """
+
+    encoder: float
+    saved: float
+
+    def speed_up(self, num_producers: int, num_layers: int) -> float:
+        """Return how many times less an encoder with consumers computes."""
+        return self.encoder / (self.encoder - (num_layers - num_producers) * self.saved)
+
+
+class AnalysedModel:
+    """An ESPnet ASR model whose encoder shows its attention maps.
+
+    Args:
+        model (ESPnetASRModel): A trained model; it is put into evaluation mode.
+
+    Raises:
+        AnalysisError: The encoder has no attention maps that could be analysed.
+    """
+
+    def __init__(self, model):
+        self.model = model.eval()
+        encoder = model.encoder
+        name = type(encoder).__name__
+        if not isinstance(encoder, SUPPORTED):
+            supported = ", ".join(cls.__name__ for cls in SUPPORTED)
+            raise AnalysisError(
+                f"--asr_train_config: {name} is not supported; use a model with one of "
+                f"{supported} or their reuse counterparts"
+            )
+        if getattr(encoder, "ctc_trim", False):
+            raise AnalysisError(
+                "--asr_train_config: encoder_conf.ctc_trim drops frames between "
+                "layers, so that their maps cannot be compared; use a model without it"
+            )
+        self.layers = list(encoder.encoders)
+        self.attentions = [
+            getattr(layer, "self_attn", None) or getattr(layer, "attn", None)
+            for layer in self.layers
+        ]
+        for n, attention in enumerate(self.attentions, 1):
+            if not isinstance(attention, (MultiHeadedAttention, MapConsumer)):
+                raise AnalysisError(
+                    f"--asr_train_config: layer {n} of {name} has no attention map "
+                    f"({type(attention).__name__}); use a model with rel_selfattn or "
+                    "selfattn in every layer"
+                )
+
+    @property
+    def num_heads(self) -> int:
+        """Number of heads of every layer."""
+        return self.attentions[0].h
+
+    @property
+    def group_sizes(self) -> List[int]:
+        """Number of layers of each group that shares a map."""
+        sizes = []
+        for attention in self.attentions:
+            if isinstance(attention, MapConsumer):
+                sizes[-1] += 1
+            else:
+                sizes.append(1)
+        return sizes
+
+    def record(self, speech: torch.Tensor, utt_id: str) -> Recording:
+        """Encode one utterance and return its maps and hidden states.
+
+        Args:
+            speech: Waveform (samples,), float32, at the model's sampling rate.
+            utt_id: Utterance id, for the error.
+
+        Raises:
+            AnalysisError: The utterance is too short for the encoder's subsampling.
+        """
+        states, maps = [], {}
+
+        def keep_state(state):
+            states.append(_without_positions(state)[0].detach().float().cpu())
+
+        def keep_map(n, attention):
+            maps[n] = attention.attn[0].detach().float().cpu()
+            attention.attn = None
+
+        with self._eager(), contextlib.ExitStack() as stack, torch.no_grad():
+            stack.enter_context(
+                self.layers[0].register_forward_pre_hook(
+                    lambda _, inputs: keep_state(inputs[0])
+                )
+            )
+            for layer in self.layers:
+                stack.enter_context(
+                    layer.register_forward_hook(
+                        lambda _, inputs, outputs: keep_state(outputs[0])
+                    )
+                )
+            for n, attention in enumerate(self.attentions):
+                if not isinstance(attention, MapConsumer):
+                    stack.enter_context(
+                        attention.register_forward_hook(
+                            lambda module, *_, n=n: keep_map(n, module)
+                        )
+                    )
+            try:
+                self._encode(speech)
+            except TooShortUttError as error:
+                raise AnalysisError(
+                    f"--data_dir: {utt_id} {error.args[0].split(',')[0]}; remove it"
+                ) from None
+        stacked = []
+        for n in range(len(self.layers)):
+            stacked.append(maps[n] if n in maps else stacked[-1])
+        return Recording(torch.stack(stacked), torch.stack(states))
+
+    def measure_frame_times(self, rate: int) -> FrameTimes:
+        """Find which samples an encoder frame sees, by the gradient.
+
+        This holds for every frontend and every subsampling, without a table of them.
+        The normalisation is left out: over an utterance it sees everything.
+
+        Args:
+            rate: Sampling rate in Hz.
+
+        Raises:
+            AnalysisError: A frame of the encoder's input sees the whole utterance.
+        """
+        generator = torch.Generator().manual_seed(0)
+        speech = torch.randn(4 * rate, generator=generator).requires_grad_()
+        inputs = []
+        model = self.model
+        normalize, model.normalize = model.normalize, None
+        try:
+            with self.layers[0].register_forward_pre_hook(
+                lambda _, args: inputs.append(_without_positions(args[0])[0])
+            ):
+                self._encode(speech)
+        finally:
+            model.normalize = normalize
+        middle = len(inputs[0]) // 2
+        centres = []
+        for frame in (middle, middle + 1):
+            (gradient,) = torch.autograd.grad(
+                inputs[0][frame].square().sum(), speech, retain_graph=True
+            )
+            seen = gradient.nonzero()
+            if len(seen) > 3 * rate:
+                raise AnalysisError(
+                    "--asr_train_config: a frame of the encoder's input sees the whole "
+                    "utterance, so that it has no time; use --alignments none"
+                )
+            centres.append((seen.min() + seen.max()).item() / 2 / rate)
+        shift = centres[1] - centres[0]
+        return FrameTimes(shift, centres[0] - middle * shift)
+
+    def count_costs(self, speech: torch.Tensor) -> LayerCosts:
+        """Count the encoder's operations for an utterance.
+
+        Args:
+            speech: Waveform (samples,), float32, at the model's sampling rate.
+        """
+        calls = []
+        encoder = self.model.encoder
+        first = self.attentions[0]  # always a producer
+        with self._eager(), torch.no_grad():
+            with (
+                first.register_forward_pre_hook(lambda _, args: calls.append(args)),
+                encoder.register_forward_pre_hook(lambda _, args: calls.append(args)),
+            ):
+                self._encode(speech)
+            of_encoder, of_attention = calls
+            producer = _count_flops(lambda: first(*of_attention))
+            value = of_attention[2]
+            size, num_frames = value.size(-1), value.size(-2)
+            projections = _count_flops(lambda: first.linear_out(first.linear_v(value)))
+            saved = producer - projections - 2 * num_frames**2 * size
+            ctc = {"ctc": self.model.ctc} if _wants_ctc(encoder) else {}
+            total = _count_flops(lambda: encoder(*of_encoder, **ctc))
+        consumers = len(self.layers) - len(self.group_sizes)
+        return LayerCosts(total + consumers * saved, saved)
+
+    def _encode(self, speech):
+        device = next(self.model.parameters()).device
+        lengths = torch.tensor([len(speech)], device=device)
+        self.model.encode(speech[None].to(device), lengths)
+
+    @contextlib.contextmanager
+    def _eager(self) -> Iterator[None]:
+        """Have attention modules compute the map that fused kernels do not."""
+        fused = ("use_sdpa", "use_flash_attn")
+        kept = [
+            (module, name, getattr(module, name))
+            for module in self.attentions
+            for name in fused
+            if hasattr(module, name)
+        ]
+        for module, name, _ in kept:
+            setattr(module, name, False)
+        try:
+            yield
+        finally:
+            for module, name, value in kept:
+                setattr(module, name, value)
+
+
+def _without_positions(x):
+    """Return the hidden states of what ESPnet's layers pass on."""
+    return x[0] if isinstance(x, tuple) else x
+
+
+def _wants_ctc(encoder):
+    return getattr(encoder, "interctc_use_conditioning", False)
+
+
+def _count_flops(function):
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return counter.get_total_flops()
+
+
+def load_model(config_file: Path, model_file: Path) -> Tuple[AnalysedModel, int]:
+    """Load an ASR model that ESPnet has trained.
+
+    Args:
+        config_file: The config.yaml that was saved with it.
+        model_file: Its parameters.
+
+    Returns:
+        The model, and its sampling rate in Hz.
+
+    Raises:
+        AnalysisError: A file is not what it should be, or the model does not fit.
+    """
+    try:
+        config = yaml.safe_load(config_file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise AnalysisError(
+            f"--asr_train_config: {config_file} is not YAML "
+            f"({str(error).splitlines()[0]}); name the config.yaml beside the model"
+        ) from None
+    if not isinstance(config, dict) or "encoder" not in config:
+        raise AnalysisError(
+            f"--asr_train_config: {config_file} describes no ASR model (no encoder); "
+            "name the config.yaml that training saved beside the model"
+        )
+    if config.get("frontend") is None:
+        raise AnalysisError(
+            f"--asr_train_config: {config_file} has no frontend: the model was trained "
+            "on features; use one that was trained on audio (feats_type raw)"
+        )
+    try:
+        model, _ = ASRTask.build_model_from_file(config_file, model_file, "cpu")
+    except Exception as error:
+        raise AnalysisError(
+            f"--asr_model_file: {model_file} with {config_file} makes no model: "
+            f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        ) from None
+    rate = (config.get("frontend_conf") or {}).get("fs", 16000)
+    return AnalysedModel(model), int(humanfriendly.parse_size(str(rate)))

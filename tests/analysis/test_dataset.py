@@ -1,0 +1,98 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Utterances of a data directory: which are taken, and what is refused."""
+
+import numpy as np
+import pytest
+import soundfile
+
+from espnet_reuse.analysis import AnalysisError
+from espnet_reuse.analysis.dataset import DataDir
+
+RATE = 16000
+
+
+@pytest.fixture
+def data_dir(tmp_path):
+    """Six utterances of three speakers."""
+    ids = [f"s{speaker}-{n}" for speaker in range(3) for n in range(2)]
+    for utt_id in ids:
+        soundfile.write(tmp_path / f"{utt_id}.flac", np.full(800, 0.5), RATE)
+    write(tmp_path / "wav.scp", [f"{i} {tmp_path}/{i}.flac" for i in ids])
+    write(tmp_path / "text", [f"{i} SOME WORDS" for i in ids])
+    write(tmp_path / "utt2spk", [f"{i} {i[:2]}" for i in ids])
+    return tmp_path
+
+
+def write(path, lines):
+    path.write_text("".join(line + "\n" for line in lines))
+
+
+def test_every_utterance_is_read_with_its_words_and_speaker(data_dir):
+    utterances = list(DataDir(data_dir, 200, RATE))
+    assert [u.speaker for u in utterances] == ["s0", "s0", "s1", "s1", "s2", "s2"]
+    assert all(u.text == "SOME WORDS" and len(u.speech) == 800 for u in utterances)
+    assert utterances[0].speech.dtype == np.float32
+
+
+def test_fewer_utterances_are_spread_over_the_speakers(data_dir):
+    assert DataDir(data_dir, 3, RATE).ids == ["s0-0", "s1-0", "s2-0"]
+
+
+def test_words_and_speakers_may_be_absent(data_dir):
+    (data_dir / "text").unlink()
+    (data_dir / "utt2spk").unlink()
+    (utterance,) = DataDir(data_dir, 1, RATE)
+    assert utterance.text is None and utterance.speaker is None
+
+
+def two_channels(data_dir):
+    soundfile.write(data_dir / "s0-0.flac", np.zeros((800, 2)), RATE)
+
+
+def no_audio(data_dir):
+    soundfile.write(data_dir / "s0-0.flac", np.zeros(0), RATE, format="WAV")
+
+
+def not_audio(data_dir):
+    (data_dir / "s0-0.flac").write_text("text")
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        pytest.param(
+            lambda d: (d / "wav.scp").unlink(),
+            "wav.scp is missing; name a data directory",
+            id="no wav.scp",
+        ),
+        pytest.param(lambda d: write(d / "wav.scp", []), "is empty", id="empty"),
+        pytest.param(
+            lambda d: write(d / "text", ["s0-0 A", "s0-0 B"]),
+            "s0-0 is duplicated",
+            id="an id twice",
+        ),
+        pytest.param(
+            lambda d: write(d / "segments", ["a b 0 1"]), "has segments", id="segments"
+        ),
+        pytest.param(
+            lambda d: (d / "s0-0.flac").unlink(),
+            "s0-0.flac cannot be read .* the recipe's",
+            id="audio missing",
+        ),
+        pytest.param(not_audio, "s0-0.flac cannot be read", id="not audio"),
+        pytest.param(two_channels, "has 2 channels", id="two channels"),
+        pytest.param(no_audio, "holds no audio", id="no audio"),
+    ],
+)
+def test_what_cannot_be_analysed_is_named_in_one_line(data_dir, damage, message):
+    damage(data_dir)
+    with pytest.raises(AnalysisError, match=f"^--data_dir: .*{message}") as raised:
+        list(DataDir(data_dir, 200, RATE))
+    assert "\n" not in str(raised.value)
+
+
+def test_another_sampling_rate_than_the_models_is_refused(data_dir):
+    with pytest.raises(AnalysisError, match="16000 Hz, but the model .* 8000 Hz"):
+        list(DataDir(data_dir, 200, 8000))

@@ -1,0 +1,272 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Maps, hidden states, frame times and costs of ESPnet's encoders and ours."""
+
+import pytest
+import torch
+from espnet2.asr.ctc import CTC
+from espnet2.asr.encoder.branchformer_encoder import BranchformerEncoder
+from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
+from espnet2.asr.encoder.contextual_block_conformer_encoder import (
+    ContextualBlockConformerEncoder,
+)
+from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
+from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
+from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.asr.frontend.default import DefaultFrontend
+
+from espnet_reuse.analysis import AnalysisError
+from espnet_reuse.analysis.maps import AnalysedModel
+from espnet_reuse.asr.encoder.conformer_reuse_encoder import ConformerReuseEncoder
+
+RATE, HOP, MELS, SIZE, HEADS, LAYERS = 16000, 160, 32, 16, 2, 3
+ATTENTION = {"output_size": SIZE, "attention_heads": HEADS}
+CONFORMER = ATTENTION | {
+    "num_blocks": LAYERS,
+    "linear_units": 8,
+    "cnn_module_kernel": 3,
+    "rel_pos_type": "latest",
+}
+ENCODERS = {
+    "conformer": (ConformerEncoder, CONFORMER),
+    "conformer, legacy": (ConformerEncoder, CONFORMER | {"rel_pos_type": "legacy"}),
+    "conformer, sdpa": (ConformerEncoder, CONFORMER | {"use_sdpa": True}),
+    "conformer, interctc": (
+        ConformerEncoder,
+        CONFORMER | {"interctc_layer_idx": [1], "interctc_use_conditioning": True},
+    ),
+    "transformer": (
+        TransformerEncoder,
+        ATTENTION | {"num_blocks": LAYERS, "linear_units": 8},
+    ),
+    "branchformer": (
+        BranchformerEncoder,
+        ATTENTION | {"num_blocks": LAYERS, "cgmlp_linear_units": 8},
+    ),
+    "e_branchformer": (
+        EBranchformerEncoder,
+        ATTENTION | {"num_blocks": LAYERS, "linear_units": 8, "cgmlp_linear_units": 8},
+    ),
+    "conformer_reuse": (
+        ConformerReuseEncoder,
+        CONFORMER | {"reuse_group_size": [2, 1]},
+    ),
+    "conformer_reuse, sdpa": (
+        ConformerReuseEncoder,
+        CONFORMER | {"reuse_group_size": [2, 1], "use_sdpa": True},
+    ),
+}
+
+
+def build(encoder_class, options, n_fft=512):
+    torch.manual_seed(0)
+    frontend = DefaultFrontend(n_fft=n_fft, hop_length=HOP, n_mels=MELS)
+    encoder = encoder_class(input_size=MELS, **options)
+    tokens = ["<blank>", "a", "<sos/eos>"]
+    ctc = CTC(odim=len(tokens), encoder_output_size=encoder.output_size())
+    if getattr(encoder, "interctc_use_conditioning", False):
+        encoder.conditioning_layer = torch.nn.Linear(len(tokens), SIZE)
+    return ESPnetASRModel(
+        vocab_size=len(tokens),
+        token_list=tokens,
+        frontend=frontend,
+        specaug=None,
+        normalize=None,
+        preencoder=None,
+        encoder=encoder,
+        postencoder=None,
+        decoder=None,
+        ctc=ctc,
+        joint_network=None,
+        ctc_weight=1.0,
+    )
+
+
+def noise(seconds, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(int(seconds * RATE), generator=generator)
+
+
+@pytest.fixture(params=ENCODERS, ids=str)
+def analysed(request):
+    return AnalysedModel(build(*ENCODERS[request.param]))
+
+
+def test_rows_of_every_map_sum_to_one(analysed):
+    recording = analysed.record(noise(1.0), "utt")
+    num_frames = recording.maps.size(-1)
+    assert recording.maps.shape == (LAYERS, HEADS, num_frames, num_frames)
+    assert recording.states.shape == (LAYERS + 1, num_frames, SIZE)
+    assert recording.maps.min() >= 0
+    torch.testing.assert_close(
+        recording.maps.sum(-1), torch.ones(LAYERS, HEADS, num_frames)
+    )
+
+
+def test_the_maps_explain_each_layers_attention_output(analysed):
+    """The map times the values is what the attention module returned."""
+    calls = []
+    for attention in analysed.attentions:
+        attention.register_forward_hook(lambda *call: calls.append(call))
+    maps = analysed.record(noise(1.0), "utt").maps
+    assert len(calls) == LAYERS
+    for layer_maps, (attention, inputs, output) in zip(maps, calls, strict=True):
+        value = attention.linear_v(inputs[2]).unflatten(-1, (HEADS, -1)).transpose(1, 2)
+        context = (layer_maps @ value).transpose(1, 2).flatten(2)
+        torch.testing.assert_close(attention.linear_out(context), output)
+
+
+def test_a_model_computes_and_remembers_the_same_as_before(analysed):
+    speech, lengths = noise(1.0)[None], torch.tensor([RATE])
+    with torch.no_grad():
+        expected, _ = analysed.model.encode(speech, lengths)
+    fused = [getattr(a, "use_sdpa", None) for a in analysed.attentions]
+    analysed.record(speech[0], "utt")
+    assert [getattr(a, "use_sdpa", None) for a in analysed.attentions] == fused
+    assert not any(module._forward_hooks for module in analysed.model.modules())
+    assert all(getattr(a, "attn", None) is None for a in analysed.attentions)
+    with torch.no_grad():
+        actual, _ = analysed.model.encode(speech, lengths)
+    if isinstance(expected, tuple):
+        expected, actual = expected[0], actual[0]
+    assert torch.equal(actual, expected)
+
+
+def test_an_utterance_has_the_same_maps_after_others(analysed):
+    first = analysed.record(noise(0.7), "utt")
+    analysed.record(noise(1.3, seed=1), "other")
+    again = analysed.record(noise(0.7), "utt")
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_fused_kernels_do_not_hide_the_map():
+    eager, fused = (
+        AnalysedModel(build(*ENCODERS[name])) for name in list(ENCODERS)[:3:2]
+    )
+    assert fused.attentions[0].use_sdpa and not eager.attentions[0].use_sdpa
+    speech = noise(1.0)
+    torch.testing.assert_close(eager.record(speech, "u"), fused.record(speech, "u"))
+
+
+def test_a_consumers_map_is_its_producers():
+    analysed = AnalysedModel(build(*ENCODERS["conformer_reuse"]))
+    maps = analysed.record(noise(1.0), "utt").maps
+    assert analysed.group_sizes == [2, 1]
+    assert torch.equal(maps[0], maps[1]) and not torch.equal(maps[1], maps[2])
+
+
+# ------------------------------ time ------------------------------
+
+
+@pytest.mark.parametrize(
+    "input_layer, subsampling, centre",
+    [
+        ("linear", 1, 0),
+        ("conv2d1", 1, 2),
+        ("conv2d2", 2, 3),
+        ("conv2d", 4, 3),
+        ("conv2d6", 6, 5),
+        ("conv2d8", 8, 7),
+    ],
+)
+def test_a_frame_is_in_the_middle_of_what_it_sees(input_layer, subsampling, centre):
+    """`centre`: the middle one of the features that the first encoder frame sees."""
+    model = AnalysedModel(
+        build(ConformerEncoder, CONFORMER | {"input_layer": input_layer})
+    )
+    times = model.measure_frame_times(RATE)
+    half_a_sample = 0.5 / RATE
+    assert times.shift == pytest.approx(subsampling * HOP / RATE)
+    assert times.first == pytest.approx(centre * HOP / RATE, abs=2 * half_a_sample)
+
+
+@pytest.mark.parametrize("input_layer", ["conv2d2", "conv2d", "conv2d6", "conv2d8"])
+@pytest.mark.parametrize("seconds", [0.9, 1.234, 2.5])
+def test_a_click_changes_the_frames_around_its_time(input_layer, seconds):
+    model = AnalysedModel(
+        build(ConformerEncoder, CONFORMER | {"input_layer": input_layer})
+    )
+    times = model.measure_frame_times(RATE)
+    quiet = 0.01 * noise(4.0)
+    click = quiet.clone()
+    click[round(seconds * RATE)] += 10
+    changed = [model.record(x, "utt").states[0] for x in (quiet, click)]
+    frames = (changed[0] - changed[1]).abs().amax(-1).gt(1e-4).nonzero().flatten()
+    middle = times.of(int(frames.max()) + 1)[frames].mean().item()
+    assert middle == pytest.approx(seconds, abs=times.shift / 2 + HOP / RATE)
+
+
+def test_a_normalisation_over_the_utterance_does_not_hide_the_time():
+    from espnet2.layers.utterance_mvn import UtteranceMVN
+
+    model = build(*ENCODERS["conformer"])
+    expected = AnalysedModel(model).measure_frame_times(RATE)
+    model.normalize = UtteranceMVN()
+    assert AnalysedModel(model).measure_frame_times(RATE) == expected
+    assert isinstance(model.normalize, UtteranceMVN)
+
+
+# ------------------------------ costs ------------------------------
+
+
+def test_a_consumer_saves_what_only_a_producer_computes():
+    costs = AnalysedModel(build(*ENCODERS["conformer"])).count_costs(noise(1.0))
+    t, d = 24, SIZE
+    positions = 2 * t - 1
+    scores = 2 * t * t * d + 2 * t * positions * d
+    projections = 2 * (2 * t * d * d) + 2 * positions * d * d
+    assert costs.saved == scores + projections
+    assert costs.speed_up(LAYERS, LAYERS) == 1
+    assert costs.speed_up(1, LAYERS) == pytest.approx(
+        costs.encoder / (costs.encoder - 2 * costs.saved)
+    )
+
+
+def test_the_cost_of_a_reuse_model_is_that_of_its_baseline():
+    """The estimate is over the encoder without reuse, whichever is analysed."""
+    speech = noise(1.0)
+    baseline, reuse = (
+        AnalysedModel(build(*ENCODERS[name])).count_costs(speech)
+        for name in ("conformer", "conformer_reuse")
+    )
+    assert reuse == baseline
+
+
+# ------------------------------ refusals ------------------------------
+
+
+@pytest.mark.parametrize(
+    "encoder_class, options, message",
+    [
+        pytest.param(
+            ContextualBlockConformerEncoder,
+            ATTENTION | {"num_blocks": 1},
+            "ContextualBlockConformerEncoder is not supported",
+            id="another encoder",
+        ),
+        pytest.param(
+            EBranchformerEncoder,
+            ENCODERS["e_branchformer"][1]
+            | {"attention_layer_type": "fast_selfattn"}
+            | {"pos_enc_layer_type": "abs_pos"},
+            "has no attention map",
+            id="attention without a map",
+        ),
+        pytest.param(
+            ConformerEncoder,
+            CONFORMER | {"ctc_trim": True, "interctc_layer_idx": [1]},
+            "ctc_trim drops frames",
+            id="ctc_trim",
+        ),
+    ],
+)
+def test_an_encoder_without_comparable_maps_is_refused(encoder_class, options, message):
+    with pytest.raises(AnalysisError, match=message):
+        AnalysedModel(build(encoder_class, options))
+
+
+def test_an_utterance_too_short_for_subsampling_is_named():
+    analysed = AnalysedModel(build(*ENCODERS["conformer"]))
+    with pytest.raises(AnalysisError, match="utt-1 has 4 frames and is too short"):
+        analysed.record(noise(0.03), "utt-1")
