@@ -1,0 +1,111 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Which consecutive layers may share a map: groups of the least total distance."""
+
+from typing import List, NamedTuple, Sequence
+
+import torch
+
+from espnet_reuse.analysis import AnalysisError
+from espnet_reuse.asr.layers.attention_map_reuse import resolve_group_sizes
+
+
+class Grouping(NamedTuple):
+    """Layers in consecutive groups.
+
+    Attributes:
+        sizes: Number of layers of each group, for `reuse_group_size`.
+        cost: Sum over consumers of the distance between their own map and their
+            producer's.
+    """
+
+    sizes: List[int]
+    cost: float
+
+
+def cost_of(distance: torch.Tensor, sizes: Sequence[int]) -> float:
+    """Return the sum over consumers of the distance from their producer.
+
+    Args:
+        distance: Distances between the layers' maps (L, L).
+        sizes: Number of layers of each group.
+    """
+    cost, first = 0.0, 0
+    for size in sizes:
+        cost += distance[first, first + 1 : first + size].sum().item()
+        first += size
+    return cost
+
+
+def suggest_groups(distance: torch.Tensor, producers: int) -> Grouping:
+    """Return the partition into `producers` groups with the least cost.
+
+    By dynamic programming, exactly. Of equal partitions, one whose upper groups are
+    larger.
+
+    Args:
+        distance: Distances between the layers' maps (L, L).
+        producers: Number of groups, from 1 to L.
+
+    Raises:
+        AnalysisError: There are not so many layers.
+    """
+    if not 1 <= producers <= len(distance):
+        raise AnalysisError(
+            f"--suggest: {producers} is not a number of producers for "
+            f"{len(distance)} layers; use 1 to {len(distance)}"
+        )
+    return _best_partitions(distance)[producers]
+
+
+def suggest_groups_within(distance: torch.Tensor, max_distance: float) -> Grouping:
+    """Return the fewest groups in which no consumer is far from its producer.
+
+    Of those, the partition with the least cost.
+
+    Args:
+        distance: Distances between the layers' maps (L, L).
+        max_distance: The largest distance of a consumer from its producer.
+    """
+    allowed = distance.masked_fill(distance > max_distance, torch.inf)
+    partitions = _best_partitions(allowed)
+    return next(
+        partitions[n] for n in sorted(partitions) if partitions[n].cost < torch.inf
+    )
+
+
+def uniform_groups(num_layers: int, producers: int) -> List[int]:
+    """Return groups of equal size, as an integer `reuse_group_size` makes them.
+
+    Where no integer makes so many groups, they are as even as can be, the larger first.
+    """
+    sizes = resolve_group_sizes(-(-num_layers // producers), num_layers)
+    if len(sizes) == producers:
+        return sizes
+    size, rest = divmod(num_layers, producers)
+    return [size + 1] * rest + [size] * (producers - rest)
+
+
+def _best_partitions(distance):
+    """Return the best partition into n groups, for each n from 1 to L."""
+    distance = distance.double()
+    num_layers = len(distance)
+    # best[n][end]: the first `end` layers in n groups
+    best = [{0: Grouping([], 0.0)}]
+    for n in range(1, num_layers + 1):
+        row = {}
+        for end in range(n, num_layers + 1):
+            row[end] = min(
+                (
+                    Grouping(
+                        [*lower.sizes, end - first],
+                        lower.cost + distance[first, first + 1 : end].sum().item(),
+                    )
+                    for first, lower in best[n - 1].items()
+                    if first < end
+                ),
+                key=lambda grouping: grouping.cost,
+            )
+        best.append(row)
+    return {n: best[n][num_layers] for n in range(1, num_layers + 1)}

@@ -1,0 +1,140 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Figures of attention maps: diagonality, entropy and phoneme attention.
+
+The definitions are our own, after the ideas of Shim, Choi and Sung, ICLR 2022, whose
+normalisation is not known here.
+"""
+
+from typing import Collection, Tuple
+
+import torch
+
+
+def mass_by_distance(maps: torch.Tensor) -> torch.Tensor:
+    """Return the attention by distance: (1/T) sum of A[i, j] over |i - j| = k.
+
+    Args:
+        maps: Attention maps (..., T, T).
+
+    Returns:
+        Shares (..., T), for k from 0.
+    """
+    num_frames = maps.size(-1)
+    frames = torch.arange(num_frames, device=maps.device)
+    distance = (frames[:, None] - frames).abs().flatten()
+    mass = maps.new_zeros(*maps.shape[:-2], num_frames)
+    return mass.index_add(-1, distance, maps.flatten(-2)) / num_frames
+
+
+def cumulative_diagonality(maps: torch.Tensor, radii: torch.Tensor) -> torch.Tensor:
+    """Return D(r) = (1/T) sum of A[i, j] over |i - j| <= r (T - 1).
+
+    Args:
+        maps: Attention maps (..., T, T).
+        radii: Values of r (R,), from 0 to 1.
+
+    Returns:
+        D (..., R); 1 where T is 1.
+    """
+    cumulative = mass_by_distance(maps).cumsum(-1)
+    # 0.29 * 100 is 28.999... in floating point
+    reach = (radii * (maps.size(-1) - 1) + 1e-6).floor().long()
+    return cumulative[..., reach]
+
+
+def cad(maps: torch.Tensor) -> torch.Tensor:
+    """Return CAD, the integral of D(r) over r from 0 to 1.
+
+    D is a step function, so that CAD = (1/T) sum A[i, j] (1 - |i - j| / (T - 1)).
+
+    Args:
+        maps: Attention maps (..., T, T).
+
+    Returns:
+        CAD (...): 1 for the identity, about 2/3 for the uniform map, 1 where T is 1.
+    """
+    num_frames = maps.size(-1)
+    distance = torch.arange(num_frames, dtype=maps.dtype, device=maps.device)
+    return mass_by_distance(maps) @ (1 - distance / max(num_frames - 1, 1))
+
+
+def entropy(maps: torch.Tensor) -> torch.Tensor:
+    """Return the mean over frames of the entropy of A[i, :], in nats.
+
+    Args:
+        maps: Attention maps (..., T, T).
+    """
+    return torch.special.entr(maps).sum(-1).mean(-1)
+
+
+def phoneme_attention_sums(
+    maps: torch.Tensor, labels: torch.Tensor, num_phonemes: int
+) -> torch.Tensor:
+    """Sum the attention from frames of one phoneme to frames of another.
+
+    The unbroken run of a phoneme around a frame is not counted: what is left is
+    attention to other occurrences.
+
+    Args:
+        maps: Attention maps (..., T, T).
+        labels: Phoneme of each frame (T,), int64; -1 has none, is not counted and ends
+            a run.
+        num_phonemes: Number P of phonemes.
+
+    Returns:
+        Sums (..., P, P) over the frames i of p, of the attention on the frames j of q
+        outside the run of p around i.
+    """
+    starts = torch.ones_like(labels, dtype=torch.bool)
+    starts[1:] = labels[1:] != labels[:-1]
+    runs = starts.cumsum(0)
+    others = maps * (runs[:, None] != runs)
+    # (T, P), unlabelled frames are rows of zeros
+    is_of = (labels[:, None] == torch.arange(num_phonemes)).to(maps.dtype)
+    return is_of.T @ (others @ is_of)
+
+
+def phoneme_attention(
+    sums: torch.Tensor, counts: torch.Tensor
+) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Return PAR as mass, and as lift over chance.
+
+    Mass: P[p, q] = mean over frames i of p of the attention on frames of q outside the
+    run around i. Lift: P[p, q] divided by the share of all counted frames that are of
+    q.
+
+    Args:
+        sums: What `phoneme_attention_sums` gives (..., P, P), added over utterances.
+        counts: Frames of each phoneme (P,).
+
+    Returns:
+        Mass and lift (..., P, P); NaN for phonemes that do not occur.
+    """
+    counts = counts.to(sums.dtype)
+    mass = sums / counts[:, None]
+    return mass, mass / (counts / counts.sum())
+
+
+def same_phoneme_lift(
+    sums: torch.Tensor, counts: torch.Tensor, exclude: Collection[int] = ()
+) -> torch.Tensor:
+    """Return how much more than chance frames attend to their phoneme elsewhere.
+
+    sum over p of n[p] P[p, p], divided by sum over p of n[p] s[p], where n[p] counts
+    the frames of p and s[p] is their share of all counted frames.
+
+    Args:
+        sums: What `phoneme_attention_sums` gives (..., P, P), added over utterances.
+        counts: Frames of each phoneme (P,).
+        exclude: Phonemes p that are left out of both sums, such as silence.
+
+    Returns:
+        Lift (...): 1 is chance; NaN without frames.
+    """
+    counts = counts.to(sums.dtype)
+    counted = [p for p in range(len(counts)) if p not in exclude]
+    share = counts / counts.sum()
+    attended = sums.diagonal(dim1=-2, dim2=-1)[..., counted].sum(-1)
+    return attended / (counts * share)[counted].sum()

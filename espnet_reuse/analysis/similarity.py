@@ -1,0 +1,98 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Similarity of the attention maps of two layers."""
+
+import math
+from typing import Tuple
+
+import torch
+from scipy.optimize import linear_sum_assignment
+
+
+def js_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Return the mean over frames of the Jensen-Shannon distance between rows.
+
+    The square root of the divergence in base 2, as in SciPy: from 0 to 1. Equal rows
+    give 0 exactly, nearly equal ones, in float32, up to 0.001 (the root magnifies
+    rounding).
+
+    Args:
+        a: Attention maps (Ha, T, T).
+        b: Attention maps (Hb, T, T).
+
+    Returns:
+        Distances (Ha, Hb).
+    """
+    distance = a.new_empty(len(a), len(b))
+    entropy_a, entropy_b = (torch.special.entr(x).sum(-1) for x in (a, b))
+    for h, (head, entropy) in enumerate(zip(a, entropy_a, strict=True)):
+        mixed = torch.special.entr((head + b) / 2).sum(-1)
+        divergence = mixed - (entropy + entropy_b) / 2
+        distance[h] = (divergence / math.log(2)).clamp(0, 1).sqrt().mean(-1)
+    return distance
+
+
+def cosine_similarity(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Return the mean over frames of the cosine between rows.
+
+    Args:
+        a: Attention maps (Ha, T, T).
+        b: Attention maps (Hb, T, T).
+
+    Returns:
+        Similarities (Ha, Hb).
+    """
+    a, b = (torch.nn.functional.normalize(x, dim=-1).flatten(1) for x in (a, b))
+    num_frames = math.isqrt(a.size(1))
+    return a @ b.T / num_frames
+
+
+def compare_layers(maps: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Compare every head of every layer with every other.
+
+    Args:
+        maps: Attention maps of one utterance (L, H, T, T).
+
+    Returns:
+        Jensen-Shannon distances and cosine similarities (L, L, H, H), for the head of
+        the first layer and that of the second.
+    """
+    num_layers, num_heads = maps.shape[:2]
+    distance, cosine = maps.new_empty(2, num_layers, num_layers, num_heads, num_heads)
+    for i in range(num_layers):
+        for j in range(i, num_layers):
+            distance[i, j] = js_distance(maps[i], maps[j])
+            cosine[i, j] = cosine_similarity(maps[i], maps[j])
+            if i != j:
+                distance[j, i], cosine[j, i] = distance[i, j].T, cosine[i, j].T
+    return distance, cosine
+
+
+def match_heads(distance: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Match the heads of each two layers so that their mean distance is least.
+
+    Args:
+        distance: Distances between heads (L, L, H, H), a mean over utterances.
+
+    Returns:
+        Mean distance of the matched heads (L, L), and the heads of the second layer
+        that match those of the first (L, L, H), int64.
+    """
+    heads = torch.empty(distance.shape[:3], dtype=torch.int64)
+    for i, row in enumerate(distance):
+        for j, pair in enumerate(row):
+            heads[i, j] = torch.from_numpy(linear_sum_assignment(pair.numpy())[1])
+    return distance.gather(-1, heads.unsqueeze(-1)).squeeze(-1).mean(-1), heads
+
+
+def same_head(compared: torch.Tensor) -> torch.Tensor:
+    """Return the mean over heads of what compares each with the same head.
+
+    Args:
+        compared: Distances or similarities (L, L, H, H).
+
+    Returns:
+        Means (L, L).
+    """
+    return compared.diagonal(dim1=-2, dim2=-1).mean(-1)

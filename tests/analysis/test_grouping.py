@@ -1,0 +1,105 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Suggested groups against every partition there is."""
+
+import itertools
+
+import pytest
+import torch
+
+from espnet_reuse.analysis import AnalysisError, grouping, similarity
+
+
+def partitions(num_layers, producers):
+    """Every way to cut the layers into consecutive groups."""
+    for cuts in itertools.combinations(range(1, num_layers), producers - 1):
+        ends = [0, *cuts, num_layers]
+        yield [high - low for low, high in itertools.pairwise(ends)]
+
+
+def random_distances(num_layers, seed):
+    generator = torch.Generator().manual_seed(seed)
+    distance = torch.rand(num_layers, num_layers, generator=generator)
+    return (distance + distance.T).fill_diagonal_(0) / 2
+
+
+def consumer_distances(distance, sizes):
+    first = 0
+    for size in sizes:
+        yield from distance[first, first + 1 : first + size].tolist()
+        first += size
+
+
+@pytest.mark.parametrize("num_layers", [1, 2, 5, 8])
+@pytest.mark.parametrize("seed", range(3))
+def test_no_partition_is_cheaper_than_the_suggested(num_layers, seed):
+    distance = random_distances(num_layers, seed)
+    for producers in range(1, num_layers + 1):
+        suggested = grouping.suggest_groups(distance, producers)
+        assert len(suggested.sizes) == producers and sum(suggested.sizes) == num_layers
+        costs = {
+            tuple(sizes): sum(consumer_distances(distance, sizes))
+            for sizes in partitions(num_layers, producers)
+        }
+        assert suggested.cost == pytest.approx(min(costs.values()), abs=1e-6)
+        assert costs[tuple(suggested.sizes)] == pytest.approx(suggested.cost, abs=1e-6)
+        assert grouping.cost_of(distance, suggested.sizes) == pytest.approx(
+            suggested.cost, abs=1e-6
+        )
+
+
+@pytest.mark.parametrize("max_distance", [0.05, 0.3, 0.5, 0.7, 1.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_no_smaller_number_of_groups_keeps_the_bound(max_distance, seed):
+    distance = random_distances(7, seed)
+    suggested = grouping.suggest_groups_within(distance, max_distance)
+    allowed = [
+        sizes
+        for producers in range(1, 8)
+        for sizes in partitions(7, producers)
+        if max(consumer_distances(distance, sizes), default=0) <= max_distance
+    ]
+    fewest = min(map(len, allowed))
+    assert len(suggested.sizes) == fewest and suggested.sizes in allowed
+    assert suggested.cost == pytest.approx(
+        min(sum(consumer_distances(distance, s)) for s in allowed if len(s) == fewest),
+        abs=1e-6,
+    )
+
+
+def test_planted_groups_of_equal_maps_are_found():
+    sizes = [1, 3, 2, 2]
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.cat(
+        [
+            (3 * torch.randn(2, 9, 9, generator=generator))
+            .softmax(-1)
+            .expand(n, 2, 9, 9)
+            for n in sizes
+        ]
+    )
+    distance, _ = similarity.match_heads(similarity.compare_layers(maps)[0])
+    assert grouping.suggest_groups(distance, 4) == grouping.Grouping(sizes, 0.0)
+    assert grouping.suggest_groups_within(distance, 0.001).sizes == sizes
+
+
+@pytest.mark.parametrize(
+    "num_layers, producers, sizes",
+    [
+        (12, 4, [3, 3, 3, 3]),
+        (12, 1, [12]),
+        (8, 3, [3, 3, 2]),  # as reuse_group_size: 3
+        (12, 5, [3, 3, 2, 2, 2]),  # no integer makes five
+    ],
+)
+def test_uniform_groups_are_those_of_an_integer_where_it_makes_as_many(
+    num_layers, producers, sizes
+):
+    assert grouping.uniform_groups(num_layers, producers) == sizes
+
+
+@pytest.mark.parametrize("producers", [0, 4])
+def test_more_producers_than_layers_are_refused(producers):
+    with pytest.raises(AnalysisError, match=f"--suggest: {producers} .* use 1 to 3"):
+        grouping.suggest_groups(random_distances(3, 0), producers)

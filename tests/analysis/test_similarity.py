@@ -1,0 +1,65 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Distances between maps, and the matching of heads."""
+
+import pytest
+import torch
+from scipy.spatial.distance import cosine, jensenshannon
+
+from espnet_reuse.analysis import similarity
+
+T = 15
+
+
+def random_maps(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return (3 * torch.randn(*shape, T, T, generator=generator)).softmax(-1)
+
+
+def test_distances_and_cosines_are_scipys():
+    a, b = random_maps(2), random_maps(3, seed=1)
+    distance = similarity.js_distance(a, b)
+    cosines = similarity.cosine_similarity(a, b)
+    assert distance.shape == cosines.shape == (2, 3)
+    for h in range(2):
+        for k in range(3):
+            rows = list(zip(a[h].double().numpy(), b[k].double().numpy(), strict=True))
+            expected = sum(jensenshannon(p, q, base=2) for p, q in rows) / T
+            assert distance[h, k].item() == pytest.approx(expected, abs=1e-4)
+            expected = sum(1 - cosine(p, q) for p, q in rows) / T
+            assert cosines[h, k].item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_equal_maps_are_at_no_distance_and_disjoint_ones_at_one():
+    maps = random_maps(2)
+    assert similarity.js_distance(maps, maps).diagonal().eq(0).all()
+    first, second = torch.eye(T)[None], torch.eye(T).roll(1, 0)[None]
+    assert similarity.js_distance(first, second).item() == pytest.approx(1)
+    assert similarity.cosine_similarity(first, first).item() == pytest.approx(1)
+    assert similarity.cosine_similarity(first, second).item() == 0
+
+
+def test_layers_are_compared_pair_by_pair_both_ways_alike():
+    maps = random_maps(3, 2)
+    distance, cosines = similarity.compare_layers(maps)
+    for i in range(3):
+        for j in range(3):
+            expected = similarity.js_distance(maps[i], maps[j])
+            torch.testing.assert_close(distance[i, j], expected)
+            torch.testing.assert_close(distance[i, j], distance[j, i].T)
+            expected = similarity.cosine_similarity(maps[i], maps[j])
+            torch.testing.assert_close(cosines[i, j], expected)
+
+
+def test_heads_in_another_order_are_matched():
+    maps = random_maps(1, 4)[0]
+    order = torch.tensor([2, 0, 3, 1])
+    distance, _ = similarity.compare_layers(torch.stack([maps, maps[order]]))
+    matched, heads = similarity.match_heads(distance)
+    assert matched.eq(0).all()
+    # head h of the first layer is where the order has h
+    assert heads[0, 1].tolist() == order.argsort().tolist()
+    assert heads[1, 0].tolist() == order.tolist()
+    same = similarity.same_head(distance)
+    assert same[0, 0] == 0 and same[0, 1] > 0.1
