@@ -1,0 +1,299 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Phones and their times, from TextGrids, CTM files or pocketsphinx."""
+
+import hashlib
+import json
+import os
+from importlib.metadata import version
+from pathlib import Path
+from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence
+
+import numpy as np
+import torch
+import torchaudio
+from praatio import textgrid
+
+from espnet_reuse.analysis import AnalysisError
+from espnet_reuse.analysis.phonemes import normalise
+
+POCKETSPHINX_RATE = 16000
+POCKETSPHINX_FRAME = 0.01
+# Aligners round to their frames, of 10 ms or more; the last interval of a TextGrid ends
+# with its own idea of the file's length.
+TOLERANCE = 0.05
+
+
+class Phone(NamedTuple):
+    """A phoneme with its times in seconds."""
+
+    symbol: str
+    start: float
+    end: float
+
+
+class Unaligned(Exception):
+    """An utterance has no alignment: it is counted as skipped, nothing is guessed.
+
+    Args:
+        reason: Why, in a word or two that many utterances share.
+        detail: What it is with this utterance.
+    """
+
+    def __init__(self, reason: str, detail: str = ""):
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+
+
+def label_frames(
+    phones: Sequence[Phone], times: np.ndarray, index: Mapping[str, int]
+) -> np.ndarray:
+    """Return the phoneme at each time.
+
+    Args:
+        phones: Phones in order.
+        times: Times of frames (T,) in seconds.
+        index: Number of each symbol.
+
+    Returns:
+        Numbers (T,), int64; -1 where there is no phone.
+    """
+    labels = np.full(len(times), -1, np.int64)
+    for phone in phones:
+        labels[(phone.start <= times) & (times < phone.end)] = index[phone.symbol]
+    return labels
+
+
+def read_textgrid(path: Path) -> List[Phone]:
+    """Read the phones of a TextGrid as the Montreal Forced Aligner writes it.
+
+    The tier is named `phones`, or ends in it (`<speaker> - phones`). Empty intervals
+    are silence.
+
+    Raises:
+        AnalysisError: The file is not a TextGrid with one tier of phones in order.
+    """
+    try:
+        grid = textgrid.openTextgrid(str(path), includeEmptyIntervals=True)
+    except Exception as error:  # praatio raises whatever its parser meets
+        raise AnalysisError(
+            f"--alignments: {path} is not a TextGrid "
+            f"({(str(error).splitlines() or [type(error).__name__])[0]})"
+        ) from None
+    tiers = [
+        name for name in grid.tierNames if name.lower().endswith(("phones", "phone"))
+    ]
+    if len(tiers) != 1:
+        raise AnalysisError(
+            f"--alignments: {path} has {len(tiers)} tiers of phones among "
+            f"{list(grid.tierNames)}; it should have one, named 'phones'"
+        )
+    entries = grid.getTier(tiers[0]).entries
+    return _in_order([Phone(normalise(e.label), e.start, e.end) for e in entries], path)
+
+
+def read_ctm(path: Path) -> Dict[str, List[Phone]]:
+    """Read the phones of each utterance of a CTM file.
+
+    Its lines are `utterance channel start duration phone [confidence]`, in seconds.
+
+    Raises:
+        AnalysisError: A line has another form, or an utterance's phones overlap.
+    """
+    phones = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip() or line.startswith(";;"):
+            continue
+        try:
+            utt_id, _, start, duration, symbol = line.split()[:5]
+            phone = Phone(
+                normalise(symbol), float(start), float(start) + float(duration)
+            )
+        except ValueError:
+            raise AnalysisError(
+                f"--alignments: {path}:{number} should be 'utterance channel start "
+                f"duration phone', but is {line!r}"
+            ) from None
+        phones.setdefault(utt_id, []).append(phone)
+    return {
+        utt_id: _in_order(sorted(of_utt, key=lambda phone: phone.start), path, utt_id)
+        for utt_id, of_utt in phones.items()
+    }
+
+
+def _in_order(phones, path, utt_id=""):
+    """Check that phones follow each other."""
+    end = 0.0
+    for phone in phones:
+        # sums of rounded starts and durations may overlap by a rounding
+        if phone.start < end - 0.001 or phone.end < phone.start:
+            raise AnalysisError(
+                f"--alignments: {path}{': ' if utt_id else ''}{utt_id}: the phone "
+                f"{phone.symbol} from {phone.start:g} s to {phone.end:g} s does not "
+                f"follow the one before it, which ends at {end:g} s"
+            )
+        end = phone.end
+    return phones
+
+
+def align_with_pocketsphinx(speech: np.ndarray, rate: int, text: str) -> List[Phone]:
+    """Align the words of a transcript with its audio.
+
+    The acoustic model and the dictionary are those of US English that come with
+    pocketsphinx; of the pronunciations of a word it takes the one that fits best. Wrong
+    words are aligned, too, as any forced aligner does it.
+
+    Args:
+        speech: Waveform (samples,), float32, between -1 and 1.
+        rate: Sampling rate in Hz.
+        text: Words.
+
+    Raises:
+        Unaligned: A word is not in the dictionary, or pocketsphinx finds no alignment.
+    """
+    from pocketsphinx import Decoder
+
+    words = text.lower().split()
+    if not words:
+        raise Unaligned("no words")
+    # a new one for each utterance: it keeps a running mean of the cepstra
+    decoder = Decoder(lm=None, samprate=POCKETSPHINX_RATE, loglevel="FATAL")
+    unknown = sorted({word for word in words if decoder.lookup_word(word) is None})
+    if unknown:
+        raise Unaligned("unknown words", " ".join(unknown))
+    waveform = torchaudio.functional.resample(
+        torch.from_numpy(speech), rate, POCKETSPHINX_RATE
+    )
+    raw = (waveform.clamp(-1, 1) * 32767).to(torch.int16).numpy().tobytes()
+
+    def decode():
+        decoder.start_utt()
+        decoder.process_raw(raw, full_utt=True)
+        decoder.end_utt()
+
+    try:
+        decoder.set_align_text(" ".join(words))
+        decode()
+        decoder.set_alignment()  # of words, from here on of phones
+        decode()
+        alignment = decoder.get_alignment()
+    except RuntimeError as error:
+        raise Unaligned("no alignment found", str(error)) from None
+    spoken = [word.name for word in alignment if not word.name.startswith(("<", "["))]
+    if [name.partition("(")[0] for name in spoken] != words:
+        raise Unaligned("no alignment found", f"{spoken} instead of {words}")
+    return [
+        Phone(
+            normalise(phone.name),
+            phone.start * POCKETSPHINX_FRAME,
+            (phone.start + phone.duration) * POCKETSPHINX_FRAME,
+        )
+        for word in alignment
+        for phone in word
+    ]
+
+
+class _Source:
+    """A source of alignments, called with (id, speech, rate, text) of an utterance."""
+
+    def __init__(self, name: str, find: Callable[..., List[Phone]]):
+        self.name = name
+        self.find = find
+
+    def __call__(
+        self, utt_id: str, speech: np.ndarray, rate: int, text: Optional[str]
+    ) -> List[Phone]:
+        """Return the phones of an utterance.
+
+        Raises:
+            Unaligned: It has none, and is to be counted as skipped.
+            AnalysisError: It has none and should, or they end after the audio.
+        """
+        phones = self.find(utt_id, speech, rate, text)
+        seconds = len(speech) / rate
+        if phones and phones[-1].end > seconds + TOLERANCE:
+            raise AnalysisError(
+                f"--alignments: {self.name}: the phones of {utt_id} end at "
+                f"{phones[-1].end:.2f} s, but its audio lasts {seconds:.2f} s; they "
+                "belong to other audio"
+            )
+        return phones
+
+
+def open_alignments(
+    alignments: str, cache: Path, allow_missing: bool = False
+) -> Callable[..., List[Phone]]:
+    """Return a source of alignments.
+
+    Args:
+        alignments: `pocketsphinx`, a folder of TextGrids, or a CTM file.
+        cache: Folder that keeps what pocketsphinx has aligned.
+        allow_missing: Whether an utterance that the TextGrids or the CTM file lack is
+            `Unaligned` rather than an error.
+
+    Returns:
+        A function of an utterance's id, waveform, sampling rate and words, which
+        returns its phones and raises `Unaligned` where there are none; with the
+        attribute `name`.
+
+    Raises:
+        AnalysisError: There is no such file or folder, or it holds no alignments.
+    """
+    if alignments == "pocketsphinx":
+        cache.mkdir(parents=True, exist_ok=True)
+        name = f"pocketsphinx {version('pocketsphinx')}"
+        return _Source(name, lambda *utterance: _align_cached(cache, name, *utterance))
+    path = Path(alignments)
+    if path.is_dir():
+        grids = {grid.stem: grid for grid in path.rglob("*.TextGrid")}
+        if not grids:
+            raise AnalysisError(
+                f"--alignments: there is no *.TextGrid in {path}; name a folder that "
+                "the Montreal Forced Aligner wrote, a CTM file, pocketsphinx or none"
+            )
+        missing, read = f"no {{}}.TextGrid in {path}", read_textgrid
+    elif path.is_file():
+        grids = read_ctm(path)
+        missing, read = f"no line of {{}} in {path}", list
+    else:
+        raise AnalysisError(
+            f"--alignments: there is no '{alignments}'; name a folder of TextGrids, a "
+            "CTM file, pocketsphinx or none"
+        )
+
+    def find(utt_id, *_):
+        if utt_id in grids:
+            return read(grids[utt_id])
+        if allow_missing:
+            raise Unaligned("no alignment given")
+        raise AnalysisError(
+            f"--alignments: {missing.format(utt_id)}; add it, or skip such utterances "
+            "with --allow_missing true"
+        )
+
+    return _Source(str(path), find)
+
+
+def _align_cached(cache, name, utt_id, speech, rate, text):
+    if text is None:
+        raise AnalysisError(
+            f"--data_dir: {utt_id} has no line in text, so that pocketsphinx cannot "
+            "align it; add it, or use other --alignments"
+        )
+    key = hashlib.sha256(repr((name, rate, text)).encode())
+    key.update(np.ascontiguousarray(speech).tobytes())
+    path = cache / f"{key.hexdigest()[:32]}.json"
+    if path.exists():
+        kept = json.loads(path.read_text())
+    else:
+        try:
+            kept = {"phones": align_with_pocketsphinx(speech, rate, text)}
+        except Unaligned as error:
+            kept = {"unaligned": [error.reason, str(error).partition(": ")[2]]}
+        partial = path.with_suffix(f".partial.{os.getpid()}")
+        partial.write_text(json.dumps(kept))
+        partial.replace(path)
+    if "unaligned" in kept:
+        raise Unaligned(*kept["unaligned"])
+    return [Phone(*phone) for phone in kept["phones"]]

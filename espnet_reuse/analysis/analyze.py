@@ -1,0 +1,316 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Analysis of a model on a set of utterances, one at a time."""
+
+import collections
+import math
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+import tqdm
+
+from espnet_reuse.analysis import grouping, metrics, similarity
+from espnet_reuse.analysis.alignments import Phone, Unaligned
+from espnet_reuse.analysis.dataset import DataDir
+from espnet_reuse.analysis.maps import AnalysedModel, LayerCosts
+from espnet_reuse.analysis.phonemes import SILENCE, group_phonemes
+from espnet_reuse.analysis.probe import probe
+from espnet_reuse.analysis.utterance import PROBE_FRAMES, RADII, Cache, compute_figures
+
+MAX_PROBE_FRAMES = 10_000
+EXAMPLE_SECONDS = 3.0
+DEFINITIONS = {
+    "CAD": "cumulative attention diagonality of one head's map A (T x T): the integral "
+    "over r from 0 to 1 of D(r) = (1/T) sum of A[i,j] over |i-j| <= r (T-1); 1 for "
+    "the identity, about 2/3 for the uniform map. Mean over utterances.",
+    "PAR": "phoneme attention relationship: P[p,q] = mean over frames i of phoneme p "
+    "of the attention on frames j of q that are not in the unbroken run of p around i.",
+    "Lift": "PAR over chance: P[p,q] divided by the share of all counted frames that "
+    "are of q.",
+    "Same-phoneme lift": "sum over p of n[p] P[p,p], divided by sum over p of "
+    "n[p] s[p], where n[p] counts the frames of p and s[p] is their share, without "
+    "silence: how many times more than chance a frame attends to other occurrences of "
+    "its phoneme.",
+    "Entropy": "mean over frames of the entropy of A[i,:] in nats; normalised: divided "
+    "by log T.",
+    "Probe": "accuracy of a logistic regression from a layer's frozen hidden states to "
+    "the frame's phoneme, on speakers that it was not trained on.",
+    "Similarity": "mean over frames of the Jensen-Shannon distance (square root of the "
+    "divergence, base 2, in [0, 1]) or of the cosine between rows of two layers' maps, "
+    "mean over heads: of the same head, or after the best matching of heads (least "
+    "distance over all utterances). Mean over utterances.",
+    "Suggested groups": "the partition of the layers into consecutive groups with the "
+    "least cost: the sum over consumers of the distance (matched heads) between their "
+    "own map and their producer's. Speed-up: of the whole encoder, in floating point "
+    "operations at the utterances' mean length, over the encoder without reuse.",
+}
+
+
+class Totals:
+    """Sums over utterances, from which all results are computed.
+
+    Memory does not grow with the number of utterances, but for the frames of the
+    probe, which are at most 10,000.
+    """
+
+    MEANS = ("cad", "curve", "entropy", "normalised_entropy", "js_distance", "cosine")
+
+    def __init__(self, num_utts: int):
+        self.num_utts = num_utts
+        self.utterances = self.frames = self.aligned = 0
+        self.seconds = 0.0
+        self.speakers = set()
+        self.skipped = collections.defaultdict(list)
+        self.sums = dict.fromkeys(self.MEANS, 0.0)
+        self.phoneme_sums = {}
+        self.phoneme_frames = collections.Counter()
+        self.probe_states, self.probe_labels, self.probe_speakers = [], [], []
+
+    def add(self, figures: Dict[str, np.ndarray], seconds: float, speaker) -> None:
+        """Add one utterance's figures."""
+        self.utterances += 1
+        self.frames += int(figures["frames"])
+        self.seconds += seconds
+        self.speakers.add(speaker)
+        for name in self.MEANS:
+            self.sums[name] = self.sums[name] + figures[name].astype(np.float64)
+        if "phonemes" not in figures:
+            return
+        self.aligned += 1
+        symbols = [str(symbol) for symbol in figures["phonemes"]]
+        for p, symbol in enumerate(symbols):
+            self.phoneme_frames[symbol] += int(figures["phoneme_frames"][p])
+            for q, other in enumerate(symbols):
+                pair = symbol, other
+                self.phoneme_sums[pair] = (
+                    self.phoneme_sums.get(pair, 0.0)
+                    + figures["phoneme_sums"][..., p, q]
+                )
+        count = max(1, min(PROBE_FRAMES, MAX_PROBE_FRAMES // self.num_utts))
+        labels = figures["probe_labels"][:count]
+        self.probe_states.append(figures["probe_states"][:count])
+        self.probe_labels += [symbols[label] for label in labels]
+        self.probe_speakers += [speaker] * len(labels)
+
+    def mean(self, name: str) -> np.ndarray:
+        """Return the mean over utterances."""
+        return self.sums[name] / self.utterances
+
+
+def summarise_phonemes(totals: Totals) -> Optional[Dict]:
+    """Return the phoneme attention relationship, None without alignments."""
+    occurring = [s for s, count in totals.phoneme_frames.items() if count]
+    if not occurring:
+        return None
+    groups = group_phonemes(occurring)
+    phonemes = [symbol for _, symbols in groups for symbol in symbols]
+    shape = next(iter(totals.phoneme_sums.values())).shape
+    sums = np.zeros((*shape, len(phonemes), len(phonemes)))
+    for p, symbol in enumerate(phonemes):
+        for q, other in enumerate(phonemes):
+            sums[..., p, q] = totals.phoneme_sums.get((symbol, other), 0.0)
+    counts = torch.tensor([totals.phoneme_frames[symbol] for symbol in phonemes])
+    sums = torch.from_numpy(sums)
+    by_head = metrics.phoneme_attention(sums, counts)
+    mass, lift = metrics.phoneme_attention(sums.mean(1), counts)
+    silence = [n for n, symbol in enumerate(phonemes) if symbol == SILENCE]
+    return {
+        "phonemes": phonemes,
+        "groups": groups,
+        "frames": counts.tolist(),
+        "mass": to_json(mass),
+        "lift": to_json(lift),
+        "mass_by_head": to_json(by_head[0]),
+        "lift_by_head": to_json(by_head[1]),
+        "same_phoneme_lift": to_json(
+            metrics.same_phoneme_lift(sums, counts, exclude=silence)
+        ),
+    }
+
+
+def summarise_probe(totals: Totals) -> Dict:
+    """Return the accuracy of the probe at each layer, or why there is none."""
+    if None in totals.speakers:
+        return {"skipped": "the data directory has no utt2spk"}
+    states = np.concatenate(totals.probe_states).astype(np.float32)
+    phonemes = sorted(set(totals.probe_labels))
+    index = {symbol: n for n, symbol in enumerate(phonemes)}
+    labels = np.array([index[symbol] for symbol in totals.probe_labels])
+    result = probe(states, labels, np.array(totals.probe_speakers))
+    places = ["input", *map(str, range(1, states.shape[1]))]
+    return result if "skipped" in result else {"places": places, **result}
+
+
+def summarise_similarity(totals: Totals) -> Dict:
+    """Return distances and cosines between layers, of the same and of matched heads."""
+    distance = torch.from_numpy(totals.mean("js_distance"))
+    cosine = torch.from_numpy(totals.mean("cosine"))
+    matched, heads = similarity.match_heads(distance)
+    # heads (L, L, H): head h of one layer with head heads[..., h] of the other
+    matched_cosine = cosine.gather(-1, heads.unsqueeze(-1)).squeeze(-1).mean(-1)
+    return {
+        "js_distance": {
+            "same_head": to_json(similarity.same_head(distance)),
+            "matched": to_json(matched),
+        },
+        "cosine": {
+            "same_head": to_json(similarity.same_head(cosine)),
+            "matched": to_json(matched_cosine),
+        },
+    }
+
+
+def suggest(
+    distance: torch.Tensor,
+    costs: LayerCosts,
+    producers: Sequence[int],
+    max_distance: Optional[float],
+) -> List[Dict]:
+    """Suggest groups, each beside uniform ones of the same number of producers.
+
+    Args:
+        distance: Distance between the maps of two layers (layer, layer).
+        costs: Costs of the encoder.
+        producers: Wanted numbers of producers.
+        max_distance: Bound on a consumer's distance from its producer, or None.
+    """
+    num_layers = len(distance)
+
+    def describe(sizes):
+        return {
+            "reuse_group_size": list(sizes),
+            "cost": grouping.cost_of(distance, sizes),
+            "speed_up": costs.speed_up(len(sizes), num_layers),
+        }
+
+    wanted = [
+        (f"--suggest {count}", grouping.suggest_groups(distance, count))
+        for count in producers
+    ]
+    if max_distance is not None:
+        found = grouping.suggest_groups_within(distance, max_distance)
+        wanted.append((f"--suggest_max_distance {max_distance:g}", found))
+    return [
+        {
+            "option": option,
+            "suggested": describe(found.sizes),
+            "uniform": describe(grouping.uniform_groups(num_layers, len(found.sizes))),
+        }
+        for option, found in wanted
+    ]
+
+
+def analyze(
+    analysed: AnalysedModel,
+    dataset: DataDir,
+    find_phones: Optional[Callable[..., List[Phone]]],
+    cache: Cache,
+    producers: Sequence[int],
+    max_distance: Optional[float],
+) -> Tuple[Dict, Dict]:
+    """Analyse a model on the utterances of a data directory.
+
+    Args:
+        analysed: The model.
+        dataset: The utterances.
+        find_phones: Source of alignments (`alignments.open_alignments`), or None.
+        cache: What keeps the figures of each utterance.
+        producers: Numbers of producers to suggest groups for.
+        max_distance: Bound to suggest groups for, or None.
+
+    Returns:
+        The analysis, as in analysis.json but for `run`; and an utterance with its maps
+        for the report.
+
+    Raises:
+        AnalysisError: An utterance cannot be read or encoded.
+    """
+    frame_times = analysed.measure_frame_times(dataset.rate)
+    totals = Totals(len(dataset))
+    example = None
+    for utterance in tqdm.tqdm(dataset, desc="Analysing", unit="utt"):
+        speech = torch.from_numpy(utterance.speech)
+        phones = None
+        if find_phones is not None:
+            try:
+                phones = find_phones(
+                    utterance.id, utterance.speech, dataset.rate, utterance.text
+                )
+            except Unaligned as reason:
+                totals.skipped[reason.reason].append(utterance.id)
+
+        def compute(speech=speech, phones=phones, utt_id=utterance.id):
+            recording = analysed.record(speech, utt_id)
+            return compute_figures(recording, phones, frame_times, utt_id)
+
+        figures = cache.get(utterance.id, utterance.speech, phones, compute)
+        seconds = len(speech) / dataset.rate
+        totals.add(figures, seconds, utterance.speaker)
+        # one with phones if there is one, long enough to show something
+        shown = phones is not None, seconds > EXAMPLE_SECONDS
+        if example is None or shown > example[0]:
+            example = shown, utterance, phones
+    _, utterance, phones = example
+    speech = torch.from_numpy(utterance.speech)
+    attention_maps = analysed.record(speech, utterance.id).maps
+    similarities = summarise_similarity(totals)
+    matched = torch.tensor(similarities["js_distance"]["matched"])
+    mean_length = round(totals.seconds / totals.utterances * dataset.rate)
+    costs = analysed.count_costs(torch.zeros(mean_length))
+    group_sizes = analysed.group_sizes
+    num_layers = len(analysed.layers)
+    aligned = totals.aligned > 0
+    analysis = {
+        "model": {
+            "encoder": type(analysed.model.encoder).__name__,
+            "num_layers": num_layers,
+            "num_heads": analysed.num_heads,
+            "reuse_group_size": group_sizes if max(group_sizes) > 1 else None,
+            "frame_shift_ms": 1000 * frame_times.shift,
+            "first_frame_ms": 1000 * frame_times.first,
+        },
+        "data": {
+            "data_dir": str(dataset.path),
+            "alignments": find_phones.name if find_phones else "none",
+            "utterances": totals.utterances,
+            "seconds": totals.seconds,
+            "frames": totals.frames,
+            "speakers": len(totals.speakers - {None}),
+            "aligned": totals.aligned,
+            "skipped": dict(totals.skipped),
+        },
+        "definitions": DEFINITIONS,
+        "diagonality": {
+            "cad": to_json(totals.mean("cad")),
+            "radii": RADII.tolist(),
+            "curve": to_json(totals.mean("curve")),
+        },
+        "entropy": {
+            "nats": to_json(totals.mean("entropy")),
+            "normalised": to_json(totals.mean("normalised_entropy")),
+        },
+        "phoneme_attention": summarise_phonemes(totals) if aligned else None,
+        "probe": summarise_probe(totals) if aligned else None,
+        "similarity": similarities,
+        "suggestions": suggest(matched, costs, producers, max_distance),
+    }
+    return analysis, {
+        "utterance": utterance.id,
+        "text": utterance.text,
+        "frame_times": frame_times.of(attention_maps.size(-1)).numpy(),
+        "phones": [(p.symbol, p.start, p.end) for p in phones or []],
+        "maps": attention_maps.numpy(),
+    }
+
+
+def to_json(x):
+    """Return nested lists of floats with five digits; None where undefined."""
+    if isinstance(x, torch.Tensor):
+        x = x.tolist()
+    if isinstance(x, np.ndarray):
+        x = x.tolist()
+    if isinstance(x, list):
+        return [to_json(item) for item in x]
+    return float(f"{x:.5g}") if math.isfinite(x) else None
