@@ -165,7 +165,7 @@ def align_with_pocketsphinx(speech: np.ndarray, rate: int, text: str) -> List[Ph
     waveform = torchaudio.functional.resample(
         torch.from_numpy(speech), rate, POCKETSPHINX_RATE
     )
-    raw = (waveform.clamp(-1, 1) * 32767).to(torch.int16).numpy().tobytes()
+    raw = (waveform * 32768).clamp(-32768, 32767).to(torch.int16).numpy().tobytes()
 
     def decode():
         decoder.start_utt()

@@ -42,6 +42,11 @@ def assert_fails_in_one_line(repository, command, *parts):
         pytest.param("--stage 2 --stop_stage 1", "comes after", id="order of stages"),
         pytest.param("--nj 0", "--nj: '0' is not a positive", id="jobs"),
         pytest.param("--nosuch 1", "unknown option --nosuch", id="option"),
+        pytest.param(
+            "--asr_args '" + "--encoder_conf output_size=32 " * 12 + "'",
+            "--asr_args: too many for the name of a folder",
+            id="too long a name",
+        ),
         pytest.param("--expdir x", "--expdir: run.sh sets it", id="reserved option"),
         pytest.param("--stage", "--stage needs a value", id="no value"),
         pytest.param("go", "unexpected argument 'go'", id="argument"),

@@ -1,0 +1,260 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Boundaries of phones, from every kind of alignment."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from espnet_reuse.analysis import AnalysisError, alignments
+from espnet_reuse.analysis.alignments import Phone, Unaligned
+from espnet_reuse.analysis.phonemes import normalise
+
+FOLDER = Path(__file__).parent / "alignments"
+HELLO = [
+    Phone("SIL", 0, 0.25),
+    Phone("HH", 0.25, 0.3),
+    Phone("AH", 0.3, 0.52),
+    Phone("L", 0.52, 0.7),
+    Phone("OW", 0.7, 1.2),
+]
+SPEECH, RATE = np.zeros(19200, np.float32), 16000  # 1.2 s
+CORPUS = Path(__file__).resolve().parents[3] / "shared/corpora/phone-aligned"
+needs_corpus = pytest.mark.skipif(not CORPUS.is_dir(), reason="no phone-aligned corpus")
+
+
+def assert_same_phones(actual, expected, tolerance=1e-9):
+    assert [p.symbol for p in actual] == [p.symbol for p in expected]
+    actual, expected = (
+        np.array([p[1:] for p in phones]) for phones in (actual, expected)
+    )
+    np.testing.assert_allclose(actual, expected, atol=tolerance)
+
+
+# ------------------------------ files ------------------------------
+
+
+@pytest.mark.parametrize("name", ["long", "short"])
+def test_a_textgrid_gives_its_phones(name):
+    assert_same_phones(alignments.read_textgrid(FOLDER / f"{name}.TextGrid"), HELLO)
+
+
+def test_a_ctm_file_gives_each_utterances_phones_in_order():
+    phones = alignments.read_ctm(FOLDER / "phones.ctm")
+    assert_same_phones(phones["hello"], HELLO)
+    assert_same_phones(phones["other"], [Phone("SIL", 0, 0.4)])
+
+
+@needs_corpus
+@pytest.mark.parametrize("name", ["acoustic_corpus", "cold_corpus", "cold_corpus3"])
+def test_aligned_speech_gives_the_boundaries_in_its_file(name):
+    path = CORPUS / "mfa-tests" / f"{name}.TextGrid"
+    # the file itself, without a library: three lines for each interval of the last tier
+    tier = path.read_text().split('"phones"\n')[1]
+    intervals = re.findall(r'([\d.]+)\n([\d.]+)\n"(.*)"\n', tier)
+    expected = [Phone(normalise(s), float(a), float(b)) for a, b, s in intervals]
+    assert len(expected) > 200
+    assert_same_phones(alignments.read_textgrid(path), expected)
+    # and they are those of its audio
+    speech, rate = soundfile.read(path.with_suffix(".flac"), dtype="float32")
+    source = alignments.open_alignments(str(CORPUS / "mfa-tests"), Path("unused"))
+    assert_same_phones(source(name, speech, rate, None), expected)
+
+
+def test_textgrids_are_found_in_folders_of_speakers(tmp_path):
+    folder = tmp_path / "speaker" / "chapter"
+    folder.mkdir(parents=True)
+    (folder / "utt-1.TextGrid").write_text((FOLDER / "long.TextGrid").read_text())
+    source = alignments.open_alignments(str(tmp_path), tmp_path / "cache")
+    assert_same_phones(source("utt-1", SPEECH, RATE, None), HELLO)
+
+
+def test_frames_get_the_phone_at_their_time():
+    times = np.array([0.0, 0.249, 0.25, 0.5, 0.52, 1.199, 1.2, 3.0])
+    index = {"SIL": 0, "HH": 1, "AH": 2, "L": 3, "OW": 4}
+    labels = alignments.label_frames(HELLO, times, index)
+    assert labels.tolist() == [0, 0, 1, 2, 3, 4, -1, -1]
+
+
+# ------------------------------ bad input ------------------------------
+
+
+def assert_refused(message, function, *args):
+    with pytest.raises(AnalysisError, match=message) as raised:
+        function(*args)
+    assert str(raised.value).startswith("--alignments: ")
+    assert "\n" not in str(raised.value)
+
+
+def test_what_is_not_a_textgrid_of_phones_is_named(tmp_path):
+    path = tmp_path / "utt.TextGrid"
+    path.write_text("phones?")
+    assert_refused("utt.TextGrid is not a TextGrid", alignments.read_textgrid, path)
+    text = (FOLDER / "long.TextGrid").read_text()
+    path.write_text(text.replace('"phones"', '"segments"'))
+    assert_refused("has 0 tiers of phones among", alignments.read_textgrid, path)
+    path.write_text(text.replace('"words"', '"phones (2)phones"'))
+    assert_refused("has 2 tiers of phones among", alignments.read_textgrid, path)
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("utt 1 0.0 SIL", ":1 should be 'utterance channel start duration phone'"),
+        ("utt 1 zero 0.1 SIL", ":1 should be"),
+        ("utt 1 0 0.5 SIL\nutt 1 0.3 0.5 AH", "utt: the phone AH from 0.3 s to 0.8 s"),
+        ("utt 1 0.5 -0.2 AH", "utt: the phone AH from 0.5 s to 0.3 s does not follow"),
+    ],
+)
+def test_a_wrong_line_of_a_ctm_file_is_named(tmp_path, line, message):
+    path = tmp_path / "phones.ctm"
+    path.write_text(line + "\n")
+    assert_refused(message, alignments.read_ctm, path)
+
+
+def test_alignments_that_are_not_there_are_named(tmp_path):
+    open_ = alignments.open_alignments
+    assert_refused("there is no '/no/where'", open_, "/no/where", tmp_path)
+    assert_refused(r"there is no \*.TextGrid in", open_, str(tmp_path), tmp_path)
+
+
+@pytest.mark.parametrize("path", [FOLDER, FOLDER / "phones.ctm"], ids=lambda p: p.name)
+def test_an_utterance_without_alignment_is_named_or_counted(path, tmp_path):
+    source = alignments.open_alignments(str(path), tmp_path)
+    assert_refused("utt-7.* --allow_missing true", source, "utt-7", SPEECH, RATE, "A")
+    source = alignments.open_alignments(str(path), tmp_path, allow_missing=True)
+    with pytest.raises(Unaligned) as raised:
+        source("utt-7", SPEECH, RATE, "A")
+    assert raised.value.reason == "no alignment given"
+
+
+def test_an_alignment_of_longer_audio_is_refused(tmp_path):
+    source = alignments.open_alignments(str(FOLDER), tmp_path)
+    assert source("long", SPEECH[: int(1.16 * RATE)], RATE, None)  # by rounding
+    assert_refused(
+        "the phones of long end at 1.20 s, but its audio lasts 1.00 s",
+        *(source, "long", SPEECH[:RATE], RATE, None),
+    )
+
+
+# ------------------------------ pocketsphinx ------------------------------
+
+
+def test_the_words_of_an4_are_aligned_with_a_pronunciation_each(an4):
+    import pocketsphinx
+
+    dictionary = {}
+    with open(
+        pocketsphinx.get_model_path("en-us/cmudict-en-us.dict"), encoding="utf-8"
+    ) as file:
+        for line in file:
+            word, *phonemes = line.split()
+            dictionary.setdefault(word.partition("(")[0], []).append(phonemes)
+    for words, wav in an4:
+        wav = wav.astype(np.float32)
+        phones = alignments.align_with_pocketsphinx(wav, RATE, words)
+        spoken = [phone.symbol for phone in phones if phone.symbol != "SIL"]
+        pronunciations = [
+            "|".join(" ".join(p) for p in dictionary[word])
+            for word in words.lower().split()
+        ]
+        assert re.fullmatch(
+            " ".join(f"({p})" for p in pronunciations), " ".join(spoken)
+        ), words
+        # without a gap, within the audio
+        assert phones[0].start == 0 and phones[-1].end <= len(wav) / RATE + 0.01
+        for left, right in zip(phones, phones[1:], strict=False):
+            assert left.end == pytest.approx(right.start) and left.start < left.end
+
+
+def test_another_sampling_rate_moves_no_boundary_by_much(an4):
+    import torch
+    import torchaudio
+
+    words, wav = an4[0]
+    wav = torch.from_numpy(wav.astype(np.float32))
+    expected = alignments.align_with_pocketsphinx(wav.numpy(), RATE, words)
+    twice = torchaudio.functional.resample(wav, RATE, 2 * RATE).numpy()
+    actual = alignments.align_with_pocketsphinx(twice, 2 * RATE, words)
+    assert_same_phones(actual, expected, tolerance=0.03)
+
+
+def test_unknown_words_and_too_little_audio_are_not_guessed(an4):
+    words, wav = an4[0]
+    wav = wav.astype(np.float32)
+    for text, speech, reason in (
+        (words + " blorque zyzzq", wav, "unknown words: blorque zyzzq"),
+        (words, wav[:1600], "no alignment found"),
+        ("", wav, "no words"),
+    ):
+        with pytest.raises(Unaligned, match=reason):
+            alignments.align_with_pocketsphinx(speech, RATE, text)
+
+
+def test_what_was_aligned_or_failed_once_is_kept(an4, tmp_path, monkeypatch):
+    words, wav = an4[0]
+    wav = wav.astype(np.float32)
+    source = alignments.open_alignments("pocketsphinx", tmp_path / "cache")
+    phones = source("utt", wav, RATE, words)
+    with pytest.raises(Unaligned):
+        source("other", wav, RATE, "blorque")
+    with monkeypatch.context() as patch:
+        patch.setattr(alignments, "align_with_pocketsphinx", None)
+        assert source("utt", wav, RATE, words) == phones
+        with pytest.raises(Unaligned, match="unknown words: blorque"):
+            source("other", wav, RATE, "blorque")
+    # other words are another alignment, here one that fails
+    with pytest.raises(Unaligned, match="no alignment found"):
+        source("utt", wav, RATE, "no")
+
+
+def agreement(actual, expected, seconds):
+    """Share of 10 ms frames that have the same phone in both."""
+    times = np.arange(0.005, seconds, 0.01)
+    index = {s: n for n, s in enumerate(sorted({p.symbol for p in actual + expected}))}
+    labels = [alignments.label_frames(p, times, index) for p in (actual, expected)]
+    return (labels[0] == labels[1]).mean()
+
+
+@needs_corpus
+def test_pocketsphinx_gives_the_boundaries_that_it_is_shipped_with():
+    """But for its running mean of the cepstra, which began elsewhere in those files."""
+    agreements = []
+    for path in sorted((CORPUS / "pocketsphinx-librivox").glob("*.phone.json")):
+        shipped = json.loads(path.read_text())
+        expected = [
+            Phone(phone["t"], phone["b"], phone["b"] + phone["d"])
+            for word in shipped["w"]
+            for phone in word["w"]
+        ]
+        audio = path.with_name(path.name.replace(".phone.json", ".flac"))
+        speech, rate = soundfile.read(audio, dtype="float32")
+        words = audio.with_suffix(".txt").read_text()
+        actual = alignments.align_with_pocketsphinx(speech, rate, words)
+        agreements.append(agreement(actual, expected, len(speech) / rate))
+    assert len(agreements) == 5
+    assert min(agreements) > 0.9 and np.median(agreements) > 0.98, agreements
+
+
+@needs_corpus
+def test_pocketsphinx_is_near_the_boundaries_of_cmu_arctic():
+    folder = CORPUS / "cmu-arctic-a0009"
+    labels = (folder / "arctic_a0009_phone.lab").read_text().splitlines()
+    hundred_ns = 1e-7
+    expected = [
+        Phone(
+            normalise(re.search(r"-(.*?)\+", context).group(1)),
+            int(start) * hundred_ns,
+            int(end) * hundred_ns,
+        )
+        for start, end, context in map(str.split, labels)
+    ]
+    speech, rate = soundfile.read(folder / "arctic_a0009.flac", dtype="float32")
+    words = "he turned sharply and faced gregson across the table"
+    phones = alignments.align_with_pocketsphinx(speech, rate, words)
+    assert agreement(phones, expected, len(speech) / rate) > 0.75

@@ -1,0 +1,55 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Names of phonemes, and their order."""
+
+import pytest
+
+from espnet_reuse.analysis.phonemes import ARPABET, SILENCE, group_phonemes, normalise
+
+
+@pytest.mark.parametrize(
+    "symbol, phoneme",
+    [
+        ("AH0", "AH"),
+        ("AH", "AH"),
+        ("ow1", "OW"),
+        ("NG_E", "NG"),
+        ("ER2_I", "ER"),
+        ("ɑː", "ɑː"),
+        ("tʲ", "tʲ"),
+        ("", SILENCE),
+        (" ", SILENCE),
+        ("sil", SILENCE),
+        ("SIL_S", SILENCE),
+        ("sp", SILENCE),
+        ("spn", SILENCE),
+        ("pau", SILENCE),
+        ("<eps>", SILENCE),
+        ("[NOISE]", SILENCE),
+        ("+NSN+", SILENCE),
+    ],
+)
+def test_symbols_of_every_aligner_are_one_phoneme(symbol, phoneme):
+    assert normalise(symbol) == phoneme
+
+
+def test_a_normalised_symbol_stays_as_it_is():
+    assert [normalise(phoneme) for phoneme in ARPABET] == ARPABET
+
+
+def test_the_inventory_is_arpabet_and_silence():
+    pocketsphinx = pytest.importorskip("pocketsphinx")
+    dictionary = pocketsphinx.get_model_path("en-us/cmudict-en-us.dict")
+    with open(dictionary, encoding="utf-8") as file:
+        phonemes = {phoneme for line in file for phoneme in line.split()[1:]}
+    assert len(ARPABET) == 40 and set(ARPABET) == phonemes | {SILENCE}
+
+
+def test_those_that_occur_are_grouped_in_order_with_others_last():
+    assert group_phonemes({"SIL", "T", "P", "ɑ", "IY", "ə"}) == [
+        ("stops", ["P", "T"]),
+        ("vowels", ["IY"]),
+        ("silence", ["SIL"]),
+        ("other", ["ɑ", "ə"]),
+    ]
