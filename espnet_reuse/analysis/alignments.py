@@ -6,9 +6,10 @@
 import hashlib
 import json
 import os
+import re
 from importlib.metadata import version
 from pathlib import Path
-from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence
+from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -23,6 +24,8 @@ POCKETSPHINX_FRAME = 0.01
 # Aligners round to their frames, of 10 ms or more; the last interval of a TextGrid ends
 # with its own idea of the file's length.
 TOLERANCE = 0.05
+# With several speakers in a file: "<speaker> - phones".
+PHONES_TIER = re.compile(r"(.+ - )?phones?", re.IGNORECASE)
 
 
 class Phone(NamedTuple):
@@ -68,8 +71,8 @@ def label_frames(
 def read_textgrid(path: Path) -> List[Phone]:
     """Read the phones of a TextGrid as the Montreal Forced Aligner writes it.
 
-    The tier is named `phones`, or ends in it (`<speaker> - phones`). Empty intervals
-    are silence.
+    The tier is named `phones`, `phone` or `<speaker> - phones`. Empty intervals are
+    silence.
 
     Raises:
         AnalysisError: The file is not a TextGrid with one tier of phones in order.
@@ -79,17 +82,19 @@ def read_textgrid(path: Path) -> List[Phone]:
     except Exception as error:  # praatio raises whatever its parser meets
         raise AnalysisError(
             f"--alignments: {path} is not a TextGrid "
-            f"({(str(error).splitlines() or [type(error).__name__])[0]})"
+            f"({' '.join(str(error).split()) or type(error).__name__})"
         ) from None
     tiers = [
-        name for name in grid.tierNames if name.lower().endswith(("phones", "phone"))
+        tier
+        for tier in grid.tiers
+        if PHONES_TIER.fullmatch(tier.name) and isinstance(tier, textgrid.IntervalTier)
     ]
     if len(tiers) != 1:
         raise AnalysisError(
             f"--alignments: {path} has {len(tiers)} tiers of phones among "
-            f"{list(grid.tierNames)}; it should have one, named 'phones'"
+            f"{list(grid.tierNames)}; it should have one of intervals, named 'phones'"
         )
-    entries = grid.getTier(tiers[0]).entries
+    entries = tiers[0].entries
     return _in_order([Phone(normalise(e.label), e.start, e.end) for e in entries], path)
 
 
@@ -99,10 +104,17 @@ def read_ctm(path: Path) -> Dict[str, List[Phone]]:
     Its lines are `utterance channel start duration phone [confidence]`, in seconds.
 
     Raises:
-        AnalysisError: A line has another form, or an utterance's phones overlap.
+        AnalysisError: It is not text, has no phones, a line has another form, or an
+            utterance's phones overlap.
     """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise AnalysisError(
+            f"--alignments: {path} is not a CTM file: it should be UTF-8 text"
+        ) from None
     phones = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith(";;"):
             continue
         try:
@@ -116,6 +128,11 @@ def read_ctm(path: Path) -> Dict[str, List[Phone]]:
                 f"duration phone', but is {line!r}"
             ) from None
         phones.setdefault(utt_id, []).append(phone)
+    if not phones:
+        raise AnalysisError(
+            f"--alignments: {path} has no phones; its lines should be 'utterance "
+            "channel start duration phone'"
+        )
     return {
         utt_id: _in_order(sorted(of_utt, key=lambda phone: phone.start), path, utt_id)
         for utt_id, of_utt in phones.items()
@@ -126,8 +143,8 @@ def _in_order(phones, path, utt_id=""):
     """Check that phones follow each other."""
     end = 0.0
     for phone in phones:
-        # sums of rounded starts and durations may overlap by a rounding
-        if phone.start < end - 0.001 or phone.end < phone.start:
+        # sums of rounded starts and durations may overlap by a rounding; nan is refused
+        if not end - 0.001 <= phone.start <= phone.end:
             raise AnalysisError(
                 f"--alignments: {path}{': ' if utt_id else ''}{utt_id}: the phone "
                 f"{phone.symbol} from {phone.start:g} s to {phone.end:g} s does not "
@@ -150,13 +167,16 @@ def align_with_pocketsphinx(speech: np.ndarray, rate: int, text: str) -> List[Ph
         text: Words.
 
     Raises:
-        Unaligned: A word is not in the dictionary, or pocketsphinx finds no alignment.
+        Unaligned: There are no words or no audio, a word is not in the dictionary, or
+            pocketsphinx finds no alignment.
     """
     from pocketsphinx import Decoder
 
     words = text.lower().split()
     if not words:
         raise Unaligned("no words")
+    if not len(speech):
+        raise Unaligned("no audio")
     # a new one for each utterance: it keeps a running mean of the cepstra
     decoder = Decoder(lm=None, samprate=POCKETSPHINX_RATE, loglevel="FATAL")
     unknown = sorted({word for word in words if decoder.lookup_word(word) is None})
@@ -195,9 +215,14 @@ def align_with_pocketsphinx(speech: np.ndarray, rate: int, text: str) -> List[Ph
 
 
 class _Source:
-    """A source of alignments, called with (id, speech, rate, text) of an utterance."""
+    """A source of alignments, called with (id, speech, rate, text) of an utterance.
 
-    def __init__(self, name: str, find: Callable[..., List[Phone]]):
+    Args:
+        name: What it is.
+        find: Returns an utterance's phones, and where they are from.
+    """
+
+    def __init__(self, name: str, find: Callable[..., Tuple[List[Phone], str]]):
         self.name = name
         self.find = find
 
@@ -210,11 +235,11 @@ class _Source:
             Unaligned: It has none, and is to be counted as skipped.
             AnalysisError: It has none and should, or they end after the audio.
         """
-        phones = self.find(utt_id, speech, rate, text)
+        phones, origin = self.find(utt_id, speech, rate, text)
         seconds = len(speech) / rate
         if phones and phones[-1].end > seconds + TOLERANCE:
             raise AnalysisError(
-                f"--alignments: {self.name}: the phones of {utt_id} end at "
+                f"--alignments: {origin}: the phones of {utt_id} end at "
                 f"{phones[-1].end:.2f} s, but its audio lasts {seconds:.2f} s; they "
                 "belong to other audio"
             )
@@ -243,19 +268,23 @@ def open_alignments(
     if alignments == "pocketsphinx":
         cache.mkdir(parents=True, exist_ok=True)
         name = f"pocketsphinx {version('pocketsphinx')}"
-        return _Source(name, lambda *utterance: _align_cached(cache, name, *utterance))
+        return _Source(
+            name, lambda *utterance: (_align_cached(cache, name, *utterance), name)
+        )
     path = Path(alignments)
     if path.is_dir():
-        grids = {grid.stem: grid for grid in path.rglob("*.TextGrid")}
-        if not grids:
+        found = {}
+        for grid in sorted(path.rglob("*.TextGrid")):
+            found.setdefault(grid.stem, []).append(grid)
+        if not found:
             raise AnalysisError(
                 f"--alignments: there is no *.TextGrid in {path}; name a folder that "
                 "the Montreal Forced Aligner wrote, a CTM file, pocketsphinx or none"
             )
-        missing, read = f"no {{}}.TextGrid in {path}", read_textgrid
+        missing, read = f"no {{}}.TextGrid in {path}", _read_single_textgrid
     elif path.is_file():
-        grids = read_ctm(path)
-        missing, read = f"no line of {{}} in {path}", list
+        found = read_ctm(path)
+        missing, read = f"no line of {{}} in {path}", lambda phones: (phones, str(path))
     else:
         raise AnalysisError(
             f"--alignments: there is no '{alignments}'; name a folder of TextGrids, a "
@@ -263,8 +292,8 @@ def open_alignments(
         )
 
     def find(utt_id, *_):
-        if utt_id in grids:
-            return read(grids[utt_id])
+        if utt_id in found:
+            return read(found[utt_id])
         if allow_missing:
             raise Unaligned("no alignment given")
         raise AnalysisError(
@@ -273,6 +302,16 @@ def open_alignments(
         )
 
     return _Source(str(path), find)
+
+
+def _read_single_textgrid(paths):
+    """Read the TextGrid of an utterance, of which there must not be two."""
+    if len(paths) > 1:
+        raise AnalysisError(
+            f"--alignments: {paths[0]} and {paths[1]} have the same name, so that the "
+            "utterance's own is not known; leave one of them"
+        )
+    return read_textgrid(paths[0]), str(paths[0])
 
 
 def _align_cached(cache, name, utt_id, speech, rate, text):

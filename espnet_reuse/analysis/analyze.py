@@ -40,7 +40,8 @@ DEFINITIONS = {
     "Similarity": "mean over frames of the Jensen-Shannon distance (square root of the "
     "divergence, base 2, in [0, 1]) or of the cosine between rows of two layers' maps, "
     "mean over heads: of the same head, or after the best matching of heads (least "
-    "distance over all utterances). Mean over utterances.",
+    "distance over all utterances). Of each utterance 128 frames at most, evenly "
+    "spread. Mean over utterances.",
     "Suggested groups": "the partition of the layers into consecutive groups with the "
     "least cost: the sum over consumers of the distance (matched heads) between their "
     "own map and their producer's. Speed-up: of the whole encoder, in floating point "

@@ -60,6 +60,7 @@ styled = matplotlib.rc_context(STYLE)
 @styled
 def render(figure: Figure) -> bytes:
     """Return the figure as a PNG file of `DPI` dots per inch."""
+    # again in this style, for matplotlib makes ticks as late as here
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI)
     return buffer.getvalue()
@@ -117,7 +118,9 @@ def draw_curves(analysis: Dict) -> Figure:
         axes.plot(radii, 2 * radii - radii**2, "--", color=REFERENCE, linewidth=1.2)
         axes.plot(radii, curves[layer], color=OWN, linewidth=2)
         axes.set_title(f"layer {layer + 1}, CAD {_number(cad[layer], '.2f')}")
-        axes.set(xlim=(0, 1), ylim=(0, 1.02), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
+        axes.set(xlim=(0, 1), ylim=(0, 1.02))
+        axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+        axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
     grid[0, 0].text(0.5, 0.6, "uniform\nmap", color=REFERENCE, size=8, va="top")
     figure.supxlabel("r: distance |i − j| up to r (T − 1)", size=9)
     figure.supylabel("D(r), mean over heads", size=9)

@@ -9,6 +9,8 @@ from typing import Tuple
 import torch
 from scipy.optimize import linear_sum_assignment
 
+MAX_ROWS = 128
+
 
 def js_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Return the mean over frames of the Jensen-Shannon distance between rows.
@@ -18,17 +20,16 @@ def js_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     rounding).
 
     Args:
-        a: Attention maps (Ha, T, T).
-        b: Attention maps (Hb, T, T).
+        a: Attention maps (Ha, T, T), or some of their rows.
+        b: Attention maps (Hb, T, T), or the same rows of them.
 
     Returns:
         Distances (Ha, Hb).
     """
     distance = a.new_empty(len(a), len(b))
-    entropy_a, entropy_b = (torch.special.entr(x).sum(-1) for x in (a, b))
+    entropy_a, entropy_b = _entropy(a), _entropy(b)
     for h, (head, entropy) in enumerate(zip(a, entropy_a, strict=True)):
-        mixed = torch.special.entr((head + b) / 2).sum(-1)
-        divergence = mixed - (entropy + entropy_b) / 2
+        divergence = _entropy((head + b) / 2) - (entropy + entropy_b) / 2
         distance[h] = (divergence / math.log(2)).clamp(0, 1).sqrt().mean(-1)
     return distance
 
@@ -37,19 +38,22 @@ def cosine_similarity(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Return the mean over frames of the cosine between rows.
 
     Args:
-        a: Attention maps (Ha, T, T).
-        b: Attention maps (Hb, T, T).
+        a: Attention maps (Ha, T, T), or some of their rows.
+        b: Attention maps (Hb, T, T), or the same rows of them.
 
     Returns:
         Similarities (Ha, Hb).
     """
+    num_frames = a.size(-2)
     a, b = (torch.nn.functional.normalize(x, dim=-1).flatten(1) for x in (a, b))
-    num_frames = math.isqrt(a.size(1))
     return a @ b.T / num_frames
 
 
 def compare_layers(maps: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
     """Compare every head of every layer with every other.
+
+    Of a long utterance, `MAX_ROWS` frames are compared, evenly spread: the means hardly
+    change, and the time is no longer quadratic in its length.
 
     Args:
         maps: Attention maps of one utterance (L, H, T, T).
@@ -58,7 +62,9 @@ def compare_layers(maps: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
         Jensen-Shannon distances and cosine similarities (L, L, H, H), for the head of
         the first layer and that of the second.
     """
-    num_layers, num_heads = maps.shape[:2]
+    num_layers, num_heads, num_frames = maps.shape[:3]
+    count = min(num_frames, MAX_ROWS)
+    maps = maps[:, :, torch.arange(count) * num_frames // count]
     distance, cosine = maps.new_empty(2, num_layers, num_layers, num_heads, num_heads)
     for i in range(num_layers):
         for j in range(i, num_layers):
@@ -96,3 +102,7 @@ def same_head(compared: torch.Tensor) -> torch.Tensor:
         Means (L, L).
     """
     return compared.diagonal(dim1=-2, dim2=-1).mean(-1)
+
+
+def _entropy(rows):
+    return -torch.xlogy(rows, rows).sum(-1)

@@ -98,8 +98,24 @@ def test_what_is_not_a_textgrid_of_phones_is_named(tmp_path):
     text = (FOLDER / "long.TextGrid").read_text()
     path.write_text(text.replace('"phones"', '"segments"'))
     assert_refused("has 0 tiers of phones among", alignments.read_textgrid, path)
-    path.write_text(text.replace('"words"', '"phones (2)phones"'))
+    path.write_text(text.replace('"words"', '"speaker - phones"'))
     assert_refused("has 2 tiers of phones among", alignments.read_textgrid, path)
+    path.write_text(text.replace('"phones"', '"telephones"'))
+    assert_refused("has 0 tiers of phones among", alignments.read_textgrid, path)
+    overlapping = text.replace("xmin = 0.52", "xmin = 0.40")
+    path.write_text(overlapping)
+    assert_refused(
+        "overlap .*0.52, AH0.* and .*0.4, 0.7", *(alignments.read_textgrid, path)
+    )
+
+
+def test_a_tier_of_points_has_no_phones(tmp_path):
+    path = tmp_path / "utt.TextGrid"
+    text = (FOLDER / "short.TextGrid").read_text()
+    points = '0\n1.2\n2\n0.3\n"AH"\n0.5\n"L"\n'
+    head = text.partition("0\n1.2\n5\n")[0].replace("IntervalTier", "TextTier")
+    path.write_text(head + points)
+    assert_refused("has 0 tiers of phones .*intervals", alignments.read_textgrid, path)
 
 
 @pytest.mark.parametrize(
@@ -109,12 +125,36 @@ def test_what_is_not_a_textgrid_of_phones_is_named(tmp_path):
         ("utt 1 zero 0.1 SIL", ":1 should be"),
         ("utt 1 0 0.5 SIL\nutt 1 0.3 0.5 AH", "utt: the phone AH from 0.3 s to 0.8 s"),
         ("utt 1 0.5 -0.2 AH", "utt: the phone AH from 0.5 s to 0.3 s does not follow"),
+        ("utt 1 nan 0.1 AH", "utt: the phone AH from nan s to nan s does not follow"),
+        ("utt 1 0.1 nan AH", "utt: the phone AH from 0.1 s to nan s does not follow"),
+        (";; no phones", "phones.ctm has no phones"),
     ],
 )
 def test_a_wrong_line_of_a_ctm_file_is_named(tmp_path, line, message):
     path = tmp_path / "phones.ctm"
     path.write_text(line + "\n")
     assert_refused(message, alignments.read_ctm, path)
+
+
+def test_a_file_that_is_not_text_is_no_ctm_file(tmp_path):
+    path = tmp_path / "speech.wav"
+    soundfile.write(path, SPEECH + 0.5, RATE)
+    assert_refused(
+        "speech.wav is not a CTM file", alignments.open_alignments, str(path), tmp_path
+    )
+
+
+def test_of_two_textgrids_of_one_name_none_is_chosen(tmp_path):
+    for speaker, name in (("a", "utt"), ("b", "utt"), ("b", "other")):
+        (tmp_path / speaker).mkdir(exist_ok=True)
+        text = (FOLDER / "long.TextGrid").read_text()
+        (tmp_path / speaker / f"{name}.TextGrid").write_text(text)
+    source = alignments.open_alignments(str(tmp_path), tmp_path / "cache", True)
+    assert_refused(
+        "a/utt.TextGrid and .*b/utt.TextGrid have the same name",
+        *(source, "utt", SPEECH, RATE, None),
+    )
+    assert_same_phones(source("other", SPEECH, RATE, None), HELLO)
 
 
 def test_alignments_that_are_not_there_are_named(tmp_path):
@@ -137,7 +177,7 @@ def test_an_alignment_of_longer_audio_is_refused(tmp_path):
     source = alignments.open_alignments(str(FOLDER), tmp_path)
     assert source("long", SPEECH[: int(1.16 * RATE)], RATE, None)  # by rounding
     assert_refused(
-        "the phones of long end at 1.20 s, but its audio lasts 1.00 s",
+        "long.TextGrid: the phones of long end at 1.20 s, but its audio lasts 1.00 s",
         *(source, "long", SPEECH[:RATE], RATE, None),
     )
 
@@ -190,6 +230,7 @@ def test_unknown_words_and_too_little_audio_are_not_guessed(an4):
     for text, speech, reason in (
         (words + " blorque zyzzq", wav, "unknown words: blorque zyzzq"),
         (words, wav[:1600], "no alignment found"),
+        (words, wav[:0], "no audio"),
         ("", wav, "no words"),
     ):
         with pytest.raises(Unaligned, match=reason):
@@ -211,6 +252,27 @@ def test_what_was_aligned_or_failed_once_is_kept(an4, tmp_path, monkeypatch):
     # other words are another alignment, here one that fails
     with pytest.raises(Unaligned, match="no alignment found"):
         source("utt", wav, RATE, "no")
+
+
+def test_other_audio_rate_words_or_pocketsphinx_are_aligned_anew(tmp_path, monkeypatch):
+    def count_kept(speech=SPEECH, rate=RATE, text="blorque"):
+        source = alignments.open_alignments("pocketsphinx", tmp_path)
+        with pytest.raises(Unaligned):
+            source("utt", speech, rate, text)
+        return len(list(tmp_path.iterdir()))
+
+    assert count_kept() == count_kept() == 1
+    assert count_kept(speech=SPEECH + 0.1) == 2
+    assert count_kept(rate=8000) == 3
+    assert count_kept(text="zyzzq") == 4
+    monkeypatch.setattr(alignments, "version", lambda package: "another")
+    assert count_kept() == 5
+
+
+def test_pocketsphinx_without_words_is_refused(tmp_path):
+    source = alignments.open_alignments("pocketsphinx", tmp_path)
+    with pytest.raises(AnalysisError, match="--data_dir: utt-7 has no line in text"):
+        source("utt-7", SPEECH, RATE, None)
 
 
 def agreement(actual, expected, seconds):
@@ -242,19 +304,20 @@ def test_pocketsphinx_gives_the_boundaries_that_it_is_shipped_with():
 
 
 @needs_corpus
-def test_pocketsphinx_is_near_the_boundaries_of_cmu_arctic():
+def test_pocketsphinx_gives_cmu_arctics_phones_with_boundaries_20_ms_off_at_most():
+    """On average; measured: 13 ms, at most 45 ms."""
     folder = CORPUS / "cmu-arctic-a0009"
     labels = (folder / "arctic_a0009_phone.lab").read_text().splitlines()
-    hundred_ns = 1e-7
-    expected = [
-        Phone(
-            normalise(re.search(r"-(.*?)\+", context).group(1)),
-            int(start) * hundred_ns,
-            int(end) * hundred_ns,
-        )
-        for start, end, context in map(str.split, labels)
-    ]
+    expected_symbols, expected_starts = [], []
+    for start, _, context in map(str.split, labels):
+        symbol = normalise(re.search(r"-(.*?)\+", context).group(1))
+        # the reduced vowel of HTS, which CMUdict writes AH0
+        expected_symbols.append("AH" if symbol == "ax" else symbol)
+        hundred_ns = 1e-7
+        expected_starts.append(int(start) * hundred_ns)
     speech, rate = soundfile.read(folder / "arctic_a0009.flac", dtype="float32")
     words = "he turned sharply and faced gregson across the table"
     phones = alignments.align_with_pocketsphinx(speech, rate, words)
-    assert agreement(phones, expected, len(speech) / rate) > 0.75
+    assert [phone.symbol for phone in phones] == expected_symbols
+    differences = np.abs(np.array([p.start for p in phones]) - expected_starts)[1:]
+    assert differences.mean() < 0.02 and differences.max() < 0.06

@@ -3,6 +3,10 @@
 
 """Maps, hidden states, frame times and costs of ESPnet's encoders and ours."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from espnet2.asr.ctc import CTC
@@ -270,3 +274,33 @@ def test_an_utterance_too_short_for_subsampling_is_named():
     analysed = AnalysedModel(build(*ENCODERS["conformer"]))
     with pytest.raises(AnalysisError, match="utt-1 has 4 frames and is too short"):
         analysed.record(noise(0.03), "utt-1")
+
+
+# ------------------------------ memory ------------------------------
+
+LONG_UTTERANCE = """
+import resource, sys
+sys.path.insert(0, {folder!r})
+from test_maps import CONFORMER, AnalysedModel, ConformerEncoder, build, noise
+from espnet_reuse.analysis.utterance import compute_figures
+from espnet_reuse.analysis.alignments import Phone
+
+size = {{"output_size": 256, "attention_heads": 8, "num_blocks": 12}}
+analysed = AnalysedModel(build(ConformerEncoder, CONFORMER | size))
+times = analysed.measure_frame_times(16000)
+phones = [Phone("AH" if n % 2 else "T", n / 10, (n + 1) / 10) for n in range(350)]
+figures = compute_figures(analysed.record(noise(35), "utt"), phones, times, "utt")
+assert figures["frames"] == 874
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+
+
+@pytest.mark.slow
+def test_35_seconds_fit_in_4_gb():
+    """12 layers of 8 heads: a process of its own, whose peak is this utterance."""
+    program = LONG_UTTERANCE.format(folder=str(Path(__file__).parent))
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    assert float(run.stdout) < 4

@@ -46,6 +46,14 @@ def test_the_inventory_is_arpabet_and_silence():
     assert len(ARPABET) == 40 and set(ARPABET) == phonemes | {SILENCE}
 
 
+@pytest.mark.parametrize(
+    "pair", ["P B", "T D", "K G", "CH JH", "F V", "TH DH", "S Z", "SH ZH"]
+)
+def test_a_voiced_consonant_follows_its_voiceless_one(pair):
+    voiceless, voiced = pair.split()
+    assert ARPABET.index(voiced) == ARPABET.index(voiceless) + 1
+
+
 def test_those_that_occur_are_grouped_in_order_with_others_last():
     assert group_phonemes({"SIL", "T", "P", "ɑ", "IY", "ə"}) == [
         ("stops", ["P", "T"]),

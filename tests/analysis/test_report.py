@@ -63,14 +63,9 @@ def make_analysis(
     radii = np.linspace(0, 1, 101)
     spread = np.exp(-4 * depth[:, None] - rng.uniform(0, 1, (num_layers, num_heads)))
     curve = 1 - (1 - radii) ** (2 / spread[..., None])
-    cad = ((curve[..., 1:] + curve[..., :-1]) / 2).mean(-1)
-    same_group = (
-        np.array(
-            [[p in g and q in g for q in phonemes for p in phonemes] for _, g in groups]
-        )
-        .any(0)
-        .reshape(size[2:])
-    )
+    cad = np.trapezoid(curve, radii)
+    group_of = [name for name, symbols in groups for _ in symbols]
+    same_group = np.equal.outer(group_of, group_of)
     likeness = 1.2 * np.eye(size[-1]) + 0.8 * same_group - 0.3
     frames = rng.integers(50, 2000, size[-1])
     lift_by_head = np.exp(
@@ -307,10 +302,6 @@ def no_phonemes(analysis):
     analysis |= {"phoneme_attention": None, "probe": None}
 
 
-def no_suggestions(analysis):
-    analysis["suggestions"] = []
-
-
 def undefined_values(analysis):
     """Leave undefined whatever a rare phoneme or a broken head leaves undefined."""
     attention = analysis["phoneme_attention"]
@@ -336,7 +327,8 @@ def everything_undefined(analysis):
 
 
 def extreme_values(analysis):
-    """Zero lift and mass, as identity maps have."""
+    """Zero lift and mass, as identity maps have, and no suggestions."""
+    analysis["suggestions"] = []
     attention = analysis["phoneme_attention"]
     for name in ("mass", "lift", "same_phoneme_lift"):
         attention[name] = np.zeros_like(attention[name]).tolist()
@@ -347,13 +339,12 @@ def extreme_values(analysis):
 @pytest.mark.parametrize(
     ("size", "change"),
     [
-        ((1, 1), no_suggestions),
-        ((2, 1), undefined_values),
-        ((1, 3), everything_undefined),
-        ((1, 2), extreme_values),
-        ((5, 2), no_phonemes),
+        ((1, 2), undefined_values),
+        ((1, 2), everything_undefined),
+        ((1, 1), extreme_values),
+        ((5, 1), no_phonemes),
     ],
-    ids=["one head", "undefined values", "all undefined", "zeros", "no phonemes"],
+    ids=["undefined values", "all undefined", "zeros", "no phonemes"],
 )
 def test_a_report_of_any_size_embeds_the_figures_that_it_writes(size, change, tmp_path):
     analysis = make_analysis(*size, SMALL_GROUPS, producers=(1,))
@@ -440,8 +431,10 @@ def test_the_run_the_data_and_the_definitions_are_printed(small):
         assert f"{reason}: {len(ids)} {', '.join(ids)}" in page.text
 
 
-def test_text_from_data_is_text_wherever_it_stands(small, tmp_path):
-    evil = "<script>alert('$x^$')</script>&amp;\"$\\"
+def test_text_from_data_is_text_wherever_it_stands(tmp_path):
+    small = make_analysis(1, 1, SMALL_GROUPS, producers=(1,))
+    # as a formula, this would have no exponent
+    evil = "<script>alert('$x^$')</script>&amp;\"\\"
     small["run"] |= {evil: evil}
     small["definitions"][evil] = evil
     small["model"]["encoder"] = small["data"]["data_dir"] = evil
@@ -467,7 +460,8 @@ def test_text_from_data_is_text_wherever_it_stands(small, tmp_path):
         (None, {"skipped": "only one <speaker>"}, ["only one <speaker>"]),
     ],
 )
-def test_what_is_left_out_is_said_with_the_reason(alignments, probe, said, small):
+def test_what_is_left_out_is_said_with_the_reason(alignments, probe, said):
+    small = make_analysis(1, 1, SMALL_GROUPS, producers=())
     example = make_example(small, 0.4)
     whole, all_figures = compose(small), draw_pictures(small, example)
     left_out = {"Probe"}
@@ -580,16 +574,20 @@ def test_maps_that_are_one_by_construction_are_not_called_alike():
 def test_layers_rise_from_the_bottom_and_heads_go_to_the_right():
     analysis = make_analysis(3, 2, SMALL_GROUPS, producers=())
     cad = analysis["diagonality"]["cad"]
+    cad[2][0] = None
     figure = figures.draw_cad(analysis)
     axes = figure.axes[0]
     for text in axes.texts:
         head, layer = text.get_position()
-        assert text.get_text() == f"{cad[layer - 1][head - 1]:.2f}"
+        value = cad[layer - 1][head - 1]
+        assert text.get_text() == (UNDEFINED if value is None else f"{value:.2f}")
     assert len(axes.texts) == 6
     (bottom, top), (left, right) = axes.get_ylim(), axes.get_xlim()
     assert (bottom, top, left, right) == (0.5, 3.5, 0.5, 2.5)
     (image,) = axes.images
-    assert image.origin == "lower" and np.array_equal(image.get_array(), cad)
+    assert image.origin == "lower" and np.array_equal(
+        image.get_array().filled(np.nan), figures.to_array(cad), equal_nan=True
+    )
 
 
 def test_groups_are_outlined_on_their_layers():
@@ -644,6 +642,7 @@ def test_long_maps_are_cut_to_the_phones_of_the_first_seconds(small):
 def test_the_maps_shown_are_of_the_most_and_the_least_diagonal_head():
     analysis = make_analysis(2, 3, SMALL_GROUPS, producers=())
     analysis["diagonality"]["cad"] = [[0.7, 0.9, 0.8], [0.8, None, 0.7]]
+    no_phonemes(analysis)
     pictures = draw_pictures(analysis, make_example(analysis, 0.4))
     assert {picture.name for picture in pictures["Maps of one utterance"]} == {
         "map_layer_1_head_1",
@@ -655,6 +654,7 @@ def test_the_maps_shown_are_of_the_most_and_the_least_diagonal_head():
 
 def test_drawing_leaves_the_users_settings_of_matplotlib_alone(small):
     before = dict(matplotlib.rcParams)
+    assert before["text.parse_math"]
     figures.render(figures.draw_cad(small))
     assert dict(matplotlib.rcParams) == before
 

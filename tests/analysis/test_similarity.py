@@ -63,3 +63,13 @@ def test_heads_in_another_order_are_matched():
     assert heads[1, 0].tolist() == order.tolist()
     same = similarity.same_head(distance)
     assert same[0, 0] == 0 and same[0, 1] > 0.1
+
+
+def test_a_long_utterance_is_compared_at_frames_spread_over_it():
+    maps = torch.randn(2, 2, 300, 300, generator=torch.Generator().manual_seed(0))
+    maps = (3 * maps + torch.linspace(0, 9, 300)).softmax(-1)
+    distance, cosines = similarity.compare_layers(maps)
+    exact = similarity.js_distance(maps[0], maps[1])
+    torch.testing.assert_close(distance[0, 1], exact, atol=0.01, rtol=0)
+    exact = similarity.cosine_similarity(maps[0], maps[1])
+    torch.testing.assert_close(cosines[0, 1], exact, atol=0.01, rtol=0)
