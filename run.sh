@@ -17,12 +17,12 @@ die() {
 }
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-last_stage=6
+last_stage=7
 
 corpus=mini_an4                     # Recipe to run: a folder of egs2.
 models="baseline reuse2 reuse3"     # Models to compare, the first is the baseline.
 stage=0                             # Processes starts from the specified stage.
-stop_stage=${last_stage}            # Processes is stopped at the specified stage.
+stop_stage=                         # Processes is stopped at the specified stage.
 seeds=                              # Seeds to train each model with.
 resume=true                         # Whether to continue trainings that were stopped.
 ngpu=                               # The number of gpus ("0" uses cpu).
@@ -30,6 +30,8 @@ nj=$(nproc)                         # The number of parallel jobs.
 asr_args=                           # Training options that override the configs.
 inference_config=                   # Config for decoding.
 inference_args=                     # Decoding options that override the config.
+analysis_set=                       # Set to analyse the attention maps on.
+analysis_args=                      # Options of the analysis.
 
 help_message=$(cat << EOH
 Usage: ./run.sh [options]
@@ -46,6 +48,7 @@ Stages:
     4: Decoding
     5: Scoring
     6: Comparison
+    7: Analysis of the attention maps, if it is asked for
 
 Options:
     --corpus            # Recipe to run, a folder of egs2 (default="${corpus}").
@@ -55,7 +58,7 @@ Options:
                         # (default="${models}").
     --stage             # Processes starts from the specified stage (default="${stage}").
     --stop_stage        # Processes is stopped at the specified stage
-                        # (default="${stop_stage}").
+                        # (default="6", or --stage 7).
     --seeds             # Seeds to train each model with, e.g. "1 2 3"; the results are
                         # means over them (default: the config's seed).
     --resume            # Whether to continue trainings that were stopped, to the same
@@ -69,6 +72,11 @@ Options:
     --inference_config  # Config for decoding, also relative to the recipe (default:
                         # conf/decode_asr.yaml).
     --inference_args    # Decoding options that override it (default="${inference_args}").
+    --analysis_set      # Set to analyse the attention maps on, in dump/raw (default: the
+                        # last test set).
+    --analysis_args     # Options of the analysis (default="${analysis_args}"), e.g.
+                        # --analysis_args "--num_utts 50 --alignments /path/to/TextGrids"
+                        # (all: python -m espnet_reuse.bin.analyze --help).
 
 Any other option goes to the recipe's local/data.sh, if it has it (LibriSpeech:
 --librispeech PATH, --parts "train-clean-100 ...", --allow_partial true), and to ESPnet's
@@ -86,7 +94,8 @@ while [ $# -gt 0 ]; do
             exit 0
             ;;
         __corpus | __models | __stage | __stop_stage | __seeds | __resume | __ngpu | __nj \
-            | __asr_args | __inference_config | __inference_args)
+            | __asr_args | __inference_config | __inference_args | __analysis_set \
+            | __analysis_args)
             [ $# -ge 2 ] || die "$1 needs a value"
             printf -v "${option#__}" %s "$2"
             ;;
@@ -105,6 +114,9 @@ recipe="${root}/egs2/${corpus}/asr1"
 if [ -z "${corpus}" ] || [ ! -f "${recipe}/run.sh" ]; then
     die "--corpus: no recipe '${corpus}' in egs2; choose from:" \
         "$(cd "${root}/egs2" && for f in */asr1/run.sh; do echo -n "${f%%/*} "; done)"
+fi
+if [ -z "${stop_stage}" ]; then
+    [ "${stage}" = 7 ] && stop_stage=7 || stop_stage=6
 fi
 for name in stage stop_stage; do
     [[ "${!name}" =~ ^[0-9]+$ ]] && [ "${!name}" -le "${last_stage}" ] \
@@ -150,6 +162,14 @@ for model in ${models}; do
         "baseline $(cd conf/tuning && for f in train_asr_conformer_*.yaml; do
             f=${f#train_asr_conformer_}; echo -n "${f%.yaml} "; done)" \
         "(or add egs2/${corpus}/asr1/$(config_of "${model}"))"
+done
+
+for model in ${models}; do
+    for seed in ${seeds:-""}; do
+        name=$(exp_of "${model}" "${seed}")
+        [ ${#name} -le 255 ] || die "--asr_args: too many for the name of a folder: put them" \
+            "into a config of their own, conf/tuning/train_asr_conformer_<name>.yaml"
+    done
 done
 
 # ========================== Stage 0: set-up ==========================
@@ -249,13 +269,16 @@ mark_done() {
     mv "${stamp}.partial.$$" "${stamp}"
 }
 
-# How far a command is: the epoch of a training, or the stage of asr.sh or data.sh.
+# How far a command is: the epoch of a training, the stage of asr.sh or data.sh, or the
+# utterance of an analysis.
 # Usage: progress_of <train log or ""> <log file> <start>
 progress_of() {
     local train_log=$1 logfile=$2 start=$3
     if [ -z "${train_log}" ]; then
-        sed -n -e 's/^[-0-9T:]* (\(asr\|data\)\.sh:[^)]*) \([Ss]tage .*\)/\2/p' \
-            -e '/ GiB are free in /p' "${logfile}" | tail -n 1
+        tr '\r' '\n' < "${logfile}" \
+            | sed -n -e 's/^[-0-9T:]* (\(asr\|data\)\.sh:[^)]*) \([Ss]tage .*\)/\2/p' \
+                -e 's/^Analysing.*| \([0-9]*\/[0-9]*\) .*<\([0-9:]*\),.*/utterance \1, \2 to go/p' \
+                -e '/ GiB are free in /p' | tail -n 1
     # ESPnet moves the log of an earlier training away first
     elif [ -f "${train_log}" ] && [ "$(stat -c %Y "${train_log}")" -ge "${start}" ]; then
         tail -c 20000 "${train_log}" | grep -o '[0-9]*/[0-9]*epoch started.*' \
@@ -426,7 +449,7 @@ lock 8 --shared "the data"
 inference_tag=$(tag_of "${inference_config}" "${inference_args}")
 [ "${use_lm}" != true ] || inference_tag+="_$(basename "${lm_exp}")"
 compared=()
-declare -A scored
+declare -A scored trained checkpoints
 # One model with one seed, or the config's: training, decoding, scoring.
 run_model() {
     local model=$1 seed=$2
@@ -436,6 +459,7 @@ run_model() {
     args=$(args_of "${seed}")
     read -r _ checkpoint space < <(grep -F "${config}"$'\t' exp/log/configs.tsv)
     compared+=("${model}=${asr_exp}")
+    checkpoints[${asr_exp}]=${checkpoint}
     local model_opts=(--inference_asr_model "${checkpoint}" "${run_opts[@]}"
         --asr_config "${config}" --asr_args "${args}"
         --asr_tag "${asr_exp#exp/asr_}" --inference_config "${inference_config}"
@@ -448,7 +472,7 @@ run_model() {
     inputs_decode="${inputs_train} ${asr_opts[*]} ${inference_args}"
     inputs_decode+=" $(< "${inference_config}")"
     [ "${use_lm}" != true ] || inputs_decode+=" ${inputs_lm}"
-    scored[${asr_exp}]=${inputs_decode}
+    scored[${asr_exp}]=${inputs_decode} trained[${asr_exp}]=${inputs_train}
     wants 3 || wants 4 || wants 5 || return 0
     mkdir -p "${asr_exp}"
     exec 9>> "${asr_exp}/.lock"
@@ -535,4 +559,35 @@ if wants 6; then
     fi
     sed -n '/^|/,$p' exp/RESULTS.md
     log "Written: egs2/${corpus}/asr1/exp/{RESULTS.md,comparison.json,comparison.png,comparison_details.md}"
+fi
+
+if wants 7; then
+    if [ -z "${analysis_set}" ]; then
+        analysis_set=$(value_of test_sets)
+        analysis_set=${analysis_set##* }
+    fi
+    [ -d "dump/raw/${analysis_set}" ] || die "--analysis_set: there is no set" \
+        "'${analysis_set}' in dump/raw; choose from: $(cd dump/raw 2> /dev/null && echo *)"
+    for model in "${compared[@]}"; do
+        asr_exp=${model#*=}
+        is_done "${asr_exp}/.done_train" "${trained[${asr_exp}]}" \
+            || die "--stage 7: ${model%%=*} is not trained yet; start from --stage 3"
+        output="${asr_exp}/analysis/${analysis_set}"
+        inputs_analysis="${trained[${asr_exp}]} ${analysis_args}"
+        if is_done "${output}/.done_analysis" "${inputs_analysis}"; then
+            log "Stage 7: Analysing ${model%%=*}: done already"
+        else
+            log "Stage 7: Analysing ${model%%=*} on ${analysis_set}"
+            # shellcheck disable=SC2086  # several options
+            run_logged "Stage 7: analysing ${model%%=*}" "" "${asr_exp}/run_analysis.log" \
+                python3 -m espnet_reuse.bin.analyze \
+                --asr_train_config "${asr_exp}/config.yaml" \
+                --asr_model_file "${asr_exp}/${checkpoints[${asr_exp}]}" \
+                --data_dir "dump/raw/${analysis_set}" --output "${output}" \
+                --cache exp/analysis_cache ${analysis_args}
+            mark_done "${output}/.done_analysis" "${inputs_analysis}"
+        fi
+        grep '^reuse_group_size' "${asr_exp}/run_analysis.log" || true
+        log "Written: egs2/${corpus}/asr1/${output}/{report.html,analysis.json,*.png}"
+    done
 fi

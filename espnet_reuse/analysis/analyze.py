@@ -29,10 +29,10 @@ DEFINITIONS = {
     "of the attention on frames j of q that are not in the unbroken run of p around i.",
     "Lift": "PAR over chance: P[p,q] divided by the share of all counted frames that "
     "are of q.",
-    "Same-phoneme lift": "sum over p of n[p] P[p,p], divided by sum over p of "
-    "n[p] s[p], where n[p] counts the frames of p and s[p] is their share, without "
-    "silence: how many times more than chance a frame attends to other occurrences of "
-    "its phoneme.",
+    "Same-phoneme lift": "of the attention that leaves the run, how many times more "
+    "than chance goes to other occurrences of the frame's phoneme: sum over p of "
+    "S[p,p], divided by sum over p and q of S[p,q] s[p], where S[p,q] = n[p] P[p,q], "
+    "n[p] counts the frames of p and s[p] is their share; without silence.",
     "Entropy": "mean over frames of the entropy of A[i,:] in nats; normalised: divided "
     "by log T.",
     "Probe": "accuracy of a logistic regression from a layer's frozen hidden states to "

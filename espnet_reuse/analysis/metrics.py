@@ -122,19 +122,20 @@ def same_phoneme_lift(
 ) -> torch.Tensor:
     """Return how much more than chance frames attend to their phoneme elsewhere.
 
-    sum over p of n[p] P[p, p], divided by sum over p of n[p] s[p], where n[p] counts
-    the frames of p and s[p] is their share of all counted frames.
+    Of the attention that leaves the run, how much goes to the same phoneme: sum over p
+    of S[p, p], divided by sum over p, q of S[p, q] s[p], where S are the sums and s[p]
+    is the share of p of all counted frames. A layer that looks near is not below chance
+    because most of its attention stays in the run.
 
     Args:
         sums: What `phoneme_attention_sums` gives (..., P, P), added over utterances.
         counts: Frames of each phoneme (P,).
-        exclude: Phonemes p that are left out of both sums, such as silence.
+        exclude: Phonemes that are left out as p and as q, such as silence.
 
     Returns:
         Lift (...): 1 is chance; NaN without frames.
     """
-    counts = counts.to(sums.dtype)
-    counted = [p for p in range(len(counts)) if p not in exclude]
-    share = counts / counts.sum()
-    attended = sums.diagonal(dim1=-2, dim2=-1)[..., counted].sum(-1)
-    return attended / (counts * share)[counted].sum()
+    kept = [p for p in range(len(counts)) if p not in exclude]
+    sums, counts = sums[..., kept, :][..., kept], counts[kept].to(sums.dtype)
+    attended = sums.diagonal(dim1=-2, dim2=-1).sum(-1)
+    return attended / (sums.sum(-1) @ (counts / counts.sum()))

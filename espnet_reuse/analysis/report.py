@@ -155,9 +155,10 @@ def _draw_roles(analysis):
             figures.draw_roles(analysis),
             "CAD and same-phoneme lift over layers. "
             f"{_list_layers(cad, 'mean CAD')} {_list_layers(lift, 'mean lift')}",
-            "Attention by position and by phoneme. Above: CAD. Below: how many times "
-            "more than chance a frame attends to other occurrences of its phoneme "
-            "(silence left out). Dots: heads; line: their mean.",
+            "Attention by position and by phoneme. Above: CAD. Below: of the attention "
+            "that leaves the run, how many times more than chance goes to other "
+            "occurrences of the frame's phoneme (silence left out). Dots: heads; line: "
+            "their mean.",
         )
     ]
 

@@ -156,11 +156,11 @@ def test_phoneme_attention_by_hand():
         lift[:2, :2], torch.tensor([[1.4 / 3 / 0.75, 0.8 / 3 / 0.25], [0.6 / 0.75, 0]])
     )
     assert mass[2].isnan().all() and lift[:, 2].isnan().all()
-    # (1.4 + 0) / (3 * 3/4 + 1 * 1/4); without phoneme 1: 1.4 / (3 * 3/4)
+    # 1.4 of the 2.2 that leave phoneme 0, of which 3/4 of all frames are
     counts = torch.tensor([3, 1, 0])
-    assert metrics.same_phoneme_lift(sums, counts).item() == pytest.approx(1.4 / 2.5)
-    without = metrics.same_phoneme_lift(sums, counts, exclude=[1])
-    assert without.item() == pytest.approx(1.4 / 2.25)
+    lift = metrics.same_phoneme_lift(sums, counts)
+    assert lift.item() == pytest.approx(1.4 / (2.2 * 3 / 4 + 0.6 * 1 / 4))
+    assert metrics.same_phoneme_lift(sums, counts, exclude=[1]).item() == 1
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -185,6 +185,17 @@ def test_attention_at_random_has_the_lift_of_chance():
     # but for the run around the frame, which is short here
     torch.testing.assert_close(lift, torch.ones(4, 4), atol=0.01, rtol=0)
     assert metrics.same_phoneme_lift(sums, counts).item() == pytest.approx(1, abs=0.01)
+
+
+def test_looking_near_and_at_random_there_is_no_phoneme_attention():
+    """What stays in the run does not count against a head."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 4, (1000,), generator=generator).repeat_interleave(2)
+    uniform = torch.full((2000, 2000), 1 / 2000)
+    maps = torch.stack([uniform, 0.9 * torch.eye(2000) + 0.1 * uniform])
+    sums = metrics.phoneme_attention_sums(maps, labels, 4)
+    lift = metrics.same_phoneme_lift(sums, labels.bincount())
+    torch.testing.assert_close(lift, torch.ones(2), atol=0.01, rtol=0)
 
 
 # ------------------------------ layers and heads ------------------------------
