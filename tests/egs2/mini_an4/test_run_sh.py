@@ -359,6 +359,43 @@ def test_run_sh_a_second_time_ends_in_the_same_table_within_20_s(compared):
     assert table(output) == table(compared.output)
 
 
+@pytest.mark.slow
+def test_stage_7_analyses_each_model_that_was_trained(compared):
+    command = ["./run.sh", "--stage", "7"]
+    status, output = compared.run(*command, "--analysis_args", "--num_utts 3")
+    assert status == 0, output
+    for name, groups in (("", None), ("_reuse2", [2, 2, 2]), ("_reuse3", [3, 3])):
+        folder = f"exp/asr_train_asr_conformer{name}/analysis/train_nodev_eval"
+        assert (compared.recipe / folder / "report.html").stat().st_size > 0
+        analysis = json.loads((compared.recipe / folder / "analysis.json").read_text())
+        assert analysis["model"]["reuse_group_size"] == groups
+        assert analysis["data"]["utterances"] == analysis["data"]["aligned"] == 3
+        if groups:  # layers with one map are a group at no cost
+            (own,) = [
+                s["suggested"]
+                for s in analysis["suggestions"]
+                if len(s["suggested"]["reuse_group_size"]) == len(groups)
+            ]
+            assert own == {**own, "reuse_group_size": groups, "cost": 0}
+    assert "reuse_group_size: [3, 3]  # suggested by --suggest 2" in output
+    status, output = compared.run(*command, "--analysis_args", "--num_utts 3")
+    assert status == 0 and output.count("done already") == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ("--analysis_set dev", "--analysis_set: there is no set 'dev' in dump/raw"),
+        ("--analysis_args --nosuch", "unrecognized arguments: --nosuch"),
+        ("--analysis_args '--suggest 7'", "7 is more than the encoder's 6 layers"),
+    ],
+)
+def test_what_cannot_be_analysed_is_said_in_one_line(compared, options, message):
+    command = ["./run.sh", "--models", "baseline", "--stage", "7"]
+    assert_fails_in_one_line(compared, [*command, *shlex.split(options)], message)
+
+
 def run_until(repository, command, pattern):
     """Start a run.sh and return it, running, once a line of its output fits."""
     process = repository.popen(*command)

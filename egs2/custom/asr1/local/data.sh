@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Set bash to 'debug' mode, it will exit on :
+# -e 'error', -u 'undefined variable', -o ... 'error in pipeline', -x 'print commands',
+set -e
+set -u
+set -o pipefail
+
+log() {
+    local fname=${BASH_SOURCE[1]##*/}
+    echo -e "$(date '+%Y-%m-%dT%H:%M:%S') (${fname}:${BASH_LINENO[0]}:${FUNCNAME[1]}) $*"
+}
+SECONDS=0
+
+help_message=$(cat << EOH
+Usage: $0 --data DIR [options]
+
+Makes data/<set> from the Kaldi-style data directories DIR/<set>: wav.scp, with paths
+that are absolute or relative to DIR, of any audio that soundfile reads; text; and, if
+there are, utt2spk.
+
+Options:
+    --data       # Folder with the data directories (required).
+    --train_set  # Directory to train on (default="train").
+    --valid_set  # Directory to validate on (default="dev").
+    --test_sets  # Directories to test on, with commas between (default="test").
+EOH
+)
+data=
+train_set=train
+valid_set=dev
+test_sets="test"
+
+log "$0 $*"
+. utils/parse_options.sh
+
+if [ $# -ne 0 ]; then
+    log "Error: No positional arguments are required."
+    exit 2
+fi
+
+if [ -z "${data}" ]; then
+    log "Error: --data: name the folder that holds the data directories ${train_set},${valid_set},${test_sets}"
+    exit 2
+fi
+
+. ./path.sh
+
+log "stage 1: Data preparation from ${data}"
+python3 local/data_prep.py --sets "${train_set},${valid_set},${test_sets}" "${data}" data
+
+log "Successfully finished. [elapsed=${SECONDS}s]"

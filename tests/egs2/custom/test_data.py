@@ -1,0 +1,147 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""The data of ./run.sh --corpus custom: what is taken, and what is refused."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from data_dir import read_scp
+
+ROOT = Path(__file__).resolve().parents[3]
+DATA_PREP = ROOT / "egs2/custom/asr1/local/data_prep.py"
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Two utterances of two speakers in each of three sets, with relative paths."""
+    root = tmp_path / "corpus"
+    (root / "audio").mkdir(parents=True)
+    for name in ("train", "dev", "test"):
+        ids = [f"{name}{n}" for n in range(2)]
+        for utt_id in ids:
+            soundfile.write(root / f"audio/{utt_id}.flac", np.zeros(800), 8000)
+        write(root / name / "wav.scp", [f"{i} audio/{i}.flac" for i in ids])
+        write(root / name / "text", [f"{i} GO ON" for i in ids])
+        write(root / name / "utt2spk", [f"{i} spk{n}" for n, i in enumerate(ids)])
+    return root
+
+
+def write(path, lines):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(line + "\n" for line in lines))
+
+
+def prepare(corpus, data):
+    return subprocess.run(
+        [sys.executable, DATA_PREP, "--sets", "train,dev,test", corpus, data],
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_relative_paths_speakers_and_words_are_taken_over(corpus, tmp_path):
+    data = tmp_path / "data"
+    result = prepare(corpus, data)
+    assert result.returncode == 0, result.stderr
+    assert read_scp(data / "train/text") == {
+        "spk0-train0": "GO ON",
+        "spk1-train1": "GO ON",
+    }
+    assert read_scp(data / "dev/utt2spk") == {"spk0-dev0": "spk0", "spk1-dev1": "spk1"}
+    wav = read_scp(data / "test/wav.scp")["spk0-test0"]
+    assert Path(wav) == corpus / "audio/test0.flac"
+
+
+def test_without_speakers_every_utterance_has_its_own(corpus, tmp_path):
+    (corpus / "train/utt2spk").unlink()
+    assert prepare(corpus, tmp_path / "data").returncode == 0
+    assert read_scp(tmp_path / "data/train/utt2spk") == {
+        "train0": "train0",
+        "train1": "train1",
+    }
+
+
+def append(path, line):
+    path.write_text(path.read_text() + line + "\n")
+
+
+def empty_audio(corpus):
+    soundfile.write(
+        corpus / "audio/train0.flac", np.zeros(0), 8000, format="WAV", subtype="PCM_16"
+    )
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        pytest.param(
+            lambda c: (c / "dev/text").unlink(), "dev/text is missing", id="no text"
+        ),
+        pytest.param(
+            lambda c: append(c / "train/text", "train0 GO"),
+            "train0 stands twice",
+            id="an id twice",
+        ),
+        pytest.param(
+            lambda c: write(c / "train/text", ["train0", "train1 GO"]),
+            "train/text: train0 has no words",
+            id="no words",
+        ),
+        pytest.param(
+            lambda c: append(c / "test/text", "test9 GO"),
+            "test/wav.scp: test9 of text is missing",
+            id="no audio",
+        ),
+        pytest.param(
+            lambda c: write(c / "dev/utt2spk", ["dev0 spk0"]),
+            "dev/utt2spk: dev1 has no speaker",
+            id="no speaker",
+        ),
+        pytest.param(
+            lambda c: (c / "audio/train1.flac").unlink(),
+            "train1.flac cannot be read: No such file",
+            id="a file that is not there",
+        ),
+        pytest.param(
+            lambda c: (c / "audio/train1.flac").write_text("audio"),
+            "train1.flac cannot be read",
+            id="not audio",
+        ),
+        pytest.param(empty_audio, "train0.flac has no samples", id="no samples"),
+        pytest.param(
+            lambda c: [
+                append(c / "test" / f, line)
+                for f, line in (
+                    ("wav.scp", "train0 audio/train0.flac"),
+                    ("text", "train0 GO ON"),
+                    ("utt2spk", "train0 spk0"),
+                )
+            ],
+            "spk0-train0 is in train, too",
+            id="sets that overlap",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named_before_anything_is_made(
+    corpus, tmp_path, damage, message
+):
+    damage(corpus)
+    result = prepare(corpus, tmp_path / "data")
+    assert result.returncode == 1
+    lines = result.stderr.strip().splitlines()
+    assert any(message in line for line in lines), lines
+    assert all(line.startswith("data_prep.py: error: ") for line in lines)
+    assert not (tmp_path / "data").exists()
+
+
+def test_all_problems_are_listed_in_one_go(corpus, tmp_path):
+    (corpus / "dev/text").unlink()
+    write(corpus / "train/text", ["train0", "train1 GO"])
+    (corpus / "audio/test1.flac").unlink()
+    result = prepare(corpus, tmp_path / "data")
+    assert len(result.stderr.strip().splitlines()) == 3
