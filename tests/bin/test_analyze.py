@@ -133,6 +133,7 @@ def test_each_suggestion_stands_beside_uniform_groups(finished):
         assert suggestion["suggested"]["speed_up"] > 1
 
 
+@pytest.mark.slow
 def test_the_order_of_the_utterances_does_not_matter(exp, data_dir, finished, tmp_path):
     reversed_dir = shutil.copytree(data_dir, tmp_path / "reversed")
     for name in ("wav.scp", "text", "utt2spk"):
@@ -143,6 +144,7 @@ def test_the_order_of_the_utterances_does_not_matter(exp, data_dir, finished, tm
     assert results(output) == results(finished)
 
 
+@pytest.mark.slow
 def test_an_utterances_figures_are_the_same_alone(exp, an4, tmp_path):
     cads = []
     for name, chosen in (("first", [0]), ("second", [4]), ("both", [0, 4])):
@@ -153,6 +155,7 @@ def test_an_utterances_figures_are_the_same_alone(exp, an4, tmp_path):
     np.testing.assert_allclose((cads[0] + cads[1]) / 2, cads[2], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_groups_that_share_maps_are_suggested_as_they_are(data_dir, tmp_path):
     save_model(tmp_path, "conformer_reuse", reuse_group_size=[1, 2, 1])
     options = ("--alignments", "none", "--suggest", 3, "--suggest_max_distance", 0.001)
@@ -165,6 +168,7 @@ def test_groups_that_share_maps_are_suggested_as_they_are(data_dir, tmp_path):
         assert suggestion["suggested"]["cost"] == pytest.approx(0, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_without_alignments_the_maps_are_analysed_and_the_report_says_so(
     exp, data_dir, finished, tmp_path
 ):
@@ -174,6 +178,7 @@ def test_without_alignments_the_maps_are_analysed_and_the_report_says_so(
     assert analysis["diagonality"] == read(finished)["diagonality"]
 
 
+@pytest.mark.slow
 def test_unknown_words_are_counted_and_skipped(exp, data_dir, tmp_path):
     folder = shutil.copytree(data_dir, tmp_path / "data")
     text = (folder / "text").read_text().splitlines()
@@ -204,6 +209,7 @@ class Encodings:
         monkeypatch.setattr(AnalysedModel, "record", counted)
 
 
+@pytest.mark.slow
 def test_an_interrupted_analysis_is_continued(
     exp, data_dir, finished, tmp_path, monkeypatch
 ):
@@ -226,6 +232,7 @@ def test_a_second_run_computes_the_example_alone(exp, data_dir, finished, monkey
     assert results(finished) == before
 
 
+@pytest.mark.slow
 def test_another_model_is_not_served_from_the_cache(
     exp, data_dir, finished, tmp_path, monkeypatch
 ):
@@ -292,6 +299,7 @@ def test_an_unsupported_encoder_is_named(data_dir, tmp_path, capsys):
     )
 
 
+@pytest.mark.slow
 def test_a_missing_textgrid_is_named_or_skipped(exp, data_dir, tmp_path, capsys):
     grids = tmp_path / "grids"
     grids.mkdir()
