@@ -211,6 +211,23 @@ def test_a_normalisation_over_the_utterance_does_not_hide_the_time():
     assert isinstance(model.normalize, UtteranceMVN)
 
 
+class WholeUtteranceFrontend(DefaultFrontend):
+    """Features that depend on the whole utterance, as those of a Transformer do."""
+
+    def forward(self, input, input_lengths):
+        features, lengths = super().forward(input, input_lengths)
+        return features + 0.01 * features.mean(1, keepdim=True), lengths
+
+
+def test_frames_that_see_everything_are_spread_evenly():
+    model = build(*ENCODERS["conformer"])
+    expected = AnalysedModel(model).measure_frame_times(RATE)
+    model.frontend = WholeUtteranceFrontend(n_fft=512, hop_length=HOP, n_mels=MELS)
+    times = AnalysedModel(model).measure_frame_times(RATE)
+    assert times.shift == pytest.approx(expected.shift, rel=0.02)
+    assert times.first == pytest.approx(expected.first, abs=expected.shift / 2)
+
+
 # ------------------------------ costs ------------------------------
 
 
