@@ -41,8 +41,8 @@ def cost_of(distance: torch.Tensor, sizes: Sequence[int]) -> float:
 def suggest_groups(distance: torch.Tensor, producers: int) -> Grouping:
     """Return the partition into `producers` groups with the least cost.
 
-    By dynamic programming, exactly. Of equal partitions, one whose upper groups are
-    larger.
+    By dynamic programming, exactly. Of equal partitions, the one whose last group is
+    the largest, then the one before it, and so on.
 
     Args:
         distance: Distances between the layers' maps (L, L).
@@ -67,7 +67,15 @@ def suggest_groups_within(distance: torch.Tensor, max_distance: float) -> Groupi
     Args:
         distance: Distances between the layers' maps (L, L).
         max_distance: The largest distance of a consumer from its producer.
+
+    Raises:
+        AnalysisError: The bound is not positive.
     """
+    # NaN compares as false, and would allow everything
+    if not max_distance > 0:
+        raise AnalysisError(
+            f"--suggest_max_distance: {max_distance} must be a positive number"
+        )
     allowed = distance.masked_fill(distance > max_distance, torch.inf)
     partitions = _best_partitions(allowed)
     return next(

@@ -39,8 +39,8 @@ def cumulative_diagonality(maps: torch.Tensor, radii: torch.Tensor) -> torch.Ten
         D (..., R); 1 where T is 1.
     """
     cumulative = mass_by_distance(maps).cumsum(-1)
-    # 0.29 * 100 is 28.999... in floating point
-    reach = (radii * (maps.size(-1) - 1) + 1e-6).floor().long()
+    # 0.29 * 100 is 28.999... in floating point: reach further by 1/1000 of a frame
+    reach = (radii.double() * (maps.size(-1) - 1) + 1e-3).floor().long()
     return cumulative[..., reach]
 
 

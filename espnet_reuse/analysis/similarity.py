@@ -52,8 +52,8 @@ def cosine_similarity(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 def compare_layers(maps: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
     """Compare every head of every layer with every other.
 
-    Of a long utterance, `MAX_ROWS` frames are compared, evenly spread: the means hardly
-    change, and the time is no longer quadratic in its length.
+    Of a long utterance, `MAX_ROWS` frames are compared, evenly spread: a sample of the
+    frames that the means are over, so that the time is not quadratic in its length.
 
     Args:
         maps: Attention maps of one utterance (L, H, T, T).

@@ -99,6 +99,18 @@ def test_uniform_groups_are_those_of_an_integer_where_it_makes_as_many(
     assert grouping.uniform_groups(num_layers, producers) == sizes
 
 
+def test_of_equal_partitions_the_last_group_is_the_largest():
+    alike = torch.zeros(6, 6)
+    assert grouping.suggest_groups(alike, 2).sizes == [1, 5]
+    assert grouping.suggest_groups(alike, 3).sizes == [1, 1, 4]
+
+
+@pytest.mark.parametrize("max_distance", [0.0, -1.0, float("nan")])
+def test_a_bound_that_is_not_positive_is_refused(max_distance):
+    with pytest.raises(AnalysisError, match="--suggest_max_distance: .* positive"):
+        grouping.suggest_groups_within(random_distances(3, 0), max_distance)
+
+
 @pytest.mark.parametrize("producers", [0, 4])
 def test_more_producers_than_layers_are_refused(producers):
     with pytest.raises(AnalysisError, match=f"--suggest: {producers} .* use 1 to 3"):

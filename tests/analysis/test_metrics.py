@@ -80,6 +80,15 @@ def test_a_band_of_three_loses_its_neighbours_share():
     assert metrics.cad(banded(T, 1)).item() == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("num_frames", [2, 101, 875])
+def test_no_step_of_the_curve_is_lost_to_rounding(num_frames, dtype):
+    uniform = torch.full((num_frames, num_frames), 1 / num_frames)
+    radii = torch.arange(num_frames, dtype=dtype) / (num_frames - 1)
+    curve = metrics.cumulative_diagonality(uniform, radii)
+    assert curve.equal(metrics.mass_by_distance(uniform).cumsum(-1))
+
+
 @pytest.mark.parametrize("num_frames", [2, 7, 12])
 def test_the_curve_is_that_of_the_formula(num_frames):
     attention_map = random_maps(num_frames, num_frames)

@@ -33,6 +33,22 @@ def test_what_can_be_read_off_is_found_and_noise_is_chance(frames):
     assert abs(noise - result["chance"]) < spread
     assert abs(result["majority"] - result["chance"]) < spread
     assert result["chance"] == 1 / CLASSES and result["classes"] == CLASSES
+    assert probe(frames[0][:, ::-1], *frames[1:])["accuracy"] == [noise, separable]
+
+
+def test_the_majority_is_the_most_frequent_of_the_training_frames(frames):
+    states, labels, speakers = frames
+    labels = np.minimum(labels, 1)
+    result = probe(states, labels, speakers)
+    is_test = np.isin(speakers, result["test_speakers"])
+    assert result["majority"] == (labels[is_test] == 1).mean() > 0.7
+
+
+def test_the_scale_of_the_hidden_dimensions_does_not_matter(frames):
+    states, labels, speakers = frames
+    scales = np.logspace(-4, 4, 12, dtype=np.float32)
+    scaled = probe(states * scales, labels, speakers)["accuracy"]
+    assert scaled == pytest.approx(probe(*frames)["accuracy"], abs=0.01)
 
 
 def test_test_speakers_are_not_trained_on(frames):
@@ -55,6 +71,7 @@ def test_a_phoneme_that_training_lacks_is_an_error(frames):
     labels[np.isin(speakers, held_out)] = CLASSES
     result = probe(states, labels, speakers)
     assert result["accuracy"] == [0, 0] and result["classes"] == CLASSES
+    assert result["chance"] == 1 / CLASSES  # what can be predicted, of six
 
 
 def test_the_order_of_the_frames_does_not_matter(frames):
@@ -72,7 +89,8 @@ def test_one_speaker_or_one_phoneme_has_no_probe(frames):
     assert list(probe(states, labels * 0, speakers)) == ["skipped"]
 
 
-def test_no_warning_is_shown(frames):
+def test_no_warning_is_shown_where_the_iterations_do_not_suffice(frames, monkeypatch):
+    monkeypatch.setattr("espnet_reuse.analysis.probe.MAX_ITERATIONS", 1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         probe(*frames)

@@ -40,6 +40,14 @@ def test_equal_maps_are_at_no_distance_and_disjoint_ones_at_one():
     assert similarity.cosine_similarity(first, second).item() == 0
 
 
+def test_nearly_equal_maps_are_at_next_to_no_distance():
+    generator = torch.Generator().manual_seed(0)
+    scores = 3 * torch.randn(2, T, T, generator=generator)
+    noise = 1e-6 * torch.randn(2, T, T, generator=generator)
+    near = similarity.js_distance(scores.softmax(-1), (scores + noise).softmax(-1))
+    assert near.diagonal().lt(1e-3).all()
+
+
 def test_layers_are_compared_pair_by_pair_both_ways_alike():
     maps = random_maps(3, 2)
     distance, cosines = similarity.compare_layers(maps)
@@ -62,12 +70,15 @@ def test_heads_in_another_order_are_matched():
     assert heads[0, 1].tolist() == order.argsort().tolist()
     assert heads[1, 0].tolist() == order.tolist()
     same = similarity.same_head(distance)
-    assert same[0, 0] == 0 and same[0, 1] > 0.1
+    apart = [distance[0, 1, h, h].item() for h in range(4)]
+    assert same.shape == (2, 2) and same[0, 0] == 0
+    assert same[0, 1].item() == pytest.approx(sum(apart) / 4) and min(apart) > 0.1
 
 
 def test_a_long_utterance_is_compared_at_frames_spread_over_it():
     maps = torch.randn(2, 2, 300, 300, generator=torch.Generator().manual_seed(0))
-    maps = (3 * maps + torch.linspace(0, 9, 300)).softmax(-1)
+    # sharper and sharper: the first frames are not like the last
+    maps = (torch.linspace(0.5, 4, 300)[:, None] * maps).softmax(-1)
     distance, cosines = similarity.compare_layers(maps)
     exact = similarity.js_distance(maps[0], maps[1])
     torch.testing.assert_close(distance[0, 1], exact, atol=0.01, rtol=0)
