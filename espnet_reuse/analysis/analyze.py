@@ -151,15 +151,18 @@ def summarise_similarity(totals: Totals) -> Dict:
     matched, heads = similarity.match_heads(distance)
     # heads (L, L, H): head h of one layer with head heads[..., h] of the other
     matched_cosine = cosine.gather(-1, heads.unsqueeze(-1)).squeeze(-1).mean(-1)
+
+    def describe(compared, of_matched):
+        return {
+            "by_head": to_json(compared.diagonal(dim1=-2, dim2=-1)),
+            "same_head": to_json(similarity.same_head(compared)),
+            "matched": to_json(of_matched),
+        }
+
     return {
-        "js_distance": {
-            "same_head": to_json(similarity.same_head(distance)),
-            "matched": to_json(matched),
-        },
-        "cosine": {
-            "same_head": to_json(similarity.same_head(cosine)),
-            "matched": to_json(matched_cosine),
-        },
+        "js_distance": describe(distance, matched),
+        "cosine": describe(cosine, matched_cosine),
+        "matched_heads": heads.tolist(),
     }
 
 

@@ -117,6 +117,13 @@ def test_it_writes_the_numbers_the_figures_and_the_report(finished):
     probe = analysis["probe"]
     assert probe["places"] == ["input", "1", "2", "3", "4"]
     assert not set(probe["train_speakers"]) & set(probe["test_speakers"])
+    distance = analysis["similarity"]["js_distance"]
+    np.testing.assert_allclose(
+        np.mean(distance["by_head"], axis=-1), distance["same_head"], atol=1e-4
+    )
+    assert np.all(
+        np.array(distance["matched"]) <= np.array(distance["same_head"]) + 1e-4
+    )
     report = (finished / "report.html").read_text()
     assert "reuse_group_size: " in report
     assert len(list(finished.glob("*.png"))) >= 6
