@@ -36,7 +36,7 @@ DEFINITIONS = {
     "Entropy": "mean over frames of the entropy of A[i,:] in nats; normalised: divided "
     "by log T.",
     "Probe": "accuracy of a logistic regression from a layer's frozen hidden states to "
-    "the frame's phoneme, on speakers that it was not trained on.",
+    "the frame's phoneme, on speakers that it was not trained on; without silence.",
     "Similarity": "mean over frames of the Jensen-Shannon distance (square root of the "
     "divergence, base 2, in [0, 1]) or of the cosine between rows of two layers' maps, "
     "mean over heads: of the same head, or after the best matching of heads (least "

@@ -15,6 +15,7 @@ import torch
 from espnet_reuse.analysis import alignments, maps, metrics, similarity
 from espnet_reuse.analysis.alignments import Phone
 from espnet_reuse.analysis.maps import FrameTimes, Recording
+from espnet_reuse.analysis.phonemes import SILENCE
 
 RADII = np.linspace(0, 1, 101)
 # Neighbouring frames are nearly the same: a sample of them is enough for the probe.
@@ -45,7 +46,8 @@ def compute_figures(
         - `js_distance`, `cosine` (L, L, H, H)
         - with phones, of which P different symbols occur: `phonemes` (P,),
           `phoneme_frames` (P,), `phoneme_sums` (L, H, P, P), `probe_states`
-          (n, L + 1, size) float16, `probe_labels` (n,) which index `phonemes`
+          (n, L + 1, size) float16, `probe_labels` (n,) which index `phonemes`, of
+          frames that are not silence
     """
     attention_maps = recording.maps
     num_frames = attention_maps.size(-1)
@@ -71,7 +73,8 @@ def compute_figures(
     )
     labelled = np.flatnonzero(labels >= 0)
     rng = np.random.default_rng(zlib.crc32(utt_id.encode()))
-    chosen = rng.permutation(labelled)[:PROBE_FRAMES]
+    spoken = [n for n in labelled if symbols[labels[n]] != SILENCE]
+    chosen = rng.permutation(spoken)[:PROBE_FRAMES].astype(np.int64)
     counts = np.bincount(labels[labelled], minlength=len(symbols))
     sums = metrics.phoneme_attention_sums(
         attention_maps, torch.from_numpy(labels), len(symbols)
