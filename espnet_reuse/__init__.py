@@ -5,8 +5,8 @@
 
 import wrapt
 
-from espnet_reuse.registry import register_encoders
+from espnet_reuse.registry import register_in_tasks
 
-# Now, if ESPnet's ASR task is imported already, or as soon as it is: commands that
+# Now, if a task of ESPnet is imported already, or as soon as one is: commands that
 # build no model do not wait for it.
-wrapt.register_post_import_hook(register_encoders, "espnet2.tasks.asr")
+wrapt.register_post_import_hook(register_in_tasks, "espnet2.train.class_choices")

@@ -1,41 +1,71 @@
 # Copyright 2026 The espnet-reuse authors
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""Registration of the reuse encoders in ESPnet's encoder choices."""
+"""Registration of the reuse encoders wherever ESPnet offers their parents."""
 
 import importlib
 import logging
+import sys
 from types import ModuleType
 
+import wrapt
+
+# Parent in ESPnet: encoder that reuses attention maps.
 ENCODERS = {
-    "conformer_reuse": (
-        "espnet_reuse.asr.encoder.conformer_reuse_encoder.ConformerReuseEncoder"
-    ),
+    f"espnet2.asr.encoder.{module}_encoder.{name}Encoder": (
+        f"espnet_reuse.asr.encoder.{module}_reuse_encoder.{name}ReuseEncoder"
+    )
+    for module, name in {
+        "conformer": "Conformer",
+        "transformer": "Transformer",
+        "branchformer": "Branchformer",
+        "e_branchformer": "EBranchformer",
+    }.items()
 }
+_kept = set()  # names that ESPnet has of its own: said once
 
 
-def register_encoders(task: ModuleType) -> None:
-    """Add the reuse encoders to the choices of an ESPnet task.
+def register_encoders(choices) -> None:
+    """Add to an ESPnet option the reuse encoders of the encoders that it offers.
 
-    Names that the task has already stay as they are: the day ESPnet brings them.
+    Where there is a `conformer`, there will be a `conformer_reuse`. Names that are
+    there already stay as they are: the day ESPnet brings them.
 
     Args:
-        task: Module with an `encoder_choices`, such as `espnet2.tasks.asr`.
-
-    Raises:
-        TypeError: An encoder is not an ESPnet encoder.
+        choices (espnet2.train.class_choices.ClassChoices): An option of a task, such
+            as `encoder_choices` of `espnet2.tasks.asr`.
     """
-    choices = task.encoder_choices
-    for name, path in ENCODERS.items():
+    for name, parent in list(choices.classes.items()):
+        path = ENCODERS.get(f"{parent.__module__}.{parent.__qualname__}")
+        if path is None:
+            continue
         module_name, class_name = path.rsplit(".", 1)
-        if name in choices.classes:
+        name += "_reuse"
+        if name not in choices.classes:
+            module = importlib.import_module(module_name)
+            choices.classes[name] = getattr(module, class_name)
+        elif name not in _kept and choices.classes[name].__module__ != module_name:
+            _kept.add(name)
             logging.warning(
                 f"ESPnet has an encoder {name!r} of its own: {class_name} of "
                 "espnet_reuse is not registered"
             )
-            continue
-        encoder_class = getattr(importlib.import_module(module_name), class_name)
-        # ClassChoices checks this only when it is built
-        if not issubclass(encoder_class, choices.base_type):
-            raise TypeError(f"{path} is not a {choices.base_type.__name__}")
-        choices.classes[name] = encoder_class
+
+
+def register_in_tasks(class_choices: ModuleType) -> None:
+    """Register the encoders in the tasks, also in those that are imported later.
+
+    A task makes its options when it is imported: nothing is imported for this.
+
+    Args:
+        class_choices: The module `espnet2.train.class_choices`.
+    """
+    for module in list(sys.modules.values()):
+        for value in list(getattr(module, "__dict__", {}).values()):
+            if issubclass(type(value), class_choices.ClassChoices):
+                register_encoders(value)
+
+    @wrapt.patch_function_wrapper(class_choices, "ClassChoices.__init__")
+    def init_and_register(init, choices, args, kwargs):
+        init(*args, **kwargs)
+        register_encoders(choices)

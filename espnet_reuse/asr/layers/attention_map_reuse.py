@@ -8,8 +8,9 @@ its other layers, the consumers, apply that map to their own values. Source:
 K. Shim, J. Choi, W. Sung, "Understanding the Role of Self Attention for
 Efficient Speech Recognition", ICLR 2022.
 
-ESPnet's encoder layers pass `pos_emb` on to their attention module and to the next
-layer without looking at it. A group's `GroupState` travels in that slot.
+ESPnet's encoder layers pass `pos_emb`, or where there is none the mask, on to their
+attention module and to the next layer without looking at it. A group's `GroupState`
+travels in that slot.
 """
 
 import dataclasses
@@ -38,11 +39,13 @@ class GroupState:
     Attributes:
         pos_emb: Positional embedding (1, 2 * time - 1, size), (1, time, size) for
             the legacy kind, None for attention without relative positions.
+        mask: Mask of real frames (batch, 1, time), or None.
         attention_map: Attention map (batch, head, time, time), None until the
             producer has computed it.
     """
 
     pos_emb: Optional[torch.Tensor]
+    mask: Optional[torch.Tensor]
     attention_map: Optional[torch.Tensor] = None
 
 
@@ -146,7 +149,7 @@ class _MapProducer(_RefusesMisfit):
 
     Mixed into ESPnet's attention classes. The naive path is theirs: their `forward`
     computes the scores and hands them to `forward_attention` with the mask, which it
-    does not look at, so that the state travels with the mask.
+    does not look at, so that the state travels in the mask's place.
     """
 
     is_fast = False
@@ -163,46 +166,47 @@ class _MapProducer(_RefusesMisfit):
     def attn(self, attention_map):
         self._attn = attention_map
 
-    def forward(self, query, key, value, state, mask):
+    def forward(self, query, key, value, state, mask=None):
         """Compute attention, and keep the map for the consumers.
 
         Args:
-            query (torch.Tensor): Query tensor (#batch, time1, size).
-            key (torch.Tensor): Key tensor (#batch, time2, size).
-            value (torch.Tensor): Value tensor (#batch, time2, size).
-            state (GroupState): State of the group, in ESPnet's `pos_emb` slot.
-            mask (torch.Tensor): Mask (#batch, 1, time2) or (#batch, time1, time2).
+            query (torch.Tensor): Query tensor (#batch, time, size).
+            key (torch.Tensor): Key tensor (#batch, time, size).
+            value (torch.Tensor): Value tensor (#batch, time, size).
+            state (GroupState): State of the group.
+            mask: Not used, since the state has it.
 
         Returns:
-            torch.Tensor: Output tensor (#batch, time1, size).
+            torch.Tensor: Output tensor (#batch, time, size).
         """
-        if self.is_fast and self._fits_fast_path(query, key, state):
-            return self._fast_forward(query, key, value, state, mask)
+        if self.is_fast and self._fits_fast_path():
+            return self._fast_forward(query, key, value, state)
         pos_emb = () if state.pos_emb is None else (state.pos_emb,)
         if self.use_sdpa or self.use_flash_attn:  # a group of one needs no map
-            return super().forward(query, key, value, *pos_emb, mask)
-        return super().forward(query, key, value, *pos_emb, (mask, state))
+            return super().forward(query, key, value, *pos_emb, state.mask)
+        return super().forward(query, key, value, *pos_emb, state)
 
-    def forward_attention(self, value, scores, mask):
+    def forward_attention(self, value, scores, state):
         """Turn scores into the attention map and apply it.
 
         ESPnet's method reads the map back from `self.attn`, where a second thread
         may have put its own; here `self.attn` is only written, for plots.
 
         Args:
-            value (torch.Tensor): Transformed value (#batch, n_head, time2, d_k).
-            scores (torch.Tensor): Attention scores (#batch, n_head, time1, time2).
-            mask (tuple): Mask (#batch, 1, time2) or (#batch, time1, time2) or None,
-                and the group's state. The mask alone where flash attention failed.
+            value (torch.Tensor): Transformed value (#batch, n_head, time, d_k).
+            scores (torch.Tensor): Attention scores (#batch, n_head, time, time).
+            state (GroupState): State of the group. The mask alone where flash
+                attention failed.
 
         Returns:
-            torch.Tensor: Output tensor (#batch, time1, size).
+            torch.Tensor: Output tensor (#batch, time, size).
         """
-        mask, state = mask if isinstance(mask, tuple) else (mask, GroupState(None))
-        if mask is None:
+        if not isinstance(state, GroupState):
+            state = GroupState(None, state)
+        if state.mask is None:
             weights = torch.softmax(scores, dim=-1)
         else:
-            padded = mask.unsqueeze(1).eq(0)  # (batch, 1, *, time2)
+            padded = state.mask.unsqueeze(1).eq(0)  # (batch, 1, *, time)
             scores = scores.masked_fill(padded, torch.finfo(scores.dtype).min)
             weights = torch.softmax(scores, dim=-1).masked_fill(padded, 0.0)
         self.attn = weights.detach()
@@ -210,16 +214,12 @@ class _MapProducer(_RefusesMisfit):
         state.attention_map = dropped if self.shares_dropout else weights
         return project(torch.matmul(dropped, value), self.linear_out)
 
-    def _fits_fast_path(self, query, key, state):
-        return (
-            query.size(1) == key.size(1)  # no cache
-            and not self.use_flash_attn
-            and not is_traced()
-        )
+    def _fits_fast_path(self):
+        return not self.use_flash_attn and not is_traced()
 
-    def _fast_forward(self, query, key, value, state, mask):
+    def _fast_forward(self, query, key, value, state):
         q, k, v = self.forward_qkv(query, key, value)
-        scored = self._score_inputs(q, k, state, mask)
+        scored = self._score_inputs(q, k, state)
         if torch.is_grad_enabled():
             kept = (x if x is None else x.detach() for x in scored)
         else:
@@ -235,9 +235,9 @@ class _MapProducer(_RefusesMisfit):
         state.attention_map = weights
         return project(apply(weights, v, rate), self.linear_out)
 
-    def _score_inputs(self, q, k, state, mask):
+    def _score_inputs(self, q, k, state):
         """Return the arguments of `attention_map`."""
-        return q, k, mask, None, None
+        return q, k, state.mask, None, None
 
 
 class MapProducer(_MapProducer, MultiHeadedAttention):
@@ -247,22 +247,22 @@ class MapProducer(_MapProducer, MultiHeadedAttention):
 class LegacyRelPositionMapProducer(_MapProducer, LegacyRelPositionMultiHeadedAttention):
     """Producer with ESPnet's old relative positions (`legacy_rel_selfattn`)."""
 
-    def _fits_fast_path(self, query, key, state):
+    def _fits_fast_path(self):
         return False  # deprecated in ESPnet
 
 
 class RelPositionMapProducer(_MapProducer, RelPositionMultiHeadedAttention):
     """Producer with relative positions (`rel_selfattn`)."""
 
-    def _fits_fast_path(self, query, key, state):
-        return super()._fits_fast_path(query, key, state) and not self.zero_triu
+    def _fits_fast_path(self):
+        return super()._fits_fast_path() and not self.zero_triu
 
-    def _score_inputs(self, q, k, state, mask):
+    def _score_inputs(self, q, k, state):
         p = split_heads(self.linear_pos(state.pos_emb), self.h)
         # under autocast the biases are float32 beside a query of lower precision
         q_u = (q + self.pos_bias_u.unsqueeze(1)).to(k.dtype)
         q_v = (q + self.pos_bias_v.unsqueeze(1)).to(k.dtype)
-        return q_u, k, mask, q_v, p
+        return q_u, k, state.mask, q_v, p
 
 
 PRODUCER_CLASSES = {
@@ -290,18 +290,18 @@ class MapConsumer(_RefusesMisfit, torch.nn.Module):
         self.linear_out = attention.linear_out
         self.dropout = torch.nn.Dropout(dropout_rate)
 
-    def forward(self, query, key, value, state, mask):
+    def forward(self, query, key, value, state, mask=None):
         """Apply the map of the group's producer.
 
         Args:
             query: Not used.
             key: Not used.
-            value (torch.Tensor): Value tensor (#batch, time2, size).
-            state (GroupState): State of the group, in ESPnet's `pos_emb` slot.
+            value (torch.Tensor): Value tensor (#batch, time, size).
+            state (GroupState): State of the group.
             mask: Not used, since the map is masked already.
 
         Returns:
-            torch.Tensor: Output tensor (#batch, time1, size).
+            torch.Tensor: Output tensor (#batch, time, size).
         """
         v = split_heads(self.linear_v(value), self.h)
         weights = state.attention_map
@@ -315,48 +315,72 @@ class MapConsumer(_RefusesMisfit, torch.nn.Module):
 class ReuseLayer:
     """Carries the group's state through an encoder layer of ESPnet.
 
-    Mixed into ESPnet's layer classes. The producer's layer puts the state into the
-    `pos_emb` slot, the group's last layer takes it out again.
+    Mixed into ESPnet's layer classes. The producer's layer puts the state into a slot
+    of the layer's arguments, the group's last layer takes it out again.
+
+    Attributes:
+        attention_name: Name of the layer's attention module.
+        norm_name: Name of the norm of its input.
+        drop_rate: Probability that a training step drops the layer, which then
+            returns its input.
     """
 
+    attention_name = "self_attn"
+    norm_name = "norm_mha"
+    drop_rate = 0.0
     starts_group: bool
     ends_group: bool
 
-    def forward(self, x_input, mask, cache=None):
+    def forward(self, x_input, mask):
         """Compute encoded features with ESPnet's layer.
 
         Args:
             x_input (Union[Tuple, torch.Tensor]): Input tensor (#batch, time, size),
                 in a tuple with the positional embedding or the group's state.
-            mask (torch.Tensor): Mask tensor for the input (#batch, 1, time).
-            cache (torch.Tensor): Cache tensor of the input (#batch, time - 1, size).
+            mask (Union[torch.Tensor, GroupState]): Mask tensor for the input
+                (#batch, 1, time), or the group's state.
 
         Returns:
-            Output in the form of `x_input`, and the mask.
+            Output in the form of `x_input`, and the mask or the state.
         """
         x, slot = x_input if isinstance(x_input, tuple) else (x_input, None)
-        state = GroupState(pos_emb=slot) if self.starts_group else slot
-        (x_out, _), mask_out = super().forward((x, state), mask, cache)
+        if self.starts_group:
+            state = GroupState(slot, mask)
+        else:
+            state = mask if slot is None else slot
+        x_out = x
+        if not (self.training and self.drop_rate and torch.rand(1) < self.drop_rate):
+            x_out, _ = super().forward(*self.pack(x, state))
+            if isinstance(x_out, tuple):
+                x_out, _ = x_out
         if state.attention_map is None and not self.ends_group:
-            # Stochastic depth skipped the producer, but its consumers need the map.
-            self.compute_map(x, mask, state)
+            # The producer was skipped or dropped, but its consumers need the map.
+            self.compute_map(x, state)
         if not self.ends_group:
-            return (x_out, state), mask_out
-        if state.pos_emb is not None:
-            return (x_out, state.pos_emb), mask_out
-        return x_out, mask_out
+            return self.pack(x_out, state)
+        return x_out if state.pos_emb is None else (x_out, state.pos_emb), state.mask
 
-    def compute_map(self, x, mask, state):
-        """Put the map of a skipped producer into `state`.
-
-        A skipped layer adds nothing to its input, so its attention sees that.
+    def pack(self, x, state):
+        """Return the arguments of ESPnet's layer, with the state in its slot.
 
         Args:
             x (torch.Tensor): Input tensor (#batch, time, size).
-            mask (torch.Tensor): Mask tensor for the input (#batch, 1, time).
             state (GroupState): State of the group.
         """
-        raise NotImplementedError
+        return (x, state), state.mask
+
+    def compute_map(self, x, state):
+        """Put the map of a layer that was not computed into `state`.
+
+        Such a layer adds nothing to its input, so its attention sees that.
+
+        Args:
+            x (torch.Tensor): Input tensor (#batch, time, size).
+            state (GroupState): State of the group.
+        """
+        if getattr(self, "normalize_before", True):
+            x = getattr(self, self.norm_name)(x)
+        getattr(self, self.attention_name)(x, x, x, state)
 
 
 def reuse_attention_maps(
@@ -371,14 +395,15 @@ def reuse_attention_maps(
     no copy and a model without reuse draws the same initial weights.
 
     Args:
-        layers: Encoder layers, with their attention module in `self_attn`.
+        layers: Encoder layers.
         layer_class: Subclass of `ReuseLayer` and of the layers' own class.
         group_sizes: Number of layers of each group.
         reuse_dropout: `per_layer`, every layer draws a dropout mask of its own; or
             `shared`, the consumers reuse the producer's dropped-out map as it is.
 
     Raises:
-        ReuseConfigError: `reuse_dropout` is neither.
+        ReuseConfigError: `reuse_dropout` is neither, or a layer of a group has no
+            attention that computes a map.
     """
     if reuse_dropout not in ("per_layer", "shared"):
         raise ReuseConfigError(
@@ -387,15 +412,23 @@ def reuse_attention_maps(
     shared = reuse_dropout == "shared"
     first = 0
     for size in group_sizes:
-        for layer in layers[first : first + size]:
-            attention = layer.self_attn
-            layer.__class__ = layer_class
-            layer.starts_group = layer is layers[first]
-            layer.ends_group = layer is layers[first + size - 1]
-            if not layer.starts_group:
-                layer.self_attn = MapConsumer(
-                    attention, 0.0 if shared else attention.dropout_rate
+        for index in range(first, first + size):
+            layer = layers[index]
+            attention = getattr(layer, layer_class.attention_name)
+            if type(attention) not in PRODUCER_CLASSES:
+                if size == 1:
+                    continue
+                raise ReuseConfigError(
+                    f"reuse_group_size: encoders.{index} is in a group of {size}, but "
+                    "has no attention that computes a map (use_attn: false, "
+                    "cgmlp_weight: 1.0 or fast_selfattn): give it a group of its own"
                 )
+            layer.__class__ = layer_class
+            layer.starts_group = index == first
+            layer.ends_group = index == first + size - 1
+            if not layer.starts_group:
+                rate = 0.0 if shared else attention.dropout_rate
+                setattr(layer, layer_class.attention_name, MapConsumer(attention, rate))
                 continue
             attention.__class__ = PRODUCER_CLASSES[type(attention)]
             attention.is_fast = uses_fast_paths()
