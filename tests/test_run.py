@@ -5,11 +5,10 @@
 
 import subprocess
 import sys
-import types
 
 import pytest
 
-from espnet_reuse.registry import ENCODERS, register_encoders
+import espnet_reuse  # noqa: F401 (registers the encoders)
 
 RUNNER = [sys.executable, "-m", "espnet_reuse.run"]
 
@@ -35,26 +34,24 @@ def test_encoders_are_registered_whatever_the_order_of_imports():
     assert [process.wait() for process in started] == [0, 0]
 
 
-class ParentClass:
-    pass
+NAMES = ["conformer", "transformer", "branchformer", "e_branchformer"]
 
 
-def task_with(classes, base_type=ParentClass):
-    choices = types.SimpleNamespace(classes=classes, base_type=base_type)
-    return types.SimpleNamespace(encoder_choices=choices)
+def test_names_that_espnet_has_already_are_left_alone_and_said_once(caplog):
+    from espnet2.tasks.asr import encoder_choices
+    from espnet2.train.class_choices import ClassChoices
 
-
-def test_names_that_espnet_has_already_are_left_alone_with_a_warning(caplog):
-    task = task_with({name: ParentClass for name in ENCODERS})
-    register_encoders(task)
-    assert set(task.encoder_choices.classes.values()) == {ParentClass}
-    for name in ENCODERS:
-        assert f"ESPnet has an encoder '{name}' of its own" in caplog.text
-
-
-def test_a_class_that_is_no_encoder_of_the_task_is_refused():
-    with pytest.raises(TypeError, match="is not a ParentClass"):
-        register_encoders(task_with({}))
+    parents = {name: encoder_choices.get_class(name) for name in NAMES}
+    for _ in range(2):
+        choices = ClassChoices(
+            "encoder", parents | {"conformer_reuse": parents["transformer"]}
+        )
+        assert choices.classes.pop("conformer_reuse") is parents["transformer"]
+        assert [*choices.classes] == [*NAMES, *(f"{name}_reuse" for name in NAMES[1:])]
+    assert [record.message for record in caplog.records] == [
+        "ESPnet has an encoder 'conformer_reuse' of its own: ConformerReuseEncoder of "
+        "espnet_reuse is not registered"
+    ]
 
 
 def test_asr_train_shows_the_arguments_of_the_parent_and_ours():
@@ -71,9 +68,13 @@ SPAWNING_SCRIPT = """
 import multiprocessing
 import sys
 
+import pytest
+
 def ask(argument):
     from espnet2.tasks.asr import encoder_choices
-    return encoder_choices.get_class("conformer_reuse").__name__, argument, sys.argv[1]
+    names = ["conformer", "transformer", "branchformer", "e_branchformer"]
+    encoders = [encoder_choices.get_class(f"{name}_reuse") for name in names]
+    return [encoder.__name__ for encoder in encoders], argument, sys.argv[1]
 
 if __name__ == "__main__":
     with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -85,7 +86,9 @@ def test_spawned_workers_have_the_encoders_and_the_programs_functions(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SPAWNING_SCRIPT)
     result = run(*RUNNER, script, "an option")
-    expected = "('ConformerReuseEncoder', 'an argument', 'an option')\n"
+    kinds = ["Conformer", "Transformer", "Branchformer", "EBranchformer"]
+    encoders = [f"{kind}ReuseEncoder" for kind in kinds]
+    expected = f"{(encoders, 'an argument', 'an option')}\n"
     assert result.stdout == expected, result.stderr
 
 
