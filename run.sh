@@ -54,7 +54,8 @@ Options:
     --corpus            # Recipe to run, a folder of egs2 (default="${corpus}").
     --models            # Models to compare, the first is the baseline; "baseline" is
                         # conf/train_asr_conformer.yaml of the recipe, any other name
-                        # conf/tuning/train_asr_conformer_<name>.yaml
+                        # conf/tuning/train_asr_conformer_<name>.yaml; a <name> that ends
+                        # in _warm is fine-tuned from the first model
                         # (default="${models}").
     --stage             # Processes starts from the specified stage (default="${stage}").
     --stop_stage        # Processes is stopped at the specified stage
@@ -149,6 +150,7 @@ config_of() {  # The config of a model, relative to the recipe.
 # As asr.sh names the folders of a config and the options that override it.
 # Usage: tag_of <config> <options>
 tag_of() { echo "$(basename "$1" .yaml)$(echo "$2" | sed -e "s/--/\_/g" -e "s/[ |=/]//g")"; }
+encoder_option() { sed -n "s/^ *$2: *\([^#]*\).*/\1/p" "$1"; }  # Of a config.
 args_of() { echo "${asr_args}${1:+${asr_args:+ }--seed $1}"; }  # Of a seed, if there is one.
 # Usage: exp_of <model> <seed>
 exp_of() { echo "exp/asr_$(tag_of "$(config_of "$1")" "$(args_of "$2")")"; }
@@ -157,6 +159,9 @@ recipe_value() {
     sed -n -e "s/^$1=\"\{0,1\}\([^\"]*\)\"\{0,1\}$/\1/p" \
         -e "s/^ *--$1 \([^ \"]*\) .*/\1/p" run.sh | head -n 1
 }
+read -r first _ <<< "${models}"
+[[ "${first}" != *_warm ]] \
+    || die "--models: '${first}' is fine-tuned from the first model: put a baseline before it"
 for model in ${models}; do
     [ -f "$(config_of "${model}")" ] || die "--models: no model '${model}'; choose from:" \
         "baseline $(cd conf/tuning && for f in train_asr_conformer_*.yaml; do
@@ -468,6 +473,12 @@ run_model() {
     local settings inputs_train inputs_decode
     settings="${args} $(opts_matching "${corpus_opts}|${train_opts}")"
     settings+=" $(grep -v "^max_epoch:" "${config}")"
+    local from="" warm_start="${asr_exp}/warm_start"
+    if [[ "${model}" = *_warm ]]; then
+        from=$(exp_of "${first}" "${seed}")
+        settings+=" ${trained[${from}]}"
+        model_opts+=(--pretrained_model "${warm_start}/model.pth")
+    fi
     inputs_train="${settings} $(< "${config}")"
     inputs_decode="${inputs_train} ${asr_opts[*]} ${inference_args}"
     inputs_decode+=" $(< "${inference_config}")"
@@ -493,6 +504,18 @@ run_model() {
             [ ! -f "${asr_exp}/checkpoint.pth" ] || [ "${resume}" = true ] || die \
                 "--resume false: ${asr_exp} holds a training that was stopped: remove it" \
                 "to start anew"
+            if [ -n "${from}" ] && [ ! -f "${asr_exp}/checkpoint.pth" ]; then
+                is_done "${from}/.done_train" "${trained[${from}]}" \
+                    || die "--stage 3: ${first}, which ${what} starts from, is not trained yet"
+                rm -rf "${warm_start}"
+                run_logged "Stage 3: making ${what} of ${first}" "" "${asr_exp}/run_convert.log" \
+                    python3 -m espnet_reuse.bin.convert \
+                    --asr_train_config "${from}/config.yaml" \
+                    --asr_model_file "${from}/${checkpoints[${from}]}" \
+                    --reuse_group_size "$(encoder_option "${config}" reuse_group_size)" \
+                    --data_dir "dump/raw/$(value_of valid_set)" --output_dir "${warm_start}"
+                sed -n '/^Kept/,/^Heads/p' "${asr_exp}/run_convert.log"
+            fi
             log "Stage 3: Training ${what}: ${config}"
             need_disk "${space}" "${asr_exp}" "the checkpoints of ${what}"
             rm -f "${asr_exp}"/.done_train "${asr_exp}"/*/.done_*

@@ -5,11 +5,10 @@
 
 import contextlib
 from pathlib import Path
-from typing import Iterator, List, NamedTuple, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Tuple
 
 import humanfriendly
 import torch
-import yaml
 from espnet2.asr.encoder.branchformer_encoder import BranchformerEncoder
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
@@ -20,11 +19,17 @@ from espnet2.legacy.nets.pytorch_backend.transformer.attention import (
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import (
     TooShortUttError,
 )
-from espnet2.tasks.asr import ASRTask
 from torch.utils.flop_counter import FlopCounterMode
 
 from espnet_reuse.analysis import AnalysisError
 from espnet_reuse.asr.layers.attention_map_reuse import MapConsumer
+from espnet_reuse.pretrained import (
+    PretrainedError,
+    build_model,
+    one_line,
+    read_config,
+    read_parameters,
+)
 
 SUPPORTED = (
     ConformerEncoder,
@@ -283,42 +288,44 @@ def _count_flops(function):
     return counter.get_total_flops()
 
 
-def load_model(config_file: Path, model_file: Path) -> Tuple[AnalysedModel, int]:
-    """Load an ASR model that ESPnet has trained.
+def prepare_model(config: Dict, state: Dict) -> Tuple[AnalysedModel, int]:
+    """Make an ASR model of its config and its parameters.
 
     Args:
-        config_file: The config.yaml that was saved with it.
-        model_file: Its parameters.
+        config: As ESPnet saved it.
+        state: The model's parameters by name.
 
     Returns:
         The model, and its sampling rate in Hz.
 
     Raises:
+        AnalysisError: They do not fit together, or have no maps to analyse.
+    """
+    if config.get("frontend") is None:
+        raise AnalysisError(
+            "--asr_train_config: the config has no frontend: the model was trained on "
+            "features; use one that was trained on audio (feats_type raw)"
+        )
+    try:
+        model = build_model(config, device="cpu")
+        model.load_state_dict(state, strict=False)
+    except (PretrainedError, RuntimeError, ValueError) as error:
+        raise AnalysisError(f"--asr_model_file: {one_line(error)}") from None
+    rate = (config.get("frontend_conf") or {}).get("fs", 16000)
+    return AnalysedModel(model), int(humanfriendly.parse_size(str(rate)))
+
+
+def load_model(config_file: Path, model_file: Path) -> Tuple[AnalysedModel, int]:
+    """Load an ASR model that ESPnet has trained, as `prepare_model` does.
+
+    Args:
+        config_file: The config.yaml that was saved with it.
+        model_file: Its parameters.
+
+    Raises:
         AnalysisError: A file is not what it should be, or the model does not fit.
     """
     try:
-        config = yaml.safe_load(config_file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise AnalysisError(
-            f"--asr_train_config: {config_file} is not YAML "
-            f"({str(error).splitlines()[0]}); name the config.yaml beside the model"
-        ) from None
-    if not isinstance(config, dict) or "encoder" not in config:
-        raise AnalysisError(
-            f"--asr_train_config: {config_file} describes no ASR model (no encoder); "
-            "name the config.yaml that training saved beside the model"
-        )
-    if config.get("frontend") is None:
-        raise AnalysisError(
-            f"--asr_train_config: {config_file} has no frontend: the model was trained "
-            "on features; use one that was trained on audio (feats_type raw)"
-        )
-    try:
-        model, _ = ASRTask.build_model_from_file(config_file, model_file, "cpu")
-    except Exception as error:
-        raise AnalysisError(
-            f"--asr_model_file: {model_file} with {config_file} makes no model: "
-            f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        ) from None
-    rate = (config.get("frontend_conf") or {}).get("fs", 16000)
-    return AnalysedModel(model), int(humanfriendly.parse_size(str(rate)))
+        return prepare_model(read_config(config_file), read_parameters(model_file))
+    except PretrainedError as error:
+        raise AnalysisError(str(error)) from None

@@ -288,8 +288,8 @@ def test_a_wrong_option_is_named(exp, data_dir, tmp_path, capsys, options, messa
     "name, content, message",
     [
         ("config.yaml", "encoder: [", "is not YAML"),
-        ("config.yaml", "lm: transformer\n", "describes no ASR model"),
-        ("model.pth", "weights", "makes no model"),
+        ("config.yaml", "lm: transformer\n", "describes no model"),
+        ("model.pth", "weights", "does not hold a model's parameters"),
     ],
 )
 def test_a_broken_model_is_named(

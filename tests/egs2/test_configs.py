@@ -44,7 +44,8 @@ def load(config):
 TRAIN_ASR = [c for c in CONFIGS if c.name.startswith("train_asr_")]
 TRAIN_LM = [c for c in CONFIGS if c.name.startswith("train_lm_")]
 DECODE = [c for c in CONFIGS if c.name.startswith("decode_")]
-REUSE = [c for c in TRAIN_ASR if "_reuse" in c.stem]
+WARM = [c for c in TRAIN_ASR if c.stem.endswith("_warm")]
+REUSE = [c for c in TRAIN_ASR if "_reuse" in c.stem and c not in WARM]
 
 
 def baseline_of(config):
@@ -129,6 +130,22 @@ def test_a_reuse_model_differs_from_its_baseline_in_reuse_alone(config):
     assert (baseline["encoder"], reuse["encoder"]) == ("conformer", "conformer_reuse")
     del reuse["encoder_conf"]["reuse_group_size"]
     assert reuse == baseline | {"encoder": "conformer_reuse"}
+
+
+@each(WARM)
+def test_a_warm_model_is_fine_tuned_for_a_quarter_of_the_epochs(config):
+    name = config.name.replace("_warm", "")
+    from_scratch, warm = load(config.with_name(name)), load(config)
+    epochs = [options.pop("max_epoch") for options in (warm, from_scratch)]
+    assert epochs[0] <= epochs[1] / 4
+    assert warm["optim_conf"].pop("lr") < from_scratch["optim_conf"].pop("lr")
+    for options in (warm, from_scratch):
+        options["scheduler_conf"].pop("warmup_steps")
+    assert warm == from_scratch
+
+
+def test_every_recipe_has_a_warm_model():
+    assert {config.parents[2] for config in WARM} == set(RECIPES)
 
 
 @each(REUSE)

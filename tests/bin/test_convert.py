@@ -1,0 +1,425 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""The conversion of trained models: what it keeps, the way back, bad input."""
+
+import argparse
+import json
+import zipfile
+
+import pytest
+import soundfile
+import torch
+import yaml
+from espnet2.bin.asr_inference import Speech2Text
+from espnet2.main_funcs.pack_funcs import pack
+from espnet2.tasks.asr import ASRTask
+
+import espnet_reuse  # noqa: F401 (registers the encoders)
+from espnet_reuse import convert
+from espnet_reuse.bin import convert as command
+
+ENCODERS = ["conformer", "transformer", "branchformer", "e_branchformer"]
+LAYERS, HEADS, SIZE = 4, 2, 16
+TOKENS = ["<blank>", "<unk>", *"abcdefg", "<sos/eos>"]
+
+
+def config_of(encoder, **options):
+    size = {} if encoder == "vgg_rnn" else {"output_size": SIZE}
+    if encoder.removesuffix("_reuse") in ENCODERS:
+        size |= {"attention_heads": HEADS, "num_blocks": LAYERS}
+    return ASRTask.get_default_config() | {
+        "token_list": TOKENS,
+        "token_type": "char",
+        "encoder": encoder,
+        "encoder_conf": size | options,
+        "decoder": "transformer",
+        "decoder_conf": {"attention_heads": 2, "num_blocks": 1, "linear_units": 16},
+        "frontend_conf": {"fs": "16k", "hop_length": 160, "n_mels": 20},
+        "normalize": "utterance_mvn",
+    }
+
+
+def save_model(folder, encoder, **options):
+    """Save a model of random parameters as ESPnet's trainer leaves it."""
+    folder.mkdir(exist_ok=True)
+    torch.manual_seed(0)
+    config = config_of(encoder, **options)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    model = ASRTask.build_model(argparse.Namespace(**config))
+    with torch.no_grad():
+        for parameter in model.parameters():  # biases and norms are not 0 and 1
+            parameter += 0.1 * torch.randn_like(parameter)
+    torch.save(model.state_dict(), folder / "model.pth")
+    return folder
+
+
+def run(source, output, *options):
+    """Run the command on a saved model; return the converted state dict."""
+    files = ["--asr_train_config", source / "config.yaml"]
+    files += ["--asr_model_file", source / "model.pth"]
+    command.main([*map(str, [*files, "--output_dir", output, *options])])
+    return torch.load(output / "model.pth")
+
+
+@pytest.fixture(scope="module", params=ENCODERS)
+def baseline(request, tmp_path_factory):
+    """A folder with a trained baseline of each encoder."""
+    return save_model(tmp_path_factory.mktemp(request.param) / "exp", request.param)
+
+
+@pytest.fixture(scope="module")
+def conformer(tmp_path_factory):
+    """A folder with a trained Conformer."""
+    return save_model(tmp_path_factory.mktemp("conformer") / "exp", "conformer")
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory, an4):
+    """A data directory of two utterances of different lengths."""
+    folder = tmp_path_factory.mktemp("data")
+    lines = []
+    for n in (0, 2):
+        soundfile.write(folder / f"{n}.wav", an4[n][1][: 12000 + 4000 * n], 16000)
+        lines.append(f"utt{n} {folder}/{n}.wav\n")
+    (folder / "wav.scp").write_text("".join(lines))
+    return folder
+
+
+def decode(folder, an4):
+    """Decode two recordings; return the tokens and the score of three hypotheses."""
+    speech2text = Speech2Text(
+        folder / "config.yaml",
+        folder / "model.pth",
+        beam_size=3,
+        nbest=3,
+        maxlenratio=-5,
+    )
+    return [
+        (hypothesis.yseq.tolist(), hypothesis.score.item())
+        for _, wav in an4[:2]
+        for *_, hypothesis in speech2text(wav[:16000])
+    ]
+
+
+def test_groups_of_one_decode_token_for_token_and_score_for_score(
+    baseline, tmp_path, an4, monkeypatch
+):
+    run(baseline, tmp_path / "out", "--reuse_group_size", 1)
+    expected = decode(baseline, an4)
+    assert len(expected) == 6 and len(expected[0][0]) > 2
+    decoded = decode(tmp_path / "out", an4)
+    assert [tokens for tokens, _ in decoded] == [tokens for tokens, _ in expected]
+    scores = [score for _, score in decoded]
+    assert scores == pytest.approx([score for _, score in expected], abs=1e-4)
+    monkeypatch.setenv("ESPNET_REUSE_IMPL", "naive")  # bit for bit
+    assert decode(tmp_path / "out", an4) == expected
+
+
+def test_consumers_lose_their_scores_parameters_and_nothing_else_changes(
+    baseline, tmp_path, an4, capsys
+):
+    state = run(baseline, tmp_path / "out", "--reuse_group_size", "[1, 3]")
+    before = torch.load(baseline / "model.pth")
+    assert all(torch.equal(value, before[key]) for key, value in state.items())
+    dropped = before.keys() - state.keys()
+    assert {key.split(".")[2] for key in dropped} == {"2", "3"}
+    parts = {key.split("attn.")[1].split("_")[1].split(".")[0] for key in dropped}
+    assert parts <= {"q", "k", "pos", "bias"} and {"q", "k"} <= parts
+    printed = capsys.readouterr().out
+    assert f"Kept: {len(state)} tensors" in printed
+    assert f"Dropped: {len(dropped)} tensors" in printed and "layers 3, 4" in printed
+    decode(tmp_path / "out", an4)
+    config = yaml.safe_load((tmp_path / "out/config.yaml").read_text())
+    assert config["encoder_conf"]["reuse_group_size"] == [1, 3]
+    assert config["init_param"] == [str(tmp_path / "out/model.pth")]
+
+
+def test_a_packed_model_converts_as_its_files_do(conformer, tmp_path, monkeypatch):
+    monkeypatch.chdir(conformer.parent)
+    pack(
+        files={"asr_model_file": "exp/model.pth"},
+        yaml_files={"asr_train_config": "exp/config.yaml"},
+        outpath=tmp_path / "packed.zip",
+    )
+    expected = run(conformer, tmp_path / "of_files", "--reuse_group_size", 2)
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--packed_model", "packed.zip", "--reuse_group_size", "2"]
+    command.main([*arguments, "--output_dir", "out"])
+    state = torch.load(tmp_path / "out/model.pth")
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[key], expected[key]) for key in state)
+    Speech2Text("out/config.yaml", "out/model.pth")
+
+
+def test_the_files_of_a_packed_model_are_found_in_the_output_folder():
+    config = {"bpemodel": "out.tmp/bpe.model", "x": ["out.tmp/a", "out.tmpb", 1, None]}
+    assert command.relocated(config, "out.tmp", "out") == {
+        "bpemodel": "out/bpe.model",
+        "x": ["out/a", "out.tmpb", 1, None],
+    }
+
+
+def test_reuse_expands_into_a_stock_model_and_converts_back_to_itself(
+    baseline, tmp_path, data_dir, an4, capsys
+):
+    name = yaml.safe_load((baseline / "config.yaml").read_text())["encoder"]
+    reuse = run(baseline, tmp_path / "reuse", "--reuse_group_size", "[1, 3]")
+    options = ("--expand", "true", "--data_dir", data_dir)
+    expanded = run(tmp_path / "reuse", tmp_path / "expanded", *options)
+    config = yaml.safe_load((tmp_path / "expanded/config.yaml").read_text())
+    assert (
+        config["encoder"] == name and "reuse_group_size" not in config["encoder_conf"]
+    )
+    attention = "self_attn" if name in ENCODERS[:2] else "attn"
+    for consumer in (2, 3):
+        for part in ("linear_q", "linear_k"):
+            key = f"encoder.encoders.{{}}.{attention}.{part}.weight"
+            assert torch.equal(expanded[key.format(consumer)], expanded[key.format(1)])
+    decode(tmp_path / "expanded", an4)
+    conversion = json.loads((tmp_path / "expanded/conversion.json").read_text())
+    distances = [row["distance"] for row in conversion["layers"]]
+    # rounding under the root; the consumers see another input than their producer
+    assert max(distances[:2]) < 2e-3 and min(distances[2:]) > 5e-3
+    assert f"layer 4: {distances[3]:.3f}" in capsys.readouterr().out
+    back = run(tmp_path / "expanded", tmp_path / "back", "--reuse_group_size", "[1, 3]")
+    assert back.keys() == reuse.keys()
+    assert all(torch.equal(back[key], reuse[key]) for key in reuse)
+
+
+def test_expanding_groups_of_one_is_exact(conformer, tmp_path):
+    run(conformer, tmp_path / "reuse", "--reuse_group_size", 1)
+    expanded = run(tmp_path / "reuse", tmp_path / "expanded", "--expand", "true")
+    before = torch.load(conformer / "model.pth")
+    assert all(torch.equal(expanded[key], before[key]) for key in before)
+
+
+def test_coarser_groups_are_made_of_a_reuse_model_finer_ones_refused(
+    conformer, tmp_path, capsys
+):
+    run(conformer, tmp_path / "two", "--reuse_group_size", 2)
+    once = run(conformer, tmp_path / "once", "--reuse_group_size", 4)
+    twice = run(tmp_path / "two", tmp_path / "twice", "--reuse_group_size", 4)
+    assert all(torch.equal(once[key], twice[key]) for key in once.keys() | twice.keys())
+    with pytest.raises(SystemExit):
+        run(tmp_path / "two", tmp_path / "one", "--reuse_group_size", 1)
+    assert "layer 2 would compute a map, but is a consumer" in capsys.readouterr().err
+
+
+def permuted(state, attention):
+    """Swap the two heads of an attention module, which changes no output."""
+    state = dict(state)
+    convert.permute_heads(state, attention, [1, 0])
+    for name in ("linear_q", "linear_k", "linear_pos"):
+        for kind in ("weight", "bias"):
+            key = f"{attention}.{name}.{kind}"
+            if key in state:
+                state[key] = state[key].unflatten(0, (HEADS, -1)).flip(0).flatten(0, 1)
+    for name in ("pos_bias_u", "pos_bias_v"):
+        state[f"{attention}.{name}"] = state[f"{attention}.{name}"].flip(0)
+    return state
+
+
+def test_the_order_of_a_consumers_heads_does_not_matter_once_they_are_matched(
+    conformer, tmp_path, data_dir, an4
+):
+    before = torch.load(conformer / "model.pth")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.yaml").write_text((conformer / "config.yaml").read_text())
+    torch.save(permuted(before, "encoder.encoders.1.self_attn"), other / "model.pth")
+    for (tokens, score), expected in zip(
+        decode(other, an4), decode(conformer, an4), strict=True
+    ):
+        assert tokens == expected[0] and score == pytest.approx(expected[1], abs=1e-4)
+
+    options = ("--reuse_group_size", 2, "--data_dir", data_dir)
+    matched = [
+        run(source, tmp_path / f"matched {n}", *options)
+        for n, source in enumerate((conformer, other))
+    ]
+    unmatched = [
+        run(source, tmp_path / f"not {n}", *options, "--match_heads", "false")
+        for n, source in enumerate((conformer, other))
+    ]
+    key = "encoder.encoders.1.self_attn.linear_v.weight"
+    assert torch.equal(matched[0][key], matched[1][key])
+    assert not torch.equal(unmatched[0][key], unmatched[1][key])
+    for state in matched, unmatched:
+        assert all(torch.equal(state[0][k], state[1][k]) for k in before if ".2." in k)
+    layers = [
+        json.loads((tmp_path / f"matched {n}/conversion.json").read_text())["layers"]
+        for n in range(2)
+    ]
+    assert [row["layer"] for row in layers[0]] == [2, 4]
+    assert [row["producer"] for row in layers[0]] == [1, 3]
+    assert sorted(row["heads"][0] for row in (layers[0][0], layers[1][0])) == [0, 1]
+    for rows in layers:
+        for row in rows:
+            assert 0 < row["matched_distance"] <= row["distance"] + 1e-6 < 1
+
+
+# ------------------------------- bad input -------------------------------
+
+
+class RunsCode:
+    def __reduce__(self):
+        return exec, ("raise SystemExit('the file has run code')",)
+
+
+def write_zip(path, **members):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in members.items():
+            archive.writestr(name.replace("__", "/").replace("_yaml", ".yaml"), text)
+
+
+@pytest.fixture
+def bad(conformer, tmp_path):
+    """A folder with files to go wrong with."""
+    folder = tmp_path / "bad"
+    folder.mkdir()
+    (folder / "list.yaml").write_text("- 1")
+    (folder / "no.yaml").write_text("a: [")
+    (folder / "noise.pth").write_bytes(bytes(range(256)) * 9)
+    torch.save({"encoder.x": RunsCode()}, folder / "code.pth")
+    torch.save({"model": {}, "reporter": 1}, folder / "checkpoint.pth")
+    state = torch.load(conformer / "model.pth")
+    torch.save({k: v for k, v in state.items() if ".3." not in k}, folder / "few.pth")
+    state["encoder.after_norm.weight"] = torch.ones(SIZE + 1)
+    torch.save(state, folder / "wide.pth")
+    save_model(folder / "rnn", "vgg_rnn")
+    save_model(folder / "other", "transformer")
+    (folder / "full").mkdir()
+    (folder / "full/file").write_text("mine")
+    write_zip(folder / "other.zip", readme="hello")
+    good = "yaml_files: {asr_train_config: c.yaml}\nfiles: {asr_model_file: m.pth}"
+    write_zip(folder / "empty.zip", meta_yaml=good)
+    write_zip(folder / "up.zip", meta_yaml=good, **{"..__evil": "x"})
+    write_zip(folder / "abs.zip", meta_yaml=good.replace("c.yaml", "/etc/hostname"))
+    return folder
+
+
+CONFIG, MODEL = (
+    "--asr_train_config {exp}/config.yaml",
+    "--asr_model_file {exp}/model.pth",
+)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (f"{CONFIG} --reuse_group_size 2", "name the model: --asr_train_config and"),
+        (f"{CONFIG} {MODEL}", "--reuse_group_size: say how many layers"),
+        (f"{CONFIG} {MODEL} --reuse_group_size 2 --expand true", "--reuse_group_size"),
+        (
+            f"{CONFIG} {MODEL} --reuse_group_size [1,2]",
+            "--reuse_group_size: [1, 2] sums",
+        ),
+        (f"{CONFIG} {MODEL} --reuse_group_size x", "--reuse_group_size: 'x' must be"),
+        (f"{CONFIG} {MODEL} --reuse_group_size 2 --task nosuch", "--task: no 'nosuch'"),
+        (
+            f"{CONFIG} {MODEL} --reuse_group_size 2 --task st --data_dir {{exp}}",
+            "--data_dir: maps are measured for --task asr only",
+        ),
+        (
+            f"{CONFIG} {MODEL} --reuse_group_size 2 --data_dir {{exp}}",
+            "--data_dir: {exp}/wav.scp is missing",
+        ),
+        (f"{CONFIG} {MODEL} --expand true", "--expand: the config's encoder is 'conf"),
+        (
+            f"--asr_train_config no/such {MODEL} --reuse_group_size 2",
+            "--asr_train_config: cannot read no/such: No such file",
+        ),
+        (
+            f"--asr_train_config {{bad}}/list.yaml {MODEL} --reuse_group_size 2",
+            "{bad}/list.yaml describes no model (no encoder)",
+        ),
+        (
+            f"--asr_train_config {{bad}}/no.yaml {MODEL} --reuse_group_size 2",
+            "{bad}/no.yaml is not YAML",
+        ),
+        (
+            f"{CONFIG} --asr_model_file no/such --reuse_group_size 2",
+            "--asr_model_file: cannot read no/such: No such file",
+        ),
+        (
+            f"{CONFIG} --asr_model_file {{bad}}/noise.pth --reuse_group_size 2",
+            "{bad}/noise.pth does not hold a model's parameters",
+        ),
+        (
+            f"{CONFIG} --asr_model_file {{bad}}/code.pth --reuse_group_size 2",
+            "{bad}/code.pth does not hold a model's parameters",
+        ),
+        (
+            f"{CONFIG} --asr_model_file {{bad}}/checkpoint.pth --reuse_group_size 2",
+            "{bad}/checkpoint.pth is not a model's parameters by name",
+        ),
+        (
+            f"{CONFIG} --asr_model_file {{bad}}/few.pth --reuse_group_size 2",
+            "is of another architecture than the config: encoder.encoders.3.self_attn",
+        ),
+        (
+            f"{CONFIG} --asr_model_file {{bad}}/wide.pth --reuse_group_size 2",
+            "encoder.after_norm.weight is (17,), not (16,)",
+        ),
+        (
+            f"{CONFIG} --asr_model_file {{bad}}/other/model.pth --reuse_group_size 2",
+            "{bad}/other/model.pth is of another architecture",
+        ),
+        (
+            "--asr_train_config {bad}/rnn/config.yaml --asr_model_file "
+            "{bad}/rnn/model.pth --reuse_group_size 2",
+            "the config's encoder is 'vgg_rnn', which has no counterpart",
+        ),
+        (
+            f"{CONFIG} {MODEL} --reuse_group_size 2 --output_dir {{bad}}/full",
+            "--output_dir: {bad}/full is not empty",
+        ),
+        (
+            f"{CONFIG} {MODEL} --reuse_group_size 2 --output_dir {{bad}}/full/file/x",
+            "--output_dir: cannot write {bad}/full/file/x",
+        ),
+        (
+            "--packed_model no.zip --reuse_group_size 2",
+            "--packed_model: cannot read no.zip: No such file",
+        ),
+        (
+            "--packed_model {bad}/noise.pth --reuse_group_size 2",
+            "{bad}/noise.pth is not a package of an ESPnet model",
+        ),
+        (
+            "--packed_model {bad}/other.zip --reuse_group_size 2",
+            "{bad}/other.zip is not a package of an ESPnet model",
+        ),
+        (
+            "--packed_model {bad}/empty.zip --reuse_group_size 2",
+            "{bad}/empty.zip names 'c.yaml', which it does not hold",
+        ),
+        (
+            "--packed_model {bad}/up.zip --reuse_group_size 2",
+            "{bad}/up.zip holds or names '../evil', outside its folder",
+        ),
+        (
+            "--packed_model {bad}/abs.zip --reuse_group_size 2",
+            "{bad}/abs.zip holds or names '/etc/hostname', outside its folder",
+        ),
+    ],
+)
+def test_bad_input_gets_one_line_and_leaves_nothing(
+    arguments, message, conformer, bad, tmp_path, capsys
+):
+    output = tmp_path / "results/out"
+    names = {"exp": conformer, "bad": bad}
+    arguments = arguments.format(**names).split()
+    if "--output_dir" not in arguments:
+        arguments += ["--output_dir", str(output)]
+    before = sorted(bad.rglob("*"))
+    with pytest.raises(SystemExit) as stopped:
+        command.main(arguments)
+    printed = capsys.readouterr().err.strip().splitlines()[-1]
+    assert stopped.value.code == 2
+    assert printed.startswith("espnet_reuse.bin.convert: error: ")
+    assert message.format(**names) in printed
+    assert not [path for path in tmp_path.glob("results/*")]
+    assert not [path for path in tmp_path.glob("results/.*")]
+    assert sorted(bad.rglob("*")) == before
