@@ -361,10 +361,10 @@ def test_run_sh_a_second_time_ends_in_the_same_table_within_20_s(compared):
 
 @pytest.mark.slow
 def test_stage_7_analyses_each_model_that_was_trained(compared):
-    command = ["./run.sh", "--stage", "7"]
+    command = ["./run.sh", "--models", "baseline reuse3", "--stage", "7"]
     status, output = compared.run(*command, "--analysis_args", "--num_utts 3")
     assert status == 0, output
-    for name, groups in (("", None), ("_reuse2", [2, 2, 2]), ("_reuse3", [3, 3])):
+    for name, groups in (("", None), ("_reuse3", [3, 3])):
         folder = f"exp/asr_train_asr_conformer{name}/analysis/train_nodev_eval"
         assert (compared.recipe / folder / "report.html").stat().st_size > 0
         analysis = json.loads((compared.recipe / folder / "analysis.json").read_text())
@@ -379,7 +379,7 @@ def test_stage_7_analyses_each_model_that_was_trained(compared):
             assert own == {**own, "reuse_group_size": groups, "cost": 0}
     assert "reuse_group_size: [3, 3]  # suggested by --suggest 2" in output
     status, output = compared.run(*command, "--analysis_args", "--num_utts 3")
-    assert status == 0 and output.count("done already") == 3
+    assert status == 0 and output.count("done already") == 2
 
 
 @pytest.mark.slow
@@ -437,6 +437,37 @@ def test_a_run_killed_in_data_training_and_decoding_ends_in_the_same_table(
     assert read_comparison(repository) == {
         name: expected[name] for name in ("baseline", "reuse3")
     }
+
+
+@pytest.mark.slow
+def test_a_warm_model_is_as_good_as_its_baseline_after_a_quarter_of_the_epochs(
+    compared,
+):
+    before = read_comparison(compared)
+    command = ["./run.sh", "--models", "baseline reuse3 reuse3_warm"]
+    status, output = compared.run(*command)
+    assert status == 0, output
+    assert output.count("done already") == 8  # data, tokens, two models
+    assert "Dropped: 28 tensors" in output and "layer 6: " in output
+    scores = read_comparison(compared)
+    assert {**scores, **before}.keys() == {*before, "reuse3_warm"}
+    wer = {
+        name: sets["train_nodev_eval"]["wer"]["error_rate"]
+        for name, sets in scores.items()
+    }
+    assert wer["reuse3_warm"] <= wer["baseline"] + 5
+    results = json.loads((compared.recipe / "exp/comparison.json").read_text())
+    epochs = {name: model["epochs"] for name, model in results["models"].items()}
+    assert epochs["reuse3_warm"] <= epochs["baseline"] / 4
+    status, output = compared.run(*command)
+    assert status == 0 and output.count("done already") == 12
+
+
+@pytest.mark.slow
+def test_a_warm_model_needs_a_trained_baseline_before_it(compared):
+    command = ["./run.sh", "--models"]
+    message = "'reuse3_warm' is fine-tuned from the first model: put a baseline before"
+    assert_fails_in_one_line(compared, [*command, "reuse3_warm"], message)
 
 
 @pytest.mark.slow
