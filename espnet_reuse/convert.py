@@ -18,7 +18,12 @@ from espnet_reuse.analysis.similarity import (
 )
 from espnet_reuse.asr.encoder.reuse_encoder import ReuseEncoder
 from espnet_reuse.asr.layers.attention_map_reuse import MapConsumer, ReuseConfigError
-from espnet_reuse.pretrained import PretrainedError, build_model, require_same
+from espnet_reuse.pretrained import (
+    PretrainedError,
+    attentions_of,
+    build_model,
+    require_same,
+)
 from espnet_reuse.registry import ENCODERS
 
 SUFFIX = "_reuse"
@@ -58,8 +63,7 @@ def layers_of(model) -> List[Layer]:
     """Return the layers of the model's encoder."""
     names = {module: name for name, module in model.named_modules()}
     layers = []
-    for index, layer in enumerate(model.encoder.encoders):
-        attention = getattr(layer, "self_attn", None) or getattr(layer, "attn", None)
+    for index, attention in enumerate(attentions_of(model.encoder)):
         is_consumer = isinstance(attention, MapConsumer)
         producer = layers[-1].producer if is_consumer else index
         layers.append(Layer(names.get(attention), producer))

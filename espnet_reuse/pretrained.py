@@ -9,7 +9,7 @@ import posixpath
 import tarfile
 import zipfile
 from pathlib import Path
-from typing import Dict, Tuple
+from typing import Dict, List, Optional, Tuple
 
 import torch
 import yaml
@@ -246,3 +246,11 @@ def require_same(expected: Dict, state: Dict, model_file: Path) -> None:
             f"--asr_model_file: {model_file} is of another architecture than the "
             f"config: {problems[0]}{more}; name the config.yaml that was saved with it"
         )
+
+
+def attentions_of(encoder: torch.nn.Module) -> List[Optional[torch.nn.Module]]:
+    """Return the attention module of every layer, None where there is none."""
+    return [
+        getattr(layer, "self_attn", None) or getattr(layer, "attn", None)
+        for layer in encoder.encoders
+    ]

@@ -25,6 +25,7 @@ from espnet_reuse.analysis import AnalysisError
 from espnet_reuse.asr.layers.attention_map_reuse import MapConsumer
 from espnet_reuse.pretrained import (
     PretrainedError,
+    attentions_of,
     build_model,
     one_line,
     read_config,
@@ -111,10 +112,7 @@ class AnalysedModel:
                 "layers, so that their maps cannot be compared; use a model without it"
             )
         self.layers = list(encoder.encoders)
-        self.attentions = [
-            getattr(layer, "self_attn", None) or getattr(layer, "attn", None)
-            for layer in self.layers
-        ]
+        self.attentions = attentions_of(encoder)
         for n, attention in enumerate(self.attentions, 1):
             if not isinstance(attention, (MultiHeadedAttention, MapConsumer)):
                 raise AnalysisError(
