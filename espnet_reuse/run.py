@@ -72,6 +72,14 @@ def _run_as_main(argv):
 
 
 if __name__ == "__main__":
+    program = os.environ.get(PROGRAM)
+    if (
+        "LOCAL_RANK" in os.environ
+        and program
+        and sys.argv[1:2] not in (["-m"], [program])
+    ):
+        # Lightning starts its other ranks with the program's arguments alone
+        sys.argv.insert(1, program)
     if len(sys.argv) < 2 or sys.argv[1:] == ["-m"] or sys.argv[1] in ("-h", "--help"):
         print(__doc__)
         sys.exit(0 if sys.argv[1:2] in (["-h"], ["--help"]) else 2)

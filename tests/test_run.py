@@ -105,6 +105,22 @@ def test_a_script_sees_its_own_folder_name_and_arguments(tmp_path):
     assert result.returncode == 3
 
 
+def test_a_rank_that_lightning_starts_runs_the_same_program(tmp_path, monkeypatch):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, subprocess, sys\n"
+        "print(sys.argv[1:], flush=True)\n"
+        "spec = sys.modules['__main__'].__spec__.name\n"
+        "if 'LOCAL_RANK' not in os.environ:\n"
+        "    os.environ['LOCAL_RANK'] = '1'\n"
+        "    subprocess.run([sys.executable, '-m', spec, *sys.argv[1:]], check=True)\n"
+    )
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    for options in (["--stages", "train"], []):
+        result = run(*RUNNER, script, *options)
+        assert result.stdout == f"{options}\n" * 2, result.stderr
+
+
 def test_a_script_may_use_any_name(tmp_path):
     script = tmp_path / "script.py"
     script.write_text("names = dir()\nsys = logging = resource = None\nprint(names)")
