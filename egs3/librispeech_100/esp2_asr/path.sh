@@ -1,0 +1,3 @@
+# shellcheck shell=bash
+
+. ../../../tools/activate_python.sh
