@@ -203,7 +203,7 @@ def measure(
     Raises:
         AnalysisError: The data cannot be read, or the model has no maps.
     """
-    analysed, rate = prepare_model(*source)
+    analysed, rate = prepare_analysis(*source)
     dataset = DataDir(data_dir, num_utts, rate)
     consumers = [n for n, layer in enumerate(converted.layers) if layer.producer != n]
     if converted.config["encoder"].endswith(SUFFIX):
@@ -224,7 +224,7 @@ def measure(
             }
             for producer, consumer in pairs
         ]
-    expanded, _ = prepare_model(converted.config, converted.state)
+    expanded, _ = prepare_analysis(converted.config, converted.state)
     distance = torch.zeros(len(converted.layers))
     for utt_id, speech in speech_of(dataset):
         maps = (model.record(speech, utt_id).maps for model in (analysed, expanded))
@@ -233,6 +233,13 @@ def measure(
     return [
         {"layer": n + 1, "distance": distance[n].item()} for n in range(len(distance))
     ]
+
+
+def prepare_analysis(config, state):
+    """Return the model to analyse, and its sampling rate in Hz."""
+    model = build_model(config, device="cpu")
+    model.load_state_dict(state, strict=False)
+    return prepare_model(model, config)
 
 
 def speech_of(dataset):

@@ -15,6 +15,7 @@ import torch
 import yaml
 from espnet2.main_funcs.pack_funcs import unpack
 from espnet2.tasks.abs_task import AbsTask
+from espnet2.train.abs_espnet_model import AbsESPnetModel
 
 
 class PretrainedError(ValueError):
@@ -188,7 +189,9 @@ def get_task(name: str) -> type:
     raise PretrainedError(f"--task: {module_name} has no task; such as asr")
 
 
-def build_model(config: Dict, task: str = "asr", device: str = "meta"):
+def build_model(
+    config: Dict, task: str = "asr", device: str = "meta"
+) -> AbsESPnetModel:
     """Build the model that a config describes.
 
     Args:
@@ -246,6 +249,28 @@ def require_same(expected: Dict, state: Dict, model_file: Path) -> None:
             f"--asr_model_file: {model_file} is of another architecture than the "
             f"config: {problems[0]}{more}; name the config.yaml that was saved with it"
         )
+
+
+def load_model(config_file: Path, model_file: Path) -> Tuple[AbsESPnetModel, Dict]:
+    """Load an ASR model that ESPnet has trained, running no code of its file.
+
+    Args:
+        config_file: The config.yaml that was saved with it.
+        model_file: Its parameters.
+
+    Returns:
+        The model, on the CPU, and its config.
+
+    Raises:
+        PretrainedError: A file is not what it should be, or the two do not fit.
+    """
+    config = read_config(config_file)
+    state = read_parameters(model_file)
+    model = build_model(config, device="cpu")
+    require_same(model.state_dict(), state, model_file)
+    # ESPnet leaves out what is more, outside the encoder
+    model.load_state_dict(state, strict=False)
+    return model, config
 
 
 def attentions_of(encoder: torch.nn.Module) -> List[Optional[torch.nn.Module]]:

@@ -115,7 +115,7 @@ install_venv() {
     log "Installing espnet ${espnet_version}, PyTorch and the rest (some minutes;" \
         "log: tools/setup.log)"
     "${root}/.venv/bin/python" -m pip install --disable-pip-version-check \
-        -c "${tools}/constraints.txt" -e "${root}[analysis,test]" > "${tools}/setup.log" 2>&1 \
+        -c "${tools}/constraints.txt" -e "${root}[analysis,export,test]" > "${tools}/setup.log" 2>&1 \
         || explain_and_die "pip install failed" "${tools}/setup.log"
 }
 

@@ -4,7 +4,6 @@
 """Attention maps, hidden states and frame times of a trained ESPnet encoder."""
 
 import contextlib
-from pathlib import Path
 from typing import Dict, Iterator, List, NamedTuple, Tuple
 
 import humanfriendly
@@ -23,14 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from espnet_reuse.analysis import AnalysisError
 from espnet_reuse.asr.layers.attention_map_reuse import MapConsumer
-from espnet_reuse.pretrained import (
-    PretrainedError,
-    attentions_of,
-    build_model,
-    one_line,
-    read_config,
-    read_parameters,
-)
+from espnet_reuse.pretrained import attentions_of
 
 SUPPORTED = (
     ConformerEncoder,
@@ -286,44 +278,23 @@ def _count_flops(function):
     return counter.get_total_flops()
 
 
-def prepare_model(config: Dict, state: Dict) -> Tuple[AnalysedModel, int]:
-    """Make an ASR model of its config and its parameters.
+def prepare_model(model, config: Dict) -> Tuple[AnalysedModel, int]:
+    """Make a trained ASR model ready to be analysed.
 
     Args:
-        config: As ESPnet saved it.
-        state: The model's parameters by name.
+        model (ESPnetASRModel): The model.
+        config: Its config.
 
     Returns:
         The model, and its sampling rate in Hz.
 
     Raises:
-        AnalysisError: They do not fit together, or have no maps to analyse.
+        AnalysisError: It was trained on features, or has no maps to analyse.
     """
-    if config.get("frontend") is None:
+    if model.frontend is None:
         raise AnalysisError(
             "--asr_train_config: the config has no frontend: the model was trained on "
             "features; use one that was trained on audio (feats_type raw)"
         )
-    try:
-        model = build_model(config, device="cpu")
-        model.load_state_dict(state, strict=False)
-    except (PretrainedError, RuntimeError, ValueError) as error:
-        raise AnalysisError(f"--asr_model_file: {one_line(error)}") from None
     rate = (config.get("frontend_conf") or {}).get("fs", 16000)
     return AnalysedModel(model), int(humanfriendly.parse_size(str(rate)))
-
-
-def load_model(config_file: Path, model_file: Path) -> Tuple[AnalysedModel, int]:
-    """Load an ASR model that ESPnet has trained, as `prepare_model` does.
-
-    Args:
-        config_file: The config.yaml that was saved with it.
-        model_file: Its parameters.
-
-    Raises:
-        AnalysisError: A file is not what it should be, or the model does not fit.
-    """
-    try:
-        return prepare_model(read_config(config_file), read_parameters(model_file))
-    except PretrainedError as error:
-        raise AnalysisError(str(error)) from None

@@ -93,6 +93,7 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """Check the arguments, analyse and report.
 
     Raises:
+        PretrainedError: The model cannot be loaded.
         AnalysisError: The model, the data or the alignments cannot be analysed.
     """
     for option in ("asr_train_config", "asr_model_file"):
@@ -115,12 +116,14 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from espnet_reuse.analysis import AnalysisError, alignments
     from espnet_reuse.analysis.analyze import analyze
     from espnet_reuse.analysis.dataset import DataDir
-    from espnet_reuse.analysis.maps import load_model
+    from espnet_reuse.analysis.maps import prepare_model
     from espnet_reuse.analysis.report import write_report
     from espnet_reuse.analysis.utterance import Cache
+    from espnet_reuse.pretrained import load_model
     from espnet_reuse.provenance import describe_run, write_json
 
-    analysed, rate = load_model(args.asr_train_config, args.asr_model_file)
+    model, config = load_model(args.asr_train_config, args.asr_model_file)
+    analysed, rate = prepare_model(model, config)
     num_layers = len(analysed.layers)
     wanted = args.suggest or sorted({-(-num_layers // size) for size in (2, 3, 4)})
     for count in wanted:
@@ -183,10 +186,11 @@ def main(argv=None):
     args = parser.parse_args(argv)
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     from espnet_reuse.analysis import AnalysisError
+    from espnet_reuse.pretrained import PretrainedError
 
     try:
         run(args, parser)
-    except AnalysisError as error:
+    except (AnalysisError, PretrainedError) as error:
         parser.error(str(error))
     except ModuleNotFoundError as error:
         parser.error(f"no {error.name} here: pip install 'espnet-reuse[analysis]'")

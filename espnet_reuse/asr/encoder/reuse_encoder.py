@@ -71,6 +71,8 @@ class ReuseEncoder:
 
     def __init_subclass__(cls):
         """Give the class its parent's signature with the two options, for configs."""
+        if ReuseEncoder not in cls.__bases__:  # torch.export makes classes of modules'
+            return
         _, parent = cls.__bases__
         signature = inspect.signature(parent)
         options = inspect.signature(ReuseEncoder.__init__).parameters.values()

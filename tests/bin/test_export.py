@@ -1,0 +1,440 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Exported encoders equal the model, at any size; bad input leaves nothing behind."""
+
+import argparse
+import os
+import re
+import sys
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from espnet2.tasks.asr import ASRTask
+
+import espnet_reuse.export as library
+from espnet_reuse.bin import export as command
+
+onnxruntime = pytest.importorskip("onnxruntime")
+
+MELS = 20
+TOKENS = ["<blank>", "<unk>", "a", "<sos/eos>"]
+FORMATS = ("onnx", "pt2")
+FAMILIES = ("conformer", "transformer", "branchformer", "e_branchformer")
+REUSE = {"num_blocks": 3, "reuse_group_size": [2, 1]}
+LATEST = {"rel_pos_type": "latest"}
+either_format = pytest.mark.parametrize("kind", FORMATS)
+
+
+def save_model(folder, encoder, config=None, **options):
+    """Save an untrained model and its configuration."""
+    torch.manual_seed(0)
+    sums = {"count": 100, "sum": np.arange(MELS) * 50.0}
+    sums["sum_square"] = sums["sum"] ** 2 / 100 + np.linspace(100, 900, MELS)
+    np.savez(folder / "feats_stats.npz", **sums)
+    is_small = {"output_size": 16, "attention_heads": 2, "num_blocks": 2}
+    if encoder.startswith("conformer"):
+        is_small |= {"linear_units": 16, "cnn_module_kernel": 7}
+    config = (
+        ASRTask.get_default_config()
+        | {
+            "token_list": TOKENS,
+            "encoder": encoder,
+            "encoder_conf": is_small | options,
+            "model_conf": {"ctc_weight": 1.0},
+            "frontend_conf": {"hop_length": 160, "n_mels": MELS},
+            "normalize": "global_mvn",
+            "normalize_conf": {"stats_file": str(folder / "feats_stats.npz")},
+        }
+        | (config or {})
+    )
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    model = ASRTask.build_model(argparse.Namespace(**config))
+    torch.save(model.state_dict(), folder / "model.pth")
+
+
+@pytest.fixture(scope="module")
+def exp(tmp_path_factory):
+    """A folder with a small Transformer that reuses maps."""
+    folder = tmp_path_factory.mktemp("exp")
+    save_model(folder, "transformer_reuse", linear_units=16, **REUSE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def simplest(tmp_path_factory):
+    """A folder with a model that is exported in no time."""
+    folder = tmp_path_factory.mktemp("simplest")
+    save_model(
+        folder, "transformer", num_blocks=1, linear_units=4, input_layer="linear"
+    )
+    return folder
+
+
+def run(exp, *options, kind="pt2"):
+    """Run the command in this process; return its exit status."""
+    arguments = [
+        *("--asr_train_config", exp / "config.yaml"),
+        *("--asr_model_file", exp / "model.pth", "--format", kind),
+        *options,
+    ]
+    try:
+        command.main(list(map(str, arguments)))
+    except SystemExit as exit_:
+        return exit_.code
+    return 0
+
+
+def serve(path):
+    """Return a function that runs the file as its user would, without this package."""
+    if path.suffix == ".pt2":
+        return torch.export.load(path).module()
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    def infer(feats, lengths):
+        inputs = {"feats": feats.numpy(), "feats_lengths": lengths.numpy()}
+        return [torch.from_numpy(x) for x in session.run(None, inputs)]
+
+    return infer
+
+
+def assert_serves_the_model(exp, path, sizes, with_ctc=False):
+    """Compare with what ESPnet's model makes of the features."""
+    model, _ = ASRTask.build_model_from_file(exp / "config.yaml", exp / "model.pth")
+    model.eval().frontend = None
+    infer = serve(path)
+    generator = torch.Generator().manual_seed(1)
+    for lengths in sizes:
+        lengths = torch.tensor(lengths)
+        shape = len(lengths), int(lengths.max()), MELS
+        feats = torch.randn(shape, generator=generator) * 3
+        with torch.no_grad():
+            output, output_lengths = model.encode(feats.clone(), lengths)
+            output = output[0] if isinstance(output, tuple) else output
+            expected = [output, output_lengths]
+            if with_ctc:
+                expected.append(model.ctc.log_softmax(output))
+            actual = infer(feats, lengths)
+        torch.testing.assert_close(actual[1], output_lengths)
+        for i, frames in enumerate(output_lengths):
+            for mine, theirs in zip(actual[::2], expected[::2], strict=True):
+                torch.testing.assert_close(
+                    mine[i, :frames], theirs[i, :frames], rtol=0, atol=1e-5
+                )
+
+
+SIZES = ([15], [60], [333, 200, 17], [64] * 5)
+
+
+# ------------------------------ what it writes ------------------------------
+
+
+@either_format
+def test_any_batch_and_length_gives_the_models_output(exp, tmp_path, kind, capsys):
+    output = tmp_path / f"encoder.{kind}"
+    assert run(exp, "--output", output, "--with_ctc", "true", kind=kind) == 0
+    assert f"Written: {output}: feats, feats_lengths -> " in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == [output]
+    assert_serves_the_model(exp, output, SIZES, with_ctc=True)
+    if kind == "pt2":  # consumers compute no map, and no loop over blocks is recorded
+        targets = [str(n.target) for n in torch.export.load(output).graph.nodes]
+        softmax = [target for target in targets if target.startswith("aten.softmax")]
+        assert len(softmax) == len(REUSE["reuse_group_size"])
+        assert not any("as_strided" in target for target in targets)
+
+
+CASES = {
+    family + reuse: (family + reuse, (REUSE if reuse else {}), {})
+    for family in FAMILIES
+    for reuse in ("", "_reuse")
+} | {
+    "legacy, reuse": ("conformer_reuse", REUSE, {}),
+    "sdpa": ("conformer", LATEST | {"use_sdpa": True}, {}),
+    "interctc, reuse": (
+        "conformer_reuse",
+        LATEST | REUSE | {"interctc_layer_idx": [1], "interctc_use_conditioning": True},
+        {},
+    ),
+    "utterance_mvn and a pre-encoder": (
+        "conformer",
+        LATEST,
+        {
+            "normalize": "utterance_mvn",
+            "normalize_conf": {},
+            "preencoder": "linear",
+            "preencoder_conf": {"input_size": MELS, "output_size": 24},
+        },
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "case, kind",
+    # what becomes ONNX was a program of torch.export before
+    [
+        (case, kind)
+        for case in CASES
+        for kind in FORMATS
+        if kind == "onnx" or case.endswith("_reuse")
+    ],
+)
+def test_every_encoder_gives_the_models_output(case, kind, tmp_path):
+    encoder, options, config = CASES[case]
+    if encoder.startswith("e_branchformer") or encoder.startswith("conformer"):
+        options = LATEST | options if "legacy" not in case else options
+    save_model(tmp_path, encoder, config, **options)
+    assert run(tmp_path, kind=kind) == 0
+    assert_serves_the_model(tmp_path, tmp_path / f"model.{kind}", SIZES)
+
+
+@pytest.mark.slow
+@either_format
+def test_more_frames_than_espnet_has_positions_for_give_the_models_output(
+    kind, tmp_path
+):
+    save_model(
+        tmp_path,
+        "conformer_reuse",
+        num_blocks=1,
+        attention_heads=1,
+        input_layer="linear",
+        **LATEST,
+    )
+    assert run(tmp_path, kind=kind) == 0
+    assert_serves_the_model(tmp_path, tmp_path / f"model.{kind}", [[5100]])
+
+
+@pytest.mark.slow
+def test_legacy_positions_refuse_more_frames_than_they_are_for(tmp_path):
+    save_model(
+        tmp_path, "conformer", num_blocks=1, attention_heads=1, input_layer="linear"
+    )
+    assert run(tmp_path, kind="onnx") == 0
+    assert_serves_the_model(tmp_path, tmp_path / "model.onnx", [[5000]])
+    infer = serve(tmp_path / "model.onnx")
+    with pytest.raises(Exception, match=r"(?i)guard|shape|dimension"):
+        infer(torch.zeros(1, 5001, MELS), torch.tensor([5001]))
+
+
+@pytest.mark.slow
+def test_times_are_given_beside_the_models_and_another_files(
+    simplest, tmp_path, capsys
+):
+    one, other = tmp_path / "one.onnx", tmp_path / "other.pt2"
+    assert run(simplest, "--output", other) == 0
+    options = ["--time", "1", "2", "--min_time", "0.01", "--compare_to", other]
+    assert run(simplest, "--output", one, *options, kind="onnx") == 0
+    lines = capsys.readouterr().out.splitlines()[-6:]
+    pattern = r"([12]) s of audio: ([\d.]+) ms, x([\d.]+): (.*)"
+    rows = [re.fullmatch(pattern, line).groups() for line in lines]
+    names = [str(one), "model in PyTorch", str(other)]
+    assert [(row[0], row[3]) for row in rows] == [(s, n) for s in "12" for n in names]
+    assert rows[0][2] == rows[3][2] == "1.00"
+
+
+# ------------------------------ bad input ------------------------------
+
+
+def assert_refused(capsys, status, message):
+    (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
+    assert status == 2 and line.startswith("espnet_reuse.bin.export: error: "), line
+    assert message in line, line
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--asr_model_file", "no.pth"], "--asr_model_file: there is no file 'no.pth'"),
+        (["--asr_train_config", "no"], "--asr_train_config: there is no file 'no'"),
+        (["--format", "tflite"], "--format: invalid choice: 'tflite'"),
+        (["--output", "x.onnx"], "--output: 'x.onnx' must end in .pt2"),
+        (
+            ["--output", "/no/where.pt2"],
+            "--output: cannot write /no/where.pt2: No such",
+        ),
+        (["--time", "0"], "--time: '0' must be a positive number"),
+        (["--compare_to", "no.onnx"], "--compare_to: there is no file 'no.onnx'"),
+        (["--compare_to", __file__], "is no .onnx or .pt2"),
+    ],
+    ids=lambda x: x[0] if isinstance(x, list) else None,
+)
+def test_a_wrong_option_is_named(simplest, capsys, options, message):
+    before = os.listdir(simplest)
+    assert_refused(capsys, run(simplest, *options), message)
+    assert os.listdir(simplest) == before
+
+
+class RunsCode:
+    """What a harmful checkpoint could hold."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def shorten(path):
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def change_state(change):
+    """Return a function that saves the checkpoint anew with its state changed."""
+
+    def save(path):
+        state = torch.load(path, weights_only=True)
+        change(state)
+        torch.save(state, path)
+
+    return save
+
+
+CHECKPOINTS = {
+    "text": (
+        lambda path: path.write_text("weights"),
+        "does not hold a model's parameters",
+    ),
+    "empty": (lambda path: path.write_bytes(b""), "does not hold a model's parameters"),
+    "cut off": (shorten, "does not hold a model's parameters"),
+    "no mapping": (lambda path: torch.save([1], path), "parameters by name"),
+    "code": (
+        lambda path: torch.save(RunsCode(str(path.parent / "harm")), path),
+        "does not hold a model's parameters",
+    ),
+    "a parameter missing": (
+        change_state(lambda state: state.pop("encoder.after_norm.weight")),
+        "encoder.after_norm.weight is missing",
+    ),
+    "another architecture": (
+        change_state(lambda s: s.update({"encoder.encoders.9.conv.x": torch.ones(1)})),
+        "encoder.encoders.9.conv.x is more than it has",
+    ),
+    "another size": (
+        change_state(lambda s: s.update({"encoder.after_norm.weight": torch.ones(3)})),
+        "encoder.after_norm.weight is (3,), not (16,)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CHECKPOINTS)
+def test_a_broken_checkpoint_is_named_and_runs_no_code(case, tmp_path, capsys):
+    save_model(tmp_path, "transformer", num_blocks=1)
+    spoil, message = CHECKPOINTS[case]
+    spoil(tmp_path / "model.pth")
+    before = sorted(os.listdir(tmp_path))
+    assert_refused(capsys, run(tmp_path), message)
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("encoder: [", "is not YAML"),
+        ("lm: transformer\n", "describes no model"),
+        ("encoder: conformer\n", "no model can be built from it"),
+    ],
+)
+def test_a_broken_config_is_named(simplest, tmp_path, capsys, content, message):
+    config = tmp_path / "config.yaml"
+    config.write_text(content)
+    assert_refused(capsys, run(simplest, "--asr_train_config", config), message)
+
+
+@pytest.mark.parametrize(
+    "group_size, message",
+    [
+        ([1, 1], "reuse_group_size: [1, 1] sums to 2, but num_blocks is 3"),
+        ([1, 2], "encoders.1.self_attn.linear_q.weight is missing"),
+    ],
+)
+def test_groups_that_do_not_fit_are_named(exp, tmp_path, capsys, group_size, message):
+    config = yaml.safe_load((exp / "config.yaml").read_text())
+    config["encoder_conf"]["reuse_group_size"] = group_size
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    options = ["--asr_train_config", tmp_path / "config.yaml"]
+    assert_refused(capsys, run(exp, *options), message)
+
+
+@pytest.mark.parametrize(
+    "encoder, options, config, message",
+    [
+        ("rnn", {}, {}, "RNNEncoder is not supported; use a model with one of Conf"),
+        (
+            "conformer",
+            {"interctc_layer_idx": [1], "ctc_trim": True},
+            {},
+            "ctc_trim drops frames",
+        ),
+        (
+            "transformer",
+            {},
+            {"model_conf": {"ctc_weight": 0.0}, "decoder": "transformer"},
+            "has no CTC head",
+        ),
+    ],
+    ids=["rnn", "ctc_trim", "without CTC"],
+)
+def test_what_no_graph_can_be_made_of_is_named(
+    encoder, options, config, message, tmp_path, capsys
+):
+    save_model(tmp_path, "transformer", config)
+    made = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    if encoder != "transformer":
+        made |= {"encoder": encoder, "encoder_conf": options}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(made))
+    model = ASRTask.build_model(argparse.Namespace(**made))
+    torch.save(model.state_dict(), tmp_path / "model.pth")
+    assert_refused(capsys, run(tmp_path, "--with_ctc", "true"), message)
+
+
+def test_a_file_that_is_no_graph_is_not_timed(simplest, tmp_path, capsys):
+    (tmp_path / "other.onnx").write_text("graph")
+    options = ["--time", "1", "--compare_to", tmp_path / "other.onnx"]
+    assert_refused(capsys, run(simplest, *options), "other.onnx does not run on")
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
+def test_a_missing_package_is_named_with_its_extra(
+    simplest, capsys, monkeypatch, package
+):
+    monkeypatch.setitem(sys.modules, package, None)
+    status = run(simplest, kind="onnx")
+    assert_refused(capsys, status, f"no {package} here: pip install 'espnet-reuse[exp")
+
+
+@pytest.mark.parametrize(
+    "fault, expected", [(KeyboardInterrupt, 130), (OSError(28, "No space left"), 2)]
+)
+def test_a_failure_leaves_the_file_that_was_there(
+    simplest, tmp_path, monkeypatch, fault, expected
+):
+    def fail(served, size, path):
+        path.write_text("half")
+        raise fault
+
+    output = tmp_path / "encoder.pt2"
+    output.write_text("before")
+    monkeypatch.setattr(library, "export_encoder", fail)
+    assert run(simplest, "--output", output) == expected
+    assert list(tmp_path.iterdir()) == [output] and output.read_text() == "before"
+
+
+def test_an_export_that_differs_from_the_model_is_not_written(
+    simplest, tmp_path, capsys, monkeypatch
+):
+    make_graph = library.export_encoder
+
+    def export_changed(served, size, path):
+        make_graph(served, size, path)
+        with torch.no_grad():
+            served.encoder.after_norm.bias += 2e-4
+
+    monkeypatch.setattr(library, "export_encoder", export_changed)
+    status = run(simplest, "--output", tmp_path / "encoder.pt2")
+    assert_refused(
+        capsys, status, "differs from the model by 2.0e-04, more than 0.0001"
+    )
+    assert not list(tmp_path.iterdir())
