@@ -33,14 +33,9 @@ def group_size(text):
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
-    parser = Parser(
-        prog="espnet_reuse.bin.convert",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(prog="espnet_reuse.bin.convert", description=__doc__)
     add = parser.add_argument
-    add("--asr_train_config", type=Path, help="config.yaml that ESPnet saved")
-    add("--asr_model_file", type=Path, help="the model's parameters")
+    parser.add_model(required=False)
     add(
         "--packed_model",
         type=Path,

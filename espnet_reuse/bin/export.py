@@ -21,19 +21,9 @@ from espnet_reuse.bin.parser import Parser, positive
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
-    parser = Parser(
-        prog="espnet_reuse.bin.export",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(prog="espnet_reuse.bin.export", description=__doc__)
     add = parser.add_argument
-    add(
-        "--asr_train_config",
-        type=Path,
-        required=True,
-        help="config.yaml that ESPnet saved with the model",
-    )
-    add("--asr_model_file", type=Path, required=True, help="the model's parameters")
+    parser.add_model()
     add("--format", choices=["onnx", "pt2"], required=True, help="what to write")
     add(
         "--output",

@@ -5,14 +5,35 @@
 
 import argparse
 import math
+from pathlib import Path
 
 
 class Parser(argparse.ArgumentParser):
     """Parser whose errors are one line."""
 
+    def __init__(
+        self, *args, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs
+    ):
+        super().__init__(*args, formatter_class=formatter_class, **kwargs)
+
     def error(self, message):
         """Print the line and exit."""
         self.exit(2, f"{self.prog}: error: {message}\n")
+
+    def add_model(self, required: bool = True):
+        """Add the options that name a trained model, as ESPnet names them."""
+        self.add_argument(
+            "--asr_train_config",
+            type=Path,
+            required=required,
+            help="config.yaml that ESPnet saved with the model",
+        )
+        self.add_argument(
+            "--asr_model_file",
+            type=Path,
+            required=required,
+            help="the model's parameters",
+        )
 
 
 def positive(kind):
