@@ -3,6 +3,7 @@
 
 """The data of ./run.sh --corpus custom: what is taken, and what is refused."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -36,11 +37,10 @@ def write(path, lines):
     path.write_text("".join(line + "\n" for line in lines))
 
 
-def prepare(corpus, data):
+def prepare(corpus, data, valid_set=""):
+    sets = ["--train_set", "train", "--valid_set", valid_set, "--test_sets", "test"]
     return subprocess.run(
-        [sys.executable, DATA_PREP, "--sets", "train,dev,test", corpus, data],
-        capture_output=True,
-        text=True,
+        [sys.executable, DATA_PREP, *sets, corpus, data], capture_output=True, text=True
     )
 
 
@@ -64,6 +64,46 @@ def test_without_speakers_every_utterance_has_its_own(corpus, tmp_path):
         "train0": "train0",
         "train1": "train1",
     }
+
+
+def write_train(corpus, speakers):
+    """Write 40 utterances of these speakers to train on, and no set to validate on."""
+    shutil.rmtree(corpus / "dev")
+    ids = [f"u{n}" for n in range(40)]
+    spk2utt = {i: f"s{n % speakers}" for n, i in enumerate(ids)}
+    write(corpus / "train/wav.scp", [f"{i} audio/train0.flac" for i in ids])
+    write(corpus / "train/text", [f"{i} GO ON" for i in ids])
+    write(corpus / "train/utt2spk", [f"{i} {s}" for i, s in spk2utt.items()])
+
+
+@pytest.mark.parametrize("speakers", [2, 10, 40])
+def test_speakers_are_held_out_where_there_is_no_set_to_validate_on(
+    corpus, tmp_path, speakers
+):
+    write_train(corpus, speakers)
+    result = prepare(corpus, tmp_path / "data")
+    assert result.returncode == 0, result.stderr
+    train, dev = (
+        read_scp(tmp_path / "data" / name / "utt2spk") for name in ("train", "dev")
+    )
+    assert len(train) + len(dev) == 40 and 0.05 * 40 <= len(dev) <= 20
+    assert set(train.values()).isdisjoint(dev.values())
+    assert f"dev: {len(dev)} utterances of train, held out: all of s" in result.stdout
+    assert prepare(corpus, tmp_path / "again").returncode == 0
+    assert read_scp(tmp_path / "again/dev/utt2spk") == dev
+
+
+def test_a_named_set_to_validate_on_is_never_held_out(corpus, tmp_path):
+    write_train(corpus, 2)
+    result = prepare(corpus, tmp_path / "data", valid_set="dev")
+    assert result.returncode == 1 and "dev/wav.scp is missing" in result.stderr
+
+
+def test_a_single_speaker_is_not_held_out(corpus, tmp_path):
+    write_train(corpus, 1)
+    result = prepare(corpus, tmp_path / "data")
+    assert result.returncode == 1 and "name it with --valid_set" in result.stderr
+    assert not (tmp_path / "data").exists()
 
 
 def append(path, line):

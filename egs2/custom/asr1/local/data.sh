@@ -21,13 +21,14 @@ there are, utt2spk.
 Options:
     --data       # Folder with the data directories (required).
     --train_set  # Directory to train on (default="train").
-    --valid_set  # Directory to validate on (default="dev").
+    --valid_set  # Directory to validate on (default: "dev"; where DIR has none, some
+                 # speakers of the training set, 5 % of its utterances, are held out).
     --test_sets  # Directories to test on, with commas between (default="test").
 EOH
 )
 data=
 train_set=train
-valid_set=dev
+valid_set=
 test_sets="test"
 
 log "$0 $*"
@@ -39,13 +40,14 @@ if [ $# -ne 0 ]; then
 fi
 
 if [ -z "${data}" ]; then
-    log "Error: --data: name the folder that holds the data directories ${train_set},${valid_set},${test_sets}"
+    log "Error: --data: name the folder that holds the data directories ${train_set},${valid_set:-dev},${test_sets}"
     exit 2
 fi
 
 . ./path.sh
 
 log "stage 1: Data preparation from ${data}"
-python3 local/data_prep.py --sets "${train_set},${valid_set},${test_sets}" "${data}" data
+python3 local/data_prep.py --train_set "${train_set}" --valid_set "${valid_set}" \
+    --test_sets "${test_sets}" "${data}" data
 
 log "Successfully finished. [elapsed=${SECONDS}s]"

@@ -6,6 +6,8 @@
 """Make data directories for asr.sh from Kaldi-style ones that anyone has."""
 
 import argparse
+import collections
+import hashlib
 import sys
 from pathlib import Path
 
@@ -53,15 +55,54 @@ def read_set(root, name):
     return utterances, problems
 
 
+def hold_out(utterances):
+    """Split off some speakers: the same ones each time, 5 % of the utterances or more.
+
+    Args:
+        utterances: (utterance id, speaker, words, audio file) of each.
+
+    Returns:
+        The utterances of the other speakers, and of those held out.
+
+    Raises:
+        ValueError: There are fewer than two speakers.
+    """
+    counts = collections.Counter(speaker for _, speaker, *_ in utterances)
+    if len(counts) < 2:
+        raise ValueError(
+            "a set to validate on cannot be held out of a single speaker's utterances: "
+            "make one, and name it with --valid_set"
+        )
+    held_out, count = set(), 0
+    for speaker in sorted(
+        counts, key=lambda name: hashlib.sha256(name.encode()).digest()
+    )[:-1]:
+        if count >= 0.05 * len(utterances):
+            break
+        held_out.add(speaker)
+        count += counts[speaker]
+    return (
+        [utterance for utterance in utterances if utterance[1] not in held_out],
+        [utterance for utterance in utterances if utterance[1] in held_out],
+    )
+
+
 def main():
     """Write the data directories, or say everything that is wrong with them."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sets", required=True, help="names, with commas between")
+    parser.add_argument("--train_set", required=True)
+    parser.add_argument("--valid_set", required=True, help="'': dev, or held out")
+    parser.add_argument("--test_sets", required=True, help="with commas between")
     parser.add_argument("root", type=Path, help="folder with a directory for each set")
     parser.add_argument("data", type=Path, help="where to make the data directories")
     args = parser.parse_args()
     sets, problems, set_of = {}, [], {}
-    for name in args.sets.split(","):
+    valid_set = args.valid_set or "dev"
+    is_held_out = not args.valid_set and not (args.root / valid_set).exists()
+    names = [args.train_set, valid_set, *args.test_sets.split(",")]
+    for name in names:
+        if is_held_out and name == valid_set:
+            continue
         sets[name], found = read_set(args.root, name)
         problems += found
         for utt_id, *_ in sets[name]:
@@ -70,6 +111,19 @@ def main():
                     f"{args.root}/{name}: {utt_id} is in {set_of[utt_id]}, too"
                 )
             set_of[utt_id] = name
+    if is_held_out and not problems:
+        try:
+            train, held_out = hold_out(sets[args.train_set])
+        except ValueError as error:
+            problems.append(f"{args.root}/{args.train_set}: {error}")
+        else:
+            sets |= {args.train_set: train, valid_set: held_out}
+            speakers = sorted({speaker for _, speaker, *_ in held_out})
+            shown = ", ".join(speakers[:MAX_SHOWN]) + ", ..." * (
+                len(speakers) > MAX_SHOWN
+            )
+            count = f"{len(held_out)} utterances of {args.train_set}"
+            print(f"{valid_set}: {count}, held out: all of {shown}")
     for problem in problems[:MAX_SHOWN]:
         print(f"data_prep.py: error: {problem}", file=sys.stderr)
     if len(problems) > MAX_SHOWN:
