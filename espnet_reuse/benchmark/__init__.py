@@ -1,7 +1,7 @@
 # Copyright 2026 The espnet-reuse authors
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""Benchmark of the reuse encoder: `python -m espnet_reuse.bin.benchmark`."""
+"""Benchmark of the reuse encoders: `python -m espnet_reuse.bin.benchmark`."""
 
 import logging
 

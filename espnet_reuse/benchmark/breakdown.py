@@ -28,7 +28,10 @@ CATEGORIES = (
 MODULES = {
     "embed": SUBSAMPLING,
     "self_attn": ATTENTION,
+    "attn": ATTENTION,
     "conv_module": CONVOLUTION,
+    "cgmlp": CONVOLUTION,
+    "depthwise_conv_fusion": CONVOLUTION,
     "feed_forward": FEED_FORWARD,
     "feed_forward_macaron": FEED_FORWARD,
 }

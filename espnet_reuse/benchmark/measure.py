@@ -158,8 +158,8 @@ def make_products(
     x = torch.randn(settings.batch, frames, size, **options)
     weight, bias = torch.randn(size, size, **options), torch.randn(size, **options)
     memory = torch.empty(settings.batch * heads, frames, frames, **options)
-    has_positions = conf["selfattention_layer_type"] != "selfattn"
-    latest = conf["rel_pos_type"] == "latest"
+    has_positions = settings.config.has_relative_positions
+    latest = conf.get("rel_pos_type") == "latest"
     positions = torch.randn(1, 2 * frames - 1 if latest else frames, size, **options)
 
     def project(times):

@@ -8,17 +8,25 @@ import copy
 import dataclasses
 import inspect
 import io
+import pkgutil
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence
 
 import torch
 import yaml
 
-with contextlib.redirect_stderr(io.StringIO()):  # ESPnet prints that flash_attn lacks
-    from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
-    from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
+from espnet_reuse.registry import ENCODERS
 
-    from espnet_reuse.asr.encoder.conformer_reuse_encoder import ConformerReuseEncoder
+with contextlib.redirect_stderr(io.StringIO()):  # ESPnet prints that flash_attn lacks
+    PARENT_CLASSES = {
+        path.split(".")[-2].removesuffix("_encoder"): pkgutil.resolve_name(path)
+        for path in ENCODERS
+    }
+    ENCODER_CLASSES = PARENT_CLASSES | {
+        name + "_reuse": pkgutil.resolve_name(path)
+        for name, path in zip(PARENT_CLASSES, ENCODERS.values(), strict=True)
+    }
+
     from espnet_reuse.asr.layers.attention_map_reuse import (
         ReuseConfigError as ReuseConfigError,  # for the command
     )
@@ -27,42 +35,46 @@ with contextlib.redirect_stderr(io.StringIO()):  # ESPnet prints that flash_attn
         uses_fast_paths,
     )
 
-# encoder_conf of ESPnet's egs2/librispeech_100/asr1/conf/tuning/
-# train_asr_conformer_lr2e-3_warmup15k_amp_nondeterministic.yaml
-DEFAULT_CONFIG = {
-    "encoder": "conformer",
-    "encoder_conf": {
-        "output_size": 256,
-        "attention_heads": 4,
+SIZES = {
+    "output_size": 256,
+    "attention_heads": 4,
+    "num_blocks": 12,
+    "dropout_rate": 0.1,
+    "positional_dropout_rate": 0.1,
+    "attention_dropout_rate": 0.1,
+    "input_layer": "conv2d",
+}
+# What ESPnet's egs2/librispeech_100/asr1/conf/tuning/train_asr_{conformer_lr2e-3_
+# warmup15k_amp_nondeterministic,e_branchformer_size256_mlp1024_linear1024_e12_mactrue_
+# edrop0.0_ddrop0.0}.yaml change of the defaults; the others keep ESPnet's defaults.
+STANDARD_CONFS = {
+    "conformer": SIZES
+    | {
         "linear_units": 1024,
-        "num_blocks": 12,
-        "dropout_rate": 0.1,
-        "positional_dropout_rate": 0.1,
-        "attention_dropout_rate": 0.1,
-        "input_layer": "conv2d",
-        "normalize_before": True,
         "macaron_style": True,
         "rel_pos_type": "latest",
-        "pos_enc_layer_type": "rel_pos",
-        "selfattention_layer_type": "rel_selfattn",
-        "activation_type": "swish",
-        "use_cnn_module": True,
-        "cnn_module_kernel": 31,
     },
-    "frontend_conf": {"n_fft": 512, "win_length": 400, "hop_length": 160},
+    "transformer": SIZES,
+    "branchformer": SIZES,
+    "e_branchformer": SIZES
+    | {
+        "cgmlp_linear_units": 1024,
+        "use_ffn": True,
+        "macaron_ffn": True,
+        "linear_units": 1024,
+        "merge_conv_kernel": 31,
+    },
 }
-ENCODER_CLASSES = {
-    "conformer": ConformerEncoder,
-    "conformer_reuse": ConformerReuseEncoder,
-    "e_branchformer": EBranchformerEncoder,
-}
-# They skip layers at random or need a CTC module: times would not compare.
+# They skip layers at random or need a CTC module, and times would not compare; or they
+# are classes, which no YAML has.
 LEFT_OUT = (
     "stochastic_depth_rate",
     "layer_drop_rate",
+    "attn_branch_drop_rate",
     "interctc_layer_idx",
     "interctc_use_conditioning",
     "ctc_trim",
+    "pos_enc_class",
 )
 EAGER = "ESPnet eager"
 SDPA = "ESPnet use_sdpa"
@@ -81,16 +93,29 @@ class EncoderConfig:
     """What a training configuration says about the encoder and its input.
 
     Attributes:
-        conf: Arguments of ConformerEncoder but `input_size`, all of them.
-        reuse_dropout: Argument of ConformerReuseEncoder.
+        encoder: Name of the parent, such as `conformer`.
+        conf: Arguments of the parent but `input_size`, with its defaults.
+        reuse_dropout: Argument of the encoder that reuses maps.
         input_size: Features per frame.
         frames_per_second: Frames per second of audio, before subsampling.
     """
 
+    encoder: str
     conf: Dict
     reuse_dropout: str
     input_size: int
     frames_per_second: float
+
+    @property
+    def attention_option(self) -> Optional[str]:
+        """Argument that names the kind of attention; a Transformer has none."""
+        options = (name for name in self.conf if name.endswith("attention_layer_type"))
+        return next(options, None)
+
+    @property
+    def has_relative_positions(self) -> bool:
+        """Whether its attention has relative positions."""
+        return "rel_selfattn" in str(self.conf.get(self.attention_option))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +137,7 @@ class Peer:
     @property
     def is_ours(self) -> bool:
         """Whether this is the encoder of this package, with its attention."""
-        return self.encoder == "conformer_reuse" and not self.without_attention
+        return self.encoder.endswith("_reuse") and not self.without_attention
 
     @property
     def group_sizes(self) -> List[int]:
@@ -130,70 +155,111 @@ class NoAttention(torch.nn.Module):
         return query
 
 
-def read_config(path: Optional[Path]) -> EncoderConfig:
+def read_config(path: Path) -> EncoderConfig:
     """Read the encoder and the frame rate of an ESPnet training configuration.
 
     Args:
-        path: YAML file; None for the sizes of librispeech_100's Conformer.
+        path: YAML file.
 
     Raises:
-        ConfigError: The file cannot be read or describes no Conformer.
+        ConfigError: The file cannot be read or describes none of the encoders.
     """
     try:
-        config = DEFAULT_CONFIG if path is None else yaml.safe_load(path.read_text())
+        config = yaml.safe_load(path.read_text())
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         problem = " ".join(str(error).split())
         raise ConfigError(f"is not valid YAML: {problem}") from error
     encoder = config.get("encoder") if isinstance(config, dict) else None
-    if encoder not in ("conformer", "conformer_reuse"):
+    if encoder not in list(ENCODER_CLASSES):
         raise ConfigError(
-            f"has encoder: {encoder}; needed is an ESPnet training configuration "
-            "with encoder: conformer or conformer_reuse"
+            f"has encoder: {encoder}; needed is an ESPnet training configuration with "
+            f"encoder: {', '.join(PARENT_CLASSES)} or one of these with _reuse"
         )
     own = config.get("encoder_conf") or {}
     frontend = config.get("frontend_conf") or {}
     if not isinstance(own, dict) or not isinstance(frontend, dict):
         raise ConfigError("has an encoder_conf or frontend_conf that is no mapping")
-    parameters = inspect.signature(ConformerEncoder).parameters.values()
-    conf = {p.name: p.default for p in parameters if p.default is not p.empty}
-    # flash attention needs a GPU and serves absolute positions: SDPA stands for it
-    conf |= own | {"use_sdpa": False, "use_flash_attn": False}
-    conf.pop("reuse_group_size", None)
-    for name in LEFT_OUT:
-        conf.pop(name, None)
-    if conf["input_layer"] in ("embed", None):
-        raise ConfigError(
-            f"has input_layer: {conf['input_layer']}; needed is one that takes "
-            "features, such as conv2d"
-        )
-    reuse_dropout = conf.pop("reuse_dropout", "per_layer")
     try:
         rate = float(str(frontend.get("fs", 16000)).lower().replace("k", "e3"))
-        frames_per_second = rate / int(frontend.get("hop_length", 160))
+        frames_per_second = rate / int(frontend.get("hop_length", 128))
         input_size = int(frontend.get("n_mels", 80))
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise ConfigError(
             "has a frontend_conf whose fs, hop_length or n_mels is no positive number"
         ) from error
-    return EncoderConfig(conf, reuse_dropout, input_size, frames_per_second)
+    config = make_config(
+        encoder.removesuffix("_reuse"), own, input_size, frames_per_second
+    )
+    num_blocks = config.conf["num_blocks"]
+    if type(num_blocks) is not int or num_blocks < 1:  # bool is an int in Python
+        raise ConfigError(f"has num_blocks: {num_blocks}; needed is a positive integer")
+    if config.conf["input_layer"] in ("embed", None):
+        raise ConfigError(
+            f"has input_layer: {config.conf['input_layer']}; needed is one that takes "
+            "features, such as conv2d"
+        )
+    return config
+
+
+def make_config(
+    encoder: str,
+    conf: Optional[Dict] = None,
+    input_size: int = 80,
+    frames_per_second: float = 100.0,
+) -> EncoderConfig:
+    """Complete the arguments of an encoder with the defaults of its parent.
+
+    Args:
+        encoder: Name of the parent.
+        conf: Arguments of the parent or of the encoder that reuses maps; None for the
+            standard sizes: 12 layers, width 256, 4 heads.
+        input_size: Features per frame.
+        frames_per_second: Frames per second of audio, before subsampling.
+    """
+    parameters = inspect.signature(PARENT_CLASSES[encoder]).parameters.values()
+    full = {p.name: p.default for p in parameters if p.default is not p.empty}
+    full |= STANDARD_CONFS[encoder] if conf is None else conf
+    # flash attention needs a GPU and serves absolute positions: SDPA stands for it
+    full |= {"use_sdpa": False, "use_flash_attn": False}
+    full.pop("reuse_group_size", None)
+    reuse_dropout = full.pop("reuse_dropout", "per_layer")
+    for name in LEFT_OUT:
+        full.pop(name, None)
+    return EncoderConfig(encoder, full, reuse_dropout, input_size, frames_per_second)
 
 
 def list_peers(config: EncoderConfig, group_sizes: Sequence[int]) -> List[Peer]:
-    """Return all peers but the Conformer with fewer layers, the baseline first."""
-    conf = config.conf
-    absolute = {
-        "pos_enc_layer_type": "abs_pos",
-        "selfattention_layer_type": "selfattn",
-        "use_sdpa": True,
-    }
+    """Return all peers but the parent with fewer layers, the baseline first."""
+    parent, conf = config.encoder, config.conf
+    ours = parent + "_reuse"
+    sdpa = {"use_sdpa": True}
+    peers = [Peer(EAGER, parent, conf), Peer(SDPA, parent, conf | sdpa)]
+    if config.has_relative_positions:
+        absolute = {
+            "pos_enc_layer_type": "abs_pos",
+            config.attention_option: "selfattn",
+        }
+        peers.append(Peer(ABSOLUTE, parent, conf | absolute | sdpa))
+    if parent == "conformer":
+        peers.append(Peer(E_BRANCHFORMER, "e_branchformer", _e_branchformer_of(conf)))
+    for size in group_sizes:
+        reuse = {"reuse_group_size": size, "reuse_dropout": config.reuse_dropout}
+        name = "ours, no reuse" if size == 1 else f"reuse, groups of {size}"
+        peers.append(Peer(name, ours, conf | reuse))
+    # of our class, whose mask of padded frames costs less: nothing of ours beats it
+    return [*peers, Peer(LIMIT, ours, conf, without_attention=True)]
+
+
+def _e_branchformer_of(conf):
+    """Return the arguments of an E-Branchformer of a Conformer's sizes."""
     shared = (
         *("output_size", "attention_heads", "linear_units", "num_blocks"),
         *("dropout_rate", "positional_dropout_rate", "attention_dropout_rate"),
         *("input_layer", "max_pos_emb_len", "padding_idx", "use_flash_attn"),
     )
-    e_branchformer = {name: conf[name] for name in shared} | {
+    return {name: conf[name] for name in shared} | {
         "cgmlp_linear_units": conf["linear_units"],
         "cgmlp_conv_kernel": conf["cnn_module_kernel"],
         "merge_conv_kernel": conf["cnn_module_kernel"],  # as in ESPnet's recipes
@@ -201,24 +267,16 @@ def list_peers(config: EncoderConfig, group_sizes: Sequence[int]) -> List[Peer]:
         "macaron_ffn": conf["macaron_style"],
         "ffn_activation_type": conf["activation_type"],
     }
-    peers = [
-        Peer(EAGER, "conformer", conf),
-        Peer(SDPA, "conformer", conf | {"use_sdpa": True}),
-        Peer(ABSOLUTE, "conformer", conf | absolute),
-        Peer(E_BRANCHFORMER, "e_branchformer", e_branchformer),
-    ]
-    for size in group_sizes:
-        reuse = {"reuse_group_size": size, "reuse_dropout": config.reuse_dropout}
-        name = "ours, no reuse" if size == 1 else f"reuse, groups of {size}"
-        peers.append(Peer(name, "conformer_reuse", conf | reuse))
-    # of our class, whose mask of padded frames costs less: nothing of ours beats it
-    return [*peers, Peer(LIMIT, "conformer_reuse", conf, without_attention=True)]
 
 
 def with_layers(baseline: Peer, num_blocks: int) -> Peer:
     """Return the baseline with another number of layers."""
-    name = f"Conformer, {num_blocks} layer{'s' * (num_blocks > 1)}"
-    return Peer(name, baseline.encoder, baseline.conf | {"num_blocks": num_blocks})
+    conf = {  # a list, such as cgmlp_weight, has a value for each layer
+        name: value[:num_blocks] if isinstance(value, list) else value
+        for name, value in baseline.conf.items()
+    }
+    name = f"{baseline.name}, {num_blocks} layer{'s' * (num_blocks > 1)}"
+    return Peer(name, baseline.encoder, conf | {"num_blocks": num_blocks})
 
 
 def build_encoder(
@@ -234,8 +292,10 @@ def build_encoder(
     torch.manual_seed(SEED)
     encoder = ENCODER_CLASSES[peer.encoder](input_size, **peer.conf)
     if peer.without_attention:
+        attention = encoder.layer_class.attention_name
         for layer in encoder.encoders:
-            layer.self_attn = NoAttention()
+            if getattr(layer, attention) is not None:
+                setattr(layer, attention, NoAttention())
     if weights_of is not None:
         own = encoder.state_dict()
         weights = {
@@ -277,8 +337,11 @@ def count_output_frames(encoder: torch.nn.Module, input_size: int, frames: int) 
     if frames < 1 or isinstance(embed, torch.nn.Sequential):
         return frames
     try:
-        features = torch.empty(1, frames, input_size, device="meta")
         convolutions = copy.deepcopy(embed.conv).to("meta")
-        return convolutions(features.unsqueeze(1)).size(2)
+        if isinstance(convolutions[0], torch.nn.Conv1d):
+            shape = 1, input_size, frames
+        else:
+            shape = 1, 1, frames, input_size
+        return convolutions(torch.empty(shape, device="meta")).size(2)
     except RuntimeError:  # the kernel is larger than the input
         return 0

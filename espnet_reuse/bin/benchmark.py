@@ -1,9 +1,10 @@
 # Copyright 2026 The espnet-reuse authors
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""Benchmark the reuse encoder against ESPnet's encoders and the limit.
+"""Benchmark encoders that reuse attention maps against their parents and the limit.
 
-Writes benchmark.json, benchmark.md and benchmark.png, and prints the Markdown.
+Writes benchmark.json, benchmark.md and benchmark.png, and prints the Markdown; of
+several encoders, into a folder for each, with one table of all in encoders.md.
 """
 
 import argparse
@@ -18,21 +19,22 @@ from espnet_reuse.bin.parser import Parser, positive
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
-    parser = Parser(
-        prog="espnet_reuse.bin.benchmark",
-        description=__doc__,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = Parser("espnet_reuse.bin.benchmark", description=__doc__)
     add = parser.add_argument
-    add("--device", choices=["cpu", "cuda"], default="cpu", help="where")
+    add("--device", choices=["cpu", "cuda"], default="cpu", help="where (default: cpu)")
     add(
         "--seconds",
         type=positive(float),
         nargs="+",
         default=[5.0, 15.0, 30.0, 60.0, 120.0],
-        help="lengths of audio",
+        help="lengths of audio (default: 5 15 30 60 120)",
     )
-    add("--batch", type=positive(int), default=1, help="utterances, of equal length")
+    add(
+        "--batch",
+        type=positive(int),
+        default=1,
+        help="utterances, of equal length (default: 1)",
+    )
     add(
         "--group_size",
         type=positive(int),
@@ -43,33 +45,49 @@ def get_parser() -> argparse.ArgumentParser:
         "--mode",
         choices=["infer", "train"],
         default="infer",
-        help="forward; or forward and backward",
+        help="forward; or forward and backward (default: infer)",
     )
     add(
         "--dtype",
         choices=["float32", "bfloat16"],
         default="float32",
-        help="bfloat16: by autocast",
+        help="bfloat16: by autocast (default: float32)",
     )
-    add(
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--encoders",
+        choices=["conformer", "transformer", "branchformer", "e_branchformer"],
+        nargs="+",
+        default=["conformer"],
+        metavar="ENCODER",
+        help="which of %(choices)s, of 12 layers, width 256 and 4 heads (default: "
+        "conformer)",
+    )
+    which.add_argument(
         "--config",
         type=Path,
-        help="training YAML of an ESPnet recipe with a Conformer (default: "
-        "librispeech_100's)",
+        help="instead: training YAML of an ESPnet recipe with one of them, or with its "
+        "name and _reuse",
     )
     add("--threads", type=positive(int), help="CPU threads (default: PyTorch's)")
     add(
         "--min_time",
         type=positive(float),
         default=10.0,
-        help="seconds that each encoder is measured at each length, at least",
+        help="seconds that each encoder is measured at each length, at least (default: "
+        "10)",
     )
-    add("--output", type=Path, default=Path("exp/benchmark"), help="folder to write")
+    add(
+        "--output",
+        type=Path,
+        default=Path("exp/benchmark"),
+        help="folder to write (default: exp/benchmark)",
+    )
     return parser
 
 
 def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    """Check the arguments, measure and report.
+    """Measure and report each encoder.
 
     Returns:
         0, or 1 where an encoder failed for another reason than memory.
@@ -81,12 +99,59 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         parser.error(
             "argument --device: PyTorch finds no GPU for 'cuda'; use --device cpu"
         )
+    from espnet_reuse.benchmark import compare, peers, report
+
+    args.threads = args.threads or torch.get_num_threads()
+    torch.set_num_threads(args.threads)
+    if args.config:
+        try:
+            configs = [peers.read_config(args.config)]
+        except peers.ConfigError as error:
+            parser.error(f"argument --config: {args.config} {error}")
+    else:
+        configs = [peers.make_config(name) for name in dict.fromkeys(args.encoders)]
+    benchmarks = []
+    for config in configs:
+        output = args.output / config.encoder if len(configs) > 1 else args.output
+        compare.logger.info(f"encoder: {config.encoder}")
+        benchmarks.append(run_encoder(config, output, args, parser))
+        compare.logger.info(f"wrote {output}/benchmark.json, .md and .png")
+    if len(configs) > 1:
+        markdown = report.format_encoders(benchmarks)
+        (args.output / "encoders.md").write_text(markdown)
+        compare.logger.info(f"wrote {args.output}/encoders.md")
+    else:
+        markdown = report.format_markdown(benchmarks[0])
+    print(markdown, end="")
+    return int(
+        any(
+            row["status"].startswith("failed")
+            for benchmark in benchmarks
+            for length in benchmark["lengths"]
+            for row in length["peers"].values()
+        )
+    )
+
+
+def run_encoder(
+    config, output: Path, args: argparse.Namespace, parser: argparse.ArgumentParser
+) -> dict:
+    """Check the arguments for one encoder, measure it and write its files.
+
+    Args:
+        config (EncoderConfig): Its sizes, features and frame rate.
+        output: Folder to write.
+        args: The command line.
+        parser: Its parser, for errors.
+
+    Returns:
+        What benchmark.json holds.
+    """
     from espnet_reuse.benchmark import compare, measure, peers, report
     from espnet_reuse.provenance import describe_run, write_json
 
+    num_blocks = config.conf["num_blocks"]
     try:
-        config = peers.read_config(args.config)
-        num_blocks = config.conf["num_blocks"]
         default = range(1, min(4, num_blocks) + 1)
         group_sizes = sorted(set(args.group_size or default))
         for size in group_sizes:
@@ -102,15 +167,13 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     except peers.ConfigError as error:
         parser.error(f"argument --config: {args.config} {error}")
 
-    threads = args.threads or torch.get_num_threads()
-    torch.set_num_threads(threads)
     settings = measure.Settings(
         config=config,
         device=args.device,
         mode=args.mode,
         dtype=args.dtype,
         batch=args.batch,
-        threads=threads,
+        threads=args.threads,
         min_time=args.min_time,
     )
     # normalisation over the batch needs two frames to train on
@@ -128,7 +191,7 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             )
     benchmark = {
         "finished": False,
-        "run": describe_run(threads, shlex.join(sys.orig_argv)),
+        "run": describe_run(args.threads, shlex.join(sys.orig_argv)),
         "settings": {
             "device": args.device,
             "mode": args.mode,
@@ -137,20 +200,21 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             "seconds": sorted(set(args.seconds)),
             "group_size": group_sizes,
             "min_time": args.min_time,
-            "config": str(args.config or "librispeech_100's Conformer"),
+            "encoder": config.encoder,
+            "config": str(args.config or "standard sizes"),
             "input_size": config.input_size,
             "frames_per_second": config.frames_per_second,
             "encoder_conf": config.conf,
         },
         "lengths": [],
     }
-    results = args.output / "benchmark.json"
+    results = output / "benchmark.json"
     try:
-        args.output.mkdir(parents=True, exist_ok=True)
+        output.mkdir(parents=True, exist_ok=True)
         write_json(benchmark, results)
     except OSError as error:
         parser.error(
-            f"argument --output: cannot write {args.output}: {error.strerror}; name a "
+            f"argument --output: cannot write {output}: {error.strerror}; name a "
             "folder that can be written"
         )
 
@@ -160,15 +224,8 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         benchmark["lengths"].append(report.summarise(measured))
         write_json(benchmark, results)
     benchmark["finished"] = True
-    print(report.write_reports(benchmark, args.output), end="")
-    compare.logger.info(f"wrote {args.output}/benchmark.json, .md and .png")
-    return int(
-        any(
-            row["status"].startswith("failed")
-            for length in benchmark["lengths"]
-            for row in length["peers"].values()
-        )
-    )
+    report.write_reports(benchmark, output)
+    return benchmark
 
 
 def main(argv=None):
@@ -182,7 +239,7 @@ def main(argv=None):
         sys.exit(run(args, parser))
     except KeyboardInterrupt:
         parser.exit(
-            130, f"{parser.prog}: interrupted; see {args.output}/benchmark.json\n"
+            130, f"{parser.prog}: interrupted; what was measured is in {args.output}\n"
         )
 
 

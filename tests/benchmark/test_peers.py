@@ -7,30 +7,49 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from espnet2.asr.frontend.default import DefaultFrontend
 
 from espnet_reuse.benchmark.peers import (
     ABSOLUTE,
-    DEFAULT_CONFIG,
     E_BRANCHFORMER,
     EAGER,
     LIMIT,
+    PARENT_CLASSES,
     SDPA,
     ConfigError,
     build_encoder,
     build_encoders,
     count_output_frames,
     list_peers,
+    make_config,
     read_config,
     with_layers,
 )
 
+REPOSITORY = Path(__file__).parents[2]
 CONFIG = read_config(Path(__file__).with_name("tiny.yaml"))
-PEERS = {peer.name: peer for peer in list_peers(CONFIG, [1, 2])}
+SIZES = {"output_size": 16, "attention_heads": 8, "num_blocks": 2}
+OTHERS = {
+    "transformer": {"linear_units": 32},
+    "branchformer": {"cgmlp_linear_units": 32, "cgmlp_weight": [0.3, 0.5]},
+    "e_branchformer": {"cgmlp_linear_units": 32, "merge_conv_kernel": 3},
+}
+CONFIGS = {"conformer": CONFIG} | {
+    name: make_config(name, SIZES | conf, input_size=20)
+    for name, conf in OTHERS.items()
+}
+PEERS = {
+    encoder: {peer.name: peer for peer in list_peers(config, [1, 2])}
+    for encoder, config in CONFIGS.items()
+}
 
 
-@pytest.fixture(scope="module")
-def encoders():
-    return build_encoders(list(PEERS.values()), CONFIG.input_size)
+@pytest.fixture(scope="module", params=PEERS)
+def family(request):
+    """The name of a parent, and the encoders that are compared with it."""
+    peers = list(PEERS[request.param].values())
+    return request.param, build_encoders(peers, CONFIG.input_size)
 
 
 def encode(encoder, frames=100):
@@ -39,10 +58,43 @@ def encode(encoder, frames=100):
         return encoder.eval()(features, torch.tensor([frames]))[0]
 
 
-def test_without_a_config_it_is_the_recipe_of_librispeech_100():
-    config = read_config(None)
-    assert DEFAULT_CONFIG["encoder_conf"].items() <= config.conf.items()
-    assert (config.input_size, config.frames_per_second) == (80, 100)
+def test_the_standard_conformer_is_that_of_our_librispeech_100_recipe():
+    path = REPOSITORY / "egs2/librispeech_100/asr1/conf/train_asr_conformer.yaml"
+    conf = yaml.safe_load(path.read_text())["encoder_conf"]
+    config = make_config("conformer")
+    assert conf.items() <= config.conf.items()
+    assert config == read_config(path)
+
+
+def test_what_a_command_line_is_checked_for_is_the_same_in_all_standard_encoders():
+    assert set(PARENT_CLASSES) == {
+        *("conformer", "transformer", "branchformer", "e_branchformer")
+    }
+    configs = [make_config(name) for name in PARENT_CLASSES]
+    for name in ("num_blocks", "output_size", "attention_heads", "input_layer"):
+        assert len({config.conf[name] for config in configs}) == 1, name
+    assert len({config.frames_per_second for config in configs}) == 1
+    assert len({config.input_size for config in configs}) == 1
+
+
+@pytest.mark.parametrize("encoder", PARENT_CLASSES)
+def test_a_stock_config_and_its_reuse_config_are_the_same_baseline(encoder, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(f"encoder: {encoder}\n")
+    stock = read_config(path)
+    conf = "{reuse_group_size: 2, stochastic_depth_rate: 0.1, layer_drop_rate: 0.1}"
+    path.write_text(f"encoder: {encoder}_reuse\nencoder_conf: {conf}\n")
+    assert read_config(path) == stock
+    assert list_peers(stock, [])[0].encoder == stock.encoder == encoder
+
+
+def test_the_frame_rate_without_a_frontend_is_that_of_espnets_default(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("encoder: transformer\n")
+    frontend = DefaultFrontend()
+    config = read_config(path)
+    assert config.frames_per_second == 16000 / frontend.hop_length
+    assert config.input_size == frontend.output_size()
 
 
 def test_the_frontend_gives_features_and_frame_rate(tmp_path):
@@ -60,6 +112,8 @@ def test_the_frontend_gives_features_and_frame_rate(tmp_path):
         *("encoder: rnn", "[]", "encoder: conformer\nencoder_conf: 3"),
         "encoder: conformer\nfrontend_conf: {hop_length: 0}",
         "encoder: conformer\nencoder_conf: {input_layer: embed}",
+        "encoder: conformer\nencoder_conf: {num_blocks: 0}",
+        "encoder: [conformer]",
     ],
 )
 def test_a_config_that_cannot_be_measured_is_refused(text, tmp_path):
@@ -69,63 +123,87 @@ def test_a_config_that_cannot_be_measured_is_refused(text, tmp_path):
         read_config(path)
 
 
-def test_peers_differ_from_the_baseline_in_what_their_names_say(encoders):
-    attention = {
-        name: encoder.encoders[0].self_attn
-        for name, encoder in encoders.items()
-        if name != E_BRANCHFORMER
-    }
-    assert not attention[EAGER].use_sdpa
-    assert attention[SDPA].use_sdpa and attention[ABSOLUTE].use_sdpa
-    assert hasattr(attention[SDPA], "linear_pos")
-    assert not hasattr(attention[ABSOLUTE], "linear_pos")
-    assert PEERS["ours, no reuse"].group_sizes == [1, 1]
-    assert PEERS["reuse, groups of 2"].group_sizes == [2]
-    reuse = encoders["reuse, groups of 2"].encoders[1].self_attn
+def attention_of(encoder, layer=0):
+    layer = encoder.encoders[layer]
+    return layer.attn if hasattr(layer, "attn") else layer.self_attn
+
+
+def test_peers_differ_from_the_baseline_in_what_their_names_say(family):
+    name, encoders = family
+    assert not attention_of(encoders[EAGER]).use_sdpa
+    assert attention_of(encoders[SDPA]).use_sdpa
+    has_positions = hasattr(attention_of(encoders[EAGER]), "linear_pos")
+    assert has_positions == (name != "transformer") == (ABSOLUTE in encoders)
+    assert hasattr(attention_of(encoders[SDPA]), "linear_pos") == has_positions
+    if has_positions:
+        assert attention_of(encoders[ABSOLUTE]).use_sdpa
+        assert not hasattr(attention_of(encoders[ABSOLUTE]), "linear_pos")
+    assert PEERS[name]["ours, no reuse"].group_sizes == [1, 1]
+    assert PEERS[name]["reuse, groups of 2"].group_sizes == [2]
+    reuse = attention_of(encoders["reuse, groups of 2"], layer=1)
     assert not hasattr(reuse, "linear_q") and hasattr(reuse, "linear_v")
-    assert len(encoders[E_BRANCHFORMER].encoders) == len(encoders[EAGER].encoders)
+    assert (E_BRANCHFORMER in encoders) == (name == "conformer")
+    assert {len(encoder.encoders) for encoder in encoders.values()} == {2}
 
 
-def test_the_limit_is_the_baseline_but_for_attention(encoders):
-    baseline, limit = (set(encoders[name].state_dict()) for name in (EAGER, LIMIT))
-    assert {name for name in baseline if ".self_attn." not in name} == limit
-    weights = encoders[LIMIT].state_dict()
-    for name, weight in encoders[EAGER].state_dict().items():
-        if name in limit:
-            assert torch.equal(weight, weights[name])
-    layer = encoders[LIMIT].encoders[0].eval()
+def test_the_limit_is_the_baseline_but_for_attention(family):
+    _, encoders = family
+    baseline, limit = encoders[EAGER], encoders[LIMIT]
+    attention = set(attention_of(baseline).state_dict())
+    kept = {
+        name: weight
+        for name, weight in baseline.state_dict().items()
+        if name.partition("attn.")[2] not in attention
+    }
+    assert len(baseline.state_dict()) - len(kept) == 2 * len(attention)
+    weights = limit.state_dict()
+    assert kept.keys() == weights.keys()
+    assert all(torch.equal(weights[name], weight) for name, weight in kept.items())
     x = torch.randn(1, 5, 16)
-    for module in (layer.feed_forward, layer.feed_forward_macaron, layer.conv_module):
-        module.forward = lambda x, **kwargs: torch.zeros_like(x)
-    (y, _), _ = layer((x, x), None)
-    expected = layer.norm_final(x + layer.norm_mha(x))
-    torch.testing.assert_close(y, expected)
+    assert attention_of(limit)(x, x, x, None, None) is x
 
 
-def test_encoders_of_the_same_function_have_the_same_output(encoders):
+def test_a_layer_without_attention_has_none_in_the_limit_either():
+    conf = CONFIGS["branchformer"].conf | {"use_attn": False}
+    limit = list_peers(make_config("branchformer", conf, 20), [1])[-1]
+    encoder = build_encoder(limit, 20)
+    assert all(layer.attn is None for layer in encoder.encoders)
+    encode(encoder)
+
+
+def test_encoders_of_the_same_function_have_the_same_output(family):
+    _, encoders = family
     output = encode(encoders[EAGER])
     for name in (SDPA, "ours, no reuse"):
         torch.testing.assert_close(encode(encoders[name]), output)
-    for name in (ABSOLUTE, "reuse, groups of 2", LIMIT):
+    for name in {ABSOLUTE, "reuse, groups of 2", LIMIT} & set(encoders):
         assert not torch.allclose(encode(encoders[name]), output)
 
 
-def test_fewer_layers_are_the_lower_ones(encoders):
-    fewer = with_layers(PEERS[EAGER], 1)
-    assert fewer.name == "Conformer, 1 layer"
+def test_fewer_layers_are_the_lower_ones(family):
+    name, encoders = family
+    fewer = with_layers(PEERS[name][EAGER], 1)
+    assert fewer.name == "ESPnet eager, 1 layer"
     encoder = build_encoder(fewer, CONFIG.input_size, encoders[EAGER])
     assert len(encoder.encoders) == 1
-    weight = encoders[EAGER].state_dict()["encoders.0.self_attn.linear_q.weight"]
-    assert torch.equal(encoder.encoders[0].self_attn.linear_q.weight, weight)
+    layer, full = encoder.encoders[0], encoders[EAGER].encoders[0]
+    assert getattr(layer, "cgmlp_weight", 0) == getattr(full, "cgmlp_weight", 0)
+    for name, weight in full.state_dict().items():
+        assert torch.equal(layer.state_dict()[name], weight)
 
 
-@pytest.mark.parametrize("input_layer", ["linear", "conv2d", "conv2d2", "conv2d8"])
-def test_output_frames_are_counted_as_the_encoder_leaves_them(input_layer):
-    peer = with_layers(PEERS[EAGER], 1)
+@pytest.mark.parametrize(
+    ("encoder", "input_layer"),
+    [("conformer", layer) for layer in ("linear", "conv2d", "conv2d2", "conv2d8")]
+    + [("transformer", "conv1d2"), ("branchformer", "conv2d6")]
+    + [("e_branchformer", layer) for layer in ("conv1d1", "conv1d3")],
+)
+def test_output_frames_are_counted_as_the_encoder_leaves_them(encoder, input_layer):
+    peer = with_layers(PEERS[encoder][EAGER], 1)
     peer.conf["input_layer"] = input_layer
     encoder = build_encoder(peer, 20)
     for frames in (15, 64, 101):
         counted = count_output_frames(encoder, 20, frames)
         assert counted == encode(encoder, frames).size(1)
-    if input_layer != "linear":
+    if input_layer.startswith("conv2d"):
         assert count_output_frames(encoder, 20, 3) == 0

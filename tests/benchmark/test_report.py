@@ -9,6 +9,7 @@ from espnet_reuse.benchmark.breakdown import CATEGORIES
 from espnet_reuse.benchmark.report import (
     find_slower,
     fit_growth,
+    format_encoders,
     format_markdown,
     summarise,
 )
@@ -35,7 +36,7 @@ def length(seconds=1, ours=(4, 4, 4, 4), eager=(10, 10, 10, 10), **breakdown):
             "output_frames": 24,
             "rounds": 4,
             "peers": {
-                EAGER: row(eager and list(eager), eager and 8.0),
+                EAGER: row(eager and list(eager), eager and 0.8 * eager[0]),
                 SDPA: row([8, 8, 8, 8]),
                 OURS: row(list(ours), 2.0, group_size=1),
                 LIMIT: row([2, 2, 2, 2]),
@@ -110,3 +111,28 @@ def test_growth_is_the_exponent_over_length():
     assert growth[EAGER]["softmax"] is None
     assert growth[EAGER]["peak memory"] == pytest.approx(0)
     assert growth[OURS]["total"] is None
+
+
+def test_encoders_stand_side_by_side_each_against_its_own_parent():
+    def benchmark(encoder, eager):
+        settings = {"mode": "infer", "device": "cpu", "encoder": encoder}
+        lengths = [length(s, eager=[eager] * 4) for s in (5, 15)]
+        return {
+            "finished": True,
+            "run": {"cpu": "this one"},
+            "settings": settings | {"config": "one", "encoder_conf": {"a": 1}},
+            "lengths": lengths,
+        }
+
+    text = format_encoders([benchmark("conformer", 10), benchmark("transformer", 6)])
+    sdpa = "2.00x (2.00-2.00)"
+    conformer = f"|1|2.50x (2.50-2.50)|{sdpa}|0.75|1.33|5.00x (5.00-5.00)|0.25x|"
+    transformer = f"|1|1.50x (1.50-1.50)|{sdpa}|0.50|1.33|3.00x (3.00-3.00)|0.42x|"
+    assert [line for line in text.splitlines() if line[:3] in ("|5 ", "|15")] == [
+        f"|5 s|conformer{conformer}",
+        f"|5 s|transformer{transformer}",
+        f"|15 s|conformer{conformer}",
+        f"|15 s|transformer{transformer}",
+    ]
+    assert "- cpu: `this one`" in text
+    assert "encoder_conf" not in text and "- encoder:" not in text

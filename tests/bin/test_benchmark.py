@@ -16,22 +16,24 @@ import psutil
 import pytest
 import torch
 
-from espnet_reuse.benchmark import compare
+from espnet_reuse.benchmark import compare, peers
 from espnet_reuse.benchmark.measure import CHILDREN
 from espnet_reuse.bin import benchmark as command
 
 CONFIG = Path(__file__).parents[1] / "benchmark" / "tiny.yaml"
-TINY = ["--config", str(CONFIG), "--threads", "1", "--min_time", "0.02"]
+SHORT = ["--threads", "1", "--min_time", "0.02"]
+TINY = ["--config", str(CONFIG), *SHORT]
+SIZES = {"output_size": 16, "attention_heads": 8, "num_blocks": 2}
 EAGER, SDPA, LIMIT = "ESPnet eager", "ESPnet use_sdpa", "limit"
 OURS = {"ours, no reuse": 1, "reuse, groups of 2": 2}
 
 
-def run(*args):
+def run(*args, common=TINY):
     """Run the command in this process; return its exit status."""
     threads = torch.get_num_threads()
     try:
         with pytest.raises(SystemExit) as exit_:
-            command.main([*TINY, *map(str, args)])
+            command.main([*common, *map(str, args)])
     finally:
         torch.set_num_threads(threads)
     return exit_.value.code
@@ -73,7 +75,7 @@ def test_it_measures_every_peer_at_every_length(finished):
     assert [length["seconds"] for length in results["lengths"]] == [1, 2]
     for length in results["lengths"]:
         names = list(length["peers"])
-        (fewer,) = (name for name in names if name.startswith("Conformer, "))
+        (fewer,) = (name for name in names if name.startswith(f"{EAGER}, "))
         assert names == [
             *(EAGER, SDPA, "absolute positions, SDPA", "E-Branchformer"),
             *(*OURS, fewer, LIMIT),
@@ -141,6 +143,40 @@ def test_machine_versions_and_settings_are_recorded(finished):
     assert recorded["encoder_conf"]["attention_heads"] == 8
     for name in ("date", "commit", "cpu", "cores", "ram_gb", "espnet", "espnet_reuse"):
         assert recorded[name], name
+
+
+@pytest.mark.parametrize("encoder", ["transformer", "branchformer_reuse"])
+def test_other_encoders_are_measured_against_their_parents(encoder, tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text(f"encoder: {encoder}\nencoder_conf: {json.dumps(SIZES)}\n")
+    options = ("--config", config, "--seconds", 1, "--output", tmp_path)
+    assert run(*options) == 0
+    (length,) = read(tmp_path)["lengths"]
+    assert {EAGER, SDPA, *OURS, LIMIT} < set(length["peers"])
+    assert {row["status"] for row in length["peers"].values()} == {"measured"}
+    assert set(length["breakdown"]) == {EAGER, SDPA, *OURS}
+    assert set(length["products"]) == set(OURS)
+    assert read(tmp_path)["settings"]["encoder"] == encoder.removesuffix("_reuse")
+
+
+def test_encoders_side_by_side_have_a_row_each(tmp_path, monkeypatch, capsys):
+    names = ["transformer", "e_branchformer"]
+    for name in names:
+        monkeypatch.setitem(peers.STANDARD_CONFS, name, SIZES)
+    options = ("--encoders", *names, "--seconds", 1, 2, "--group_size", 2)
+    assert run(*options, "--output", tmp_path, common=SHORT) == 0
+    table = (tmp_path / "encoders.md").read_text()
+    assert capsys.readouterr().out == table
+    rows = [line.split("|")[1:-1] for line in table.splitlines() if " s|" in line]
+    assert [row[:3] for row in rows] == [
+        [f"{seconds} s", name, "2"] for seconds in (1, 2) for name in names
+    ]
+    for name, row in zip(names, rows[:2], strict=True):
+        results = read(tmp_path / name)
+        assert results["finished"] and results["settings"]["encoder"] == name
+        measured = results["lengths"][0]["peers"]["reuse, groups of 2"]
+        assert row[3].startswith(f"{measured['speedup'][EAGER]['ratio']:.2f}x (")
+        assert (tmp_path / name / "benchmark.md").read_text()
 
 
 @pytest.mark.slow
@@ -214,7 +250,10 @@ BAD_INPUT = {
     "a config that does not exist": "--config /nonexistent.yaml",
     "a config that is no YAML": "--config {tmp_path}/no.yaml",
     "a config without encoder": "--config {tmp_path}/empty.yaml",
-    "a config with another encoder": "--config {tmp_path}/transformer.yaml",
+    "a config with another encoder": "--config {tmp_path}/rnn.yaml",
+    "a config without attention maps": "--config {tmp_path}/maps.yaml",
+    "another encoder": "--encoders rnn",
+    "encoders beside a config": "--encoders conformer",
     "a config with an unknown option": "--config {tmp_path}/unknown.yaml",
     "too short for subsampling": "--seconds 0.06",
     "too short for a frame": "--seconds 0.001",
@@ -229,7 +268,10 @@ def test_bad_input_is_one_line_that_names_the_option(args, tmp_path, capfd):
         pytest.skip("this machine has a GPU")
     (tmp_path / "no.yaml").write_text("encoder: [\n")
     (tmp_path / "empty.yaml").write_text("")
-    (tmp_path / "transformer.yaml").write_text("encoder: transformer\n")
+    (tmp_path / "rnn.yaml").write_text("encoder: rnn\n")
+    (tmp_path / "maps.yaml").write_text(
+        "encoder: branchformer\nencoder_conf: {use_attn: false, num_blocks: 2}\n"
+    )
     (tmp_path / "unknown.yaml").write_text(
         CONFIG.read_text().replace("linear_units", "linear_unit")
     )
