@@ -11,10 +11,12 @@ from pathlib import Path
 class Parser(argparse.ArgumentParser):
     """Parser whose errors are one line."""
 
-    def __init__(
-        self, *args, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs
-    ):
-        super().__init__(*args, formatter_class=formatter_class, **kwargs)
+    def __init__(self, prog: str, description: str):
+        super().__init__(
+            prog=prog,
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
 
     def error(self, message):
         """Print the line and exit."""

@@ -179,6 +179,9 @@ class _MapProducer(_RefusesMisfit):
         Returns:
             torch.Tensor: Output tensor (#batch, time, size).
         """
+        if self.has_consumers and (self.use_sdpa or self.use_flash_attn):
+            # fused kernels compute no map; ESPnet's s2t_inference sets these later
+            self.use_sdpa = self.use_flash_attn = False
         if self.is_fast and self._fits_fast_path():
             return self._fast_forward(query, key, value, state)
         pos_emb = () if state.pos_emb is None else (state.pos_emb,)
@@ -432,7 +435,7 @@ def reuse_attention_maps(
                 continue
             attention.__class__ = PRODUCER_CLASSES[type(attention)]
             attention.is_fast = uses_fast_paths()
-            if size > 1:  # fused kernels compute no map
+            if size > 1:
                 attention.use_sdpa = attention.use_flash_attn = False
                 attention.dropout = torch.nn.Dropout(attention.dropout_rate)
                 attention.has_consumers = True
