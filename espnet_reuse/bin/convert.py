@@ -253,8 +253,12 @@ def main(argv=None):
         os.replace(folder, args.output_dir)
     except (PretrainedError, AnalysisError) as error:
         parser.error(str(error))
+    except OSError as error:
+        parser.error(f"argument --output_dir: cannot write {args.output_dir}: {error}")
     except ModuleNotFoundError as error:
         parser.error(f"no {error.name} here: pip install 'espnet-reuse[analysis]'")
+    except KeyboardInterrupt:
+        parser.exit(130, f"{parser.prog}: interrupted; nothing is written\n")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print(f"Written: {args.output_dir}/{{config.yaml,model.pth,conversion.json}}")

@@ -423,3 +423,25 @@ def test_bad_input_gets_one_line_and_leaves_nothing(
     assert not [path for path in tmp_path.glob("results/*")]
     assert not [path for path in tmp_path.glob("results/.*")]
     assert sorted(bad.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "fault, status, message",
+    [
+        (KeyboardInterrupt, 130, "interrupted; nothing is written"),
+        (OSError(28, "No space left on device"), 2, "No space left on device"),
+    ],
+)
+def test_a_conversion_that_stops_leaves_nothing(
+    conformer, tmp_path, monkeypatch, capsys, fault, status, message
+):
+    def fail(state, path):
+        path.write_text("half")
+        raise fault
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(SystemExit) as stopped:
+        run(conformer, tmp_path / "out", "--reuse_group_size", 2)
+    assert stopped.value.code == status
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
