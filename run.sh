@@ -349,15 +349,17 @@ run_opts+=("${asr_opts[@]}")
 mapfile -t configs < <(for model in ${models}; do config_of "${model}"; done)
 inputs_configs="${configs[*]} ${asr_args} $(cat "${configs[@]}")"
 inputs_configs+=" ${inference_args} $(< "${inference_config}") $(< "${root}/local/check_config.py")"
-if ! is_done exp/log/.configs "${inputs_configs}"; then
+# Of each set of configs, for runs may go on side by side.
+configs_tsv="exp/log/configs_$(cksum <<< "${inputs_configs}" | tr ' ' _).tsv"
+if [ ! -f "${configs_tsv}" ]; then
     log "Stage 0: Checking ${configs[*]}"
     check_log=$(mktemp exp/log/check_config.XXXXXX)
     python3 -m espnet_reuse.run "${root}/local/check_config.py" \
         --configs "${configs[@]}" --asr_args "${asr_args}" \
         --inference_config "${inference_config}" --inference_args "${inference_args}" \
-        > exp/log/configs.tsv 2> "${check_log}" || die "$(tail -n 1 "${check_log}")"
+        > "${configs_tsv}.partial.$$" 2> "${check_log}" || die "$(tail -n 1 "${check_log}")"
     rm "${check_log}"
-    mark_done exp/log/.configs "${inputs_configs}"
+    mv "${configs_tsv}.partial.$$" "${configs_tsv}"
 fi
 
 # ========================== Stages 1 and 2: data ==========================
@@ -462,7 +464,7 @@ run_model() {
     config=$(config_of "${model}")
     asr_exp=$(exp_of "${model}" "${seed}")
     args=$(args_of "${seed}")
-    read -r _ checkpoint space < <(grep -F "${config}"$'\t' exp/log/configs.tsv)
+    read -r _ checkpoint space < <(grep -F "${config}"$'\t' "${configs_tsv}")
     compared+=("${model}=${asr_exp}")
     checkpoints[${asr_exp}]=${checkpoint}
     local model_opts=(--inference_asr_model "${checkpoint}" "${run_opts[@]}"

@@ -20,6 +20,7 @@ import humanfriendly
 import matplotlib
 import torch
 import torch.utils.benchmark
+import yaml
 from compare_utterances import (
     RESAMPLES,
     by_speaker,
@@ -50,10 +51,14 @@ def read_training(asr_exp):
 
     Returns:
         Epochs, median seconds per training epoch (the first one, which warms up,
-        left out where there are more), and the peak memory in MB: the GPU's if there
-        was one, otherwise the process's.
+        left out where there are more), the epoch that the config's criterion finds
+        best and the seconds of training and validation up to its end, and the peak
+        memory in MB: the GPU's if there was one, otherwise the process's.
     """
+    config = yaml.safe_load((asr_exp / "config.yaml").read_text())
+    set_, key, mode = config["best_model_criterion"][0]
     stats = safe_torch_load(asr_exp / "checkpoint.pth", "cpu")["reporter"]["stats"]
+    best = {"min": min, "max": max}[mode](stats, key=lambda n: stats[n][set_][key])
     epochs = [stats[n]["train"] for n in sorted(stats)]
     seconds = [epoch["time"]["__timedelta_seconds__"] for epoch in epochs]
     gpu_gb = [epoch.get("gpu_max_cached_mem_GB", 0.0) for epoch in epochs]
@@ -61,6 +66,13 @@ def read_training(asr_exp):
     return {
         "epochs": len(epochs),
         "seconds_per_epoch": statistics.median(seconds[1:] or seconds),
+        "best_epoch": best,
+        "seconds_to_best": sum(
+            stats[n][part]["time"]["__timedelta_seconds__"]
+            for n in stats
+            for part in ("train", "valid")
+            if n <= best
+        ),
         "peak_memory_mb": (
             max(gpu_gb) * 1024 if any(gpu_gb) else float(peak[-1]) if peak else None
         ),
@@ -214,10 +226,10 @@ def format_results(comparison):
         "# RESULTS",
         *(f"- {key}: `{value}`" for key, value in comparison["run"].items()),
         "",
-        f"|model|parameters|to {next(iter(models))}|epochs|training s/epoch|to "
-        f"{next(iter(models))}|peak {'GPU' if gpu else 'process'} memory (MB)|"
-        f"encoder RTF|to {next(iter(models))}|",
-        "|---" * 9 + "|",
+        f"|model|parameters|to {next(iter(models))}|epochs (best)|training s/epoch|to "
+        f"{next(iter(models))}|s to the best|peak {'GPU' if gpu else 'process'} memory "
+        f"(MB)|encoder RTF|to {next(iter(models))}|",
+        "|---" * 10 + "|",
     ]
 
     def ratio(key, model):
@@ -227,16 +239,18 @@ def format_results(comparison):
         peak = model["peak_memory_mb"]
         lines.append(
             f"|{name}|{model['parameters']:,}|{ratio('parameters', model)}|"
-            f"{model['epochs']}|{model['seconds_per_epoch']:.2f}|"
-            f"{ratio('seconds_per_epoch', model)}|"
+            f"{model['epochs']:g} ({model['best_epoch']:g})|"
+            f"{model['seconds_per_epoch']:.2f}|{ratio('seconds_per_epoch', model)}|"
+            f"{model['seconds_to_best']:.0f}|"
             f"{'unknown' if peak is None else f'{peak:.0f}'}|"
             f"{model['rtf']:.5f} ({model['rtf_min']:.5f}-{model['rtf_max']:.5f})|"
             f"{ratio('rtf', model)}|"
         )
     lines += [
         "",
-        "Training s/epoch: median over the epochs but the first. "
-        "Encoder RTF: encoder seconds per "
+        "Training s/epoch: median over the epochs but the first. S to the best: of "
+        "training and validation, to the end of the epoch that the config's "
+        "best_model_criterion finds best. Encoder RTF: encoder seconds per "
         f"second of audio, batch 1, one CPU thread, median of {ROUNDS} interleaved "
         f"rounds over {comparison['rtf_utterances']} utterances (and their range).",
         "",
@@ -265,14 +279,14 @@ def format_results(comparison):
     lines += [
         "",
         "95 % interval: of the difference of the WERs in points, a paired bootstrap "
-        f"over utterances ({RESAMPLES:,} resamples, percentiles); by speaker: over "
-        "speakers, each with all their utterances. Decoding RTF: ESPnet's, of the "
-        "whole decoding. By speaker and utterance: comparison_details.md.",
+        f"over utterances and seeds ({RESAMPLES:,} resamples, percentiles); by "
+        "speaker: over speakers, each with all their utterances, and seeds. Decoding "
+        "RTF: ESPnet's, of the whole decoding. By speaker and utterance: "
+        "comparison_details.md.",
     ]
     if baseline["seeds"] > 1:
         lines.append(
-            f"Means over {baseline['seeds']} seeds, ±: their standard deviation; the "
-            "intervals are of the utterances' mean errors, not of other seeds."
+            f"Means over {baseline['seeds']} seeds, ±: their standard deviation."
         )
     if comparison["partial"]:
         lines += ["", "**Partial corpus:**", "", *comparison["partial"]]
@@ -355,13 +369,17 @@ def main():
         built[name], train_args = ASRTask.build_model_from_file(
             exps[0] / "config.yaml", read_model_file(decode_dirs[name][0])
         )
+        trainings = [read_training(asr_exp) for asr_exp in exps]
         results[name] = {
-            "asr_exp": list(map(str, exps)),
             "seeds": len(exps),
             "encoder": train_args.encoder,
             "reuse_group_size": train_args.encoder_conf.get("reuse_group_size"),
             "parameters": sum(p.numel() for p in built[name].parameters()),
-            **mean_of([read_training(exp) for exp in exps]),
+            **mean_of(trainings),
+            "runs": [
+                {"asr_exp": str(asr_exp), **training, "utterances": {}}
+                for asr_exp, training in zip(exps, trainings, strict=True)
+            ],
         }
     scores = {n: [read_scores(d) for d in dirs] for n, dirs in decode_dirs.items()}
     # a model may have been decoded with other --test_sets at another time
@@ -372,18 +390,19 @@ def main():
         }
     for set_ in sets:
         errors = {
-            name: read_errors([d / set_ / "score_wer" for d in dirs])
+            name: [read_errors(d / set_ / "score_wer") for d in dirs]
             for name, dirs in decode_dirs.items()
         }
-        baseline = next(iter(errors))
-        for name, of_model in errors.items():
-            pair = errors[baseline], of_model
+        first = next(iter(errors.values()))
+        for name, seeds in errors.items():
+            pair = None if seeds is first else (first, seeds)
             results[name]["scores"][set_]["wer"] |= {
-                "interval": None if name == baseline else interval(*pair),
-                "interval_by_speaker": (
-                    None if name == baseline else interval(*map(by_speaker, pair))
-                ),
+                "interval": pair and interval(*pair),
+                "interval_by_speaker": pair
+                and interval(*([by_speaker(e) for e in seeds] for seeds in pair)),
             }
+            for run, of_seed in zip(results[name]["runs"], seeds, strict=True):
+                run["utterances"][set_] = of_seed
     wavs = read_audio(args.dumpdir, sets)
     seconds = sum(map(len, wavs)) / humanfriendly.parse_size(
         str(train_args.frontend_conf["fs"])

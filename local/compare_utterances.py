@@ -9,26 +9,34 @@ import json
 from collections import defaultdict
 
 import numpy as np
-import scipy.stats
 from data_dir import read_scp
 
 RESAMPLES = 9999
 EXAMPLES = 5
 
 
-def read_errors(score_dirs):
-    """Read the errors of each utterance, their mean over the seeds.
+def read_errors(score_dir):
+    """Read the errors of each utterance.
 
     Args:
-        score_dirs: Folders that score.py wrote, one per seed.
+        score_dir: Folder that score.py wrote.
 
     Returns:
         {utterance id: (speaker, reference tokens, errors)}.
     """
-    seeds = [json.loads((d / "utterances.json").read_text()) for d in score_dirs]
+    utterances = json.loads((score_dir / "utterances.json").read_text())
+    return {utt_id: tuple(row) for utt_id, row in utterances.items()}
+
+
+def mean_errors(seeds):
+    """Average the errors of each utterance over the seeds.
+
+    Args:
+        seeds: What `read_errors` returns, of each seed.
+    """
     return {
-        utt_id: (speaker, tokens, np.mean([seed[utt_id][2] for seed in seeds]))
-        for utt_id, (speaker, tokens, _) in seeds[0].items()
+        unit: (speaker, tokens, np.mean([seed[unit][2] for seed in seeds]))
+        for unit, (speaker, tokens, _) in seeds[0].items()
     }
 
 
@@ -43,39 +51,40 @@ def by_speaker(utterances):
 def interval(baseline, model):
     """Estimate the 95 % interval of the difference of two error rates.
 
-    A paired bootstrap: what is drawn with replacement, 9,999 times, are the units
-    (utterances, or speakers with all of theirs), each with both models' errors; the
-    interval is between the percentiles 2.5 and 97.5.
+    A paired bootstrap, 9,999 times: units (utterances, or speakers with all of theirs)
+    are drawn with replacement, the same ones for both models, and the seeds of each
+    model with replacement, too; the interval is between the percentiles 2.5 and 97.5.
 
     Args:
-        baseline: {unit: (speaker, reference tokens, errors)}.
+        baseline: {unit: (speaker, reference tokens, errors)} of each seed.
         model: The same of the other model.
 
     Returns:
         (low, high) in points, or None with fewer than two units.
     """
-    if len(baseline) < 2:
+    units = list(baseline[0])
+    if len(units) < 2:
         return None
-    tokens = np.array([baseline[unit][1] for unit in baseline])
-    difference = np.array([model[unit][2] - baseline[unit][2] for unit in baseline])
-    result = scipy.stats.bootstrap(
-        (difference, tokens),
-        lambda d, n, axis=-1: 100 * d.sum(axis) / np.maximum(n.sum(axis), 1),
-        paired=True,
-        vectorized=True,
-        method="percentile",
-        n_resamples=RESAMPLES,
-        batch=256,
-        rng=0,
-    )
-    return tuple(map(float, result.confidence_interval))
+    rng = np.random.default_rng(0)
+
+    def draw(count):
+        return rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+
+    drawn = draw(len(units))
+    errors = []
+    for seeds in (baseline, model):
+        of_seed = drawn @ np.array([[seed[u][2] for u in units] for seed in seeds]).T
+        errors.append((of_seed * draw(len(seeds))).sum(axis=1) / len(seeds))
+    tokens = drawn @ np.array([baseline[0][unit][1] for unit in units])
+    differences = 100 * (errors[1] - errors[0]) / np.maximum(tokens, 1)
+    return tuple(map(float, np.percentile(differences, [2.5, 97.5])))
 
 
 def format_speakers(errors):
     """Format the error rates of each speaker as Markdown.
 
     Args:
-        errors: {model: what `read_errors` returns}.
+        errors: {model: what `mean_errors` returns}.
     """
     models = {name: by_speaker(utterances) for name, utterances in errors.items()}
     baseline = next(iter(models.values()))
@@ -95,7 +104,7 @@ def format_examples(errors, texts, refs, name):
     """Format the utterances on which a model gains and loses most, as Markdown.
 
     Args:
-        errors: {model: what `read_errors` returns}.
+        errors: {model: what `mean_errors` returns}.
         texts: {model: {utterance id: hypothesis}}.
         refs: {utterance id: reference}.
         name: The model to set beside the first.
@@ -134,7 +143,7 @@ def format_details(decode_dirs, dumpdir, sets):
         lines += ["Errors are means over the seeds, texts the first seed's.", ""]
     for name in sets:
         errors = {
-            model: read_errors([d / name / "score_wer" for d in dirs])
+            model: mean_errors([read_errors(d / name / "score_wer") for d in dirs])
             for model, dirs in decode_dirs.items()
         }
         texts = {m: read_scp(d[0] / name / "text") for m, d in decode_dirs.items()}

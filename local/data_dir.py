@@ -28,12 +28,14 @@ def read_scp(path):
     return table
 
 
-def write_data_dir(data_dir, utterances):
+def write_data_dir(data_dir, utterances, segments=None):
     """Write a Kaldi data directory, which appears once it is whole.
 
     Args:
         data_dir: Directory to make or replace.
         utterances: (utterance id, speaker, words, audio file) of each, in any order.
+        segments: {utterance id: (start, end)}, in seconds of its audio file, if the
+            utterances are parts of them.
     """
     utterances = sorted(utterances)
     partial = data_dir.with_name(data_dir.name + ".partial")
@@ -48,6 +50,11 @@ def write_data_dir(data_dir, utterances):
         "utt2spk": [f"{utt_id} {speaker}" for utt_id, speaker, _, _ in utterances],
         "spk2utt": [f"{speaker} {' '.join(ids)}" for speaker, ids in spk2utt.items()],
     }
+    if segments:
+        files["segments"] = [
+            f"{utt_id} {utt_id} {start:.3f} {end:.3f}"
+            for utt_id, (start, end) in sorted(segments.items())
+        ]
     for name, lines in files.items():
         (partial / name).write_text("".join(line + "\n" for line in lines))
     shutil.rmtree(data_dir, ignore_errors=True)

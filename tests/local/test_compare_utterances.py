@@ -12,6 +12,7 @@ from compare_utterances import (
     format_examples,
     format_speakers,
     interval,
+    mean_errors,
     read_errors,
 )
 
@@ -36,7 +37,7 @@ def test_the_interval_is_that_of_the_normal_distribution_for_many_utterances(rng
     model = baseline + rng.integers(-2, 2, 3000)  # half an error fewer on average
     difference = 100 * (model - baseline) / WORDS
     half = 1.96 * difference.std() / np.sqrt(3000)
-    low, high = interval(utterances(baseline), utterances(model))
+    low, high = interval([utterances(baseline)], [utterances(model)])
     assert low == pytest.approx(difference.mean() - half, abs=0.1 * half)
     assert high == pytest.approx(difference.mean() + half, abs=0.1 * half)
 
@@ -45,26 +46,47 @@ def test_pairs_are_compared_not_two_samples(rng):
     # utterances differ much, the models hardly: unpaired this would not be seen
     baseline = rng.integers(0, 20, 500)
     model = baseline + (np.arange(500) % 4 == 0)
-    low, high = interval(utterances(baseline), utterances(model))
+    low, high = interval([utterances(baseline)], [utterances(model)])
     assert 0 < low < 100 * 0.25 / WORDS < high < 2
 
 
 def test_equal_models_differ_by_nothing():
     errors = utterances([0, 1, 2])
-    assert interval(errors, errors) == (0, 0)
+    assert interval([errors], [errors]) == (0, 0)
 
 
 def test_one_utterance_has_no_interval():
-    assert interval(utterances([1]), utterances([2])) is None
+    assert interval([utterances([1])], [utterances([2])]) is None
 
 
 def test_errors_that_go_with_the_speaker_widen_the_interval_by_speaker(rng):
     speakers = np.repeat(np.arange(20), 25)
     baseline = utterances(np.zeros(500), speakers)
     model = utterances(rng.integers(-1, 2, 20)[speakers], speakers)
-    low, high = interval(baseline, model)
-    wide_low, wide_high = interval(by_speaker(baseline), by_speaker(model))
+    low, high = interval([baseline], [model])
+    wide_low, wide_high = interval([by_speaker(baseline)], [by_speaker(model)])
     assert wide_low < low < high < wide_high
+
+
+def test_seeds_that_differ_widen_the_interval(rng):
+    baseline = [utterances(rng.poisson(4, 500)) for _ in range(5)]
+    alike = [utterances([e + 1 for _, _, e in s.values()]) for s in baseline]
+    apart = [
+        utterances([max(e + more, 0) for _, _, e in seed.values()])
+        for seed, more in zip(baseline, (-2, -1, 1, 3, 4), strict=True)
+    ]
+    low, high = interval(baseline, alike)
+    wide_low, wide_high = interval(baseline, apart)
+    assert wide_low < low < 100 / WORDS < high < wide_high
+
+
+def test_seeds_are_drawn_for_each_model_by_itself(rng):
+    # a seed's number means nothing: their spread is that of two independent samples
+    utts = [rng.integers(3, 6, 2000) for _ in range(2)]
+    baseline = [utterances(utts[0] + more) for more in (-1, 1)]
+    model = [utterances(utts[0] + more) for more in (-1, 1)]
+    low, high = interval(baseline, model)
+    assert low == pytest.approx(-200 / WORDS) and high == pytest.approx(200 / WORDS)
 
 
 def test_errors_of_seeds_are_averaged(tmp_path):
@@ -72,7 +94,7 @@ def test_errors_of_seeds_are_averaged(tmp_path):
         (tmp_path / str(seed)).mkdir()
         scores = {"a-1": ["a", 5, errors], "a-2": ["a", 4, 0]}
         (tmp_path / str(seed) / "utterances.json").write_text(json.dumps(scores))
-    errors = read_errors([tmp_path / "0", tmp_path / "1"])
+    errors = mean_errors([read_errors(tmp_path / seed) for seed in ("0", "1")])
     assert errors == {"a-1": ("a", 5, 2.5), "a-2": ("a", 4, 0)}
     assert by_speaker(errors) == {"a": ("a", 9, 2.5)}
 

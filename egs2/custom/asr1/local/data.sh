@@ -24,12 +24,15 @@ Options:
     --valid_set  # Directory to validate on (default: "dev"; where DIR has none, some
                  # speakers of the training set, 5 % of its utterances, are held out).
     --test_sets  # Directories to test on, with commas between (default="test").
+    --trim_silence  # Leave out what is, before and after the speech, this many dB below
+                    # the loudest, e.g. 35 (default: nothing).
 EOH
 )
 data=
 train_set=train
 valid_set=
 test_sets="test"
+trim_silence=
 
 log "$0 $*"
 . utils/parse_options.sh
@@ -44,10 +47,16 @@ if [ -z "${data}" ]; then
     exit 2
 fi
 
+if [[ ! "${trim_silence:-1}" =~ ^[1-9][0-9]*$ ]]; then
+    log "Error: --trim_silence: '${trim_silence}' is not a positive number of dB, e.g. 35"
+    exit 2
+fi
+
 . ./path.sh
 
 log "stage 1: Data preparation from ${data}"
 python3 local/data_prep.py --train_set "${train_set}" --valid_set "${valid_set}" \
-    --test_sets "${test_sets}" "${data}" data
+    --test_sets "${test_sets}" ${trim_silence:+--trim_silence "${trim_silence}"} \
+    "${data}" data
 
 log "Successfully finished. [elapsed=${SECONDS}s]"

@@ -9,10 +9,15 @@ import argparse
 import collections
 import hashlib
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import librosa
+import soundfile
 from check_data import MAX_SHOWN, check_audios
 from data_dir import read_scp, write_data_dir
+
+MARGIN = 0.1  # seconds kept around what is louder than the silence
 
 
 def read_set(root, name):
@@ -87,12 +92,30 @@ def hold_out(utterances):
     )
 
 
+def find_speech(path, threshold):
+    """Find where the silence before an utterance ends, and that after it begins.
+
+    Args:
+        path: Audio file.
+        threshold: What is this many dB below the loudest is silence.
+
+    Returns:
+        (start, end) in seconds.
+    """
+    wav, fs = soundfile.read(path, dtype="float32", always_2d=True)
+    _, (start, end) = librosa.effects.trim(wav.mean(axis=1), top_db=threshold)
+    return max(start / fs - MARGIN, 0.0), min(end / fs + MARGIN, len(wav) / fs)
+
+
 def main():
     """Write the data directories, or say everything that is wrong with them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--train_set", required=True)
     parser.add_argument("--valid_set", required=True, help="'': dev, or held out")
     parser.add_argument("--test_sets", required=True, help="with commas between")
+    parser.add_argument(
+        "--trim_silence", type=float, help="leave out what is so many dB too quiet"
+    )
     parser.add_argument("root", type=Path, help="folder with a directory for each set")
     parser.add_argument("data", type=Path, help="where to make the data directories")
     args = parser.parse_args()
@@ -131,7 +154,17 @@ def main():
     if problems:
         sys.exit(1)
     for name, utterances in sets.items():
-        write_data_dir(args.data / name, utterances)
+        segments = None
+        if args.trim_silence:
+            with ThreadPoolExecutor() as pool:
+                found = pool.map(
+                    lambda path: find_speech(path, args.trim_silence),
+                    (audio for *_, audio in utterances),
+                )
+                segments = dict(
+                    zip((utt_id for utt_id, *_ in utterances), found, strict=True)
+                )
+        write_data_dir(args.data / name, utterances, segments)
 
 
 if __name__ == "__main__":
