@@ -37,10 +37,12 @@ def write(path, lines):
     path.write_text("".join(line + "\n" for line in lines))
 
 
-def prepare(corpus, data, valid_set=""):
+def prepare(corpus, data, *options, valid_set=""):
     sets = ["--train_set", "train", "--valid_set", valid_set, "--test_sets", "test"]
     return subprocess.run(
-        [sys.executable, DATA_PREP, *sets, corpus, data], capture_output=True, text=True
+        [sys.executable, DATA_PREP, *sets, *options, corpus, data],
+        capture_output=True,
+        text=True,
     )
 
 
@@ -64,6 +66,23 @@ def test_without_speakers_every_utterance_has_its_own(corpus, tmp_path):
         "train0": "train0",
         "train1": "train1",
     }
+
+
+def test_silence_around_the_speech_is_left_out_if_asked(corpus, tmp_path):
+    assert prepare(corpus, tmp_path / "whole").returncode == 0
+    assert not (tmp_path / "whole/dev/segments").exists()
+    rng = np.random.default_rng(0)
+    for utt_id, start in (("dev0", 0.5), ("dev1", 0.0)):
+        wav = 0.001 * rng.standard_normal(2 * 8000)
+        wav[int(start * 8000) : int((start + 1) * 8000)] *= 100
+        soundfile.write(corpus / f"audio/{utt_id}.flac", wav, 8000)
+    result = prepare(corpus, tmp_path / "data", "--trim_silence", "20")
+    assert result.returncode == 0, result.stderr
+    segments = read_scp(tmp_path / "data/dev/segments")
+    for utt_id, expected in (("spk0-dev0", (0.4, 1.6)), ("spk1-dev1", (0.0, 1.1))):
+        recording, *times = segments[utt_id].split()
+        assert recording in read_scp(tmp_path / "data/dev/wav.scp")
+        assert list(map(float, times)) == pytest.approx(expected, abs=0.3)
 
 
 def write_train(corpus, speakers):
@@ -164,6 +183,13 @@ def empty_audio(corpus):
             ],
             "spk0-train0 is in train, too",
             id="sets that overlap",
+        ),
+        pytest.param(
+            lambda c: write(
+                c / "test/wav.scp", ["test0 audio/dev1.flac", "test1 audio/test1.flac"]
+            ),
+            "audio/dev1.flac is in dev, too",
+            id="a recording in two sets",
         ),
     ],
 )

@@ -128,12 +128,12 @@ def main():
             continue
         sets[name], found = read_set(args.root, name)
         problems += found
-        for utt_id, *_ in sets[name]:
-            if utt_id in set_of:
-                problems.append(
-                    f"{args.root}/{name}: {utt_id} is in {set_of[utt_id]}, too"
-                )
-            set_of[utt_id] = name
+        for utt_id, *_, audio in sets[name]:
+            for item in (utt_id, audio):
+                if set_of.setdefault(item, name) != name:
+                    problems.append(
+                        f"{args.root}/{name}: {item} is in {set_of[item]}, too"
+                    )
     if is_held_out and not problems:
         try:
             train, held_out = hold_out(sets[args.train_set])

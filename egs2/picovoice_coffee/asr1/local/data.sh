@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Set bash to 'debug' mode, it will exit on :
+# -e 'error', -u 'undefined variable', -o ... 'error in pipeline', -x 'print commands',
+set -e
+set -u
+set -o pipefail
+
+log() {
+    local fname=${BASH_SOURCE[1]##*/}
+    echo -e "$(date '+%Y-%m-%dT%H:%M:%S') (${fname}:${BASH_LINENO[0]}:${FUNCNAME[1]}) $*"
+}
+SECONDS=0
+
+help_message=$(cat << EOH
+Usage: $0 --data DIR
+
+Makes data/{train,dev,test_a,test_b} from the data directories DIR/{train,dev,test}, with
+the silence around the speech left out. test_a has the utterances that DIR/test/confidence
+marks with A, whose words are certain, test_b the others.
+
+Options:
+    --data  # Folder with the data directories (required).
+EOH
+)
+data=
+
+log "$0 $*"
+. utils/parse_options.sh
+
+if [ $# -ne 0 ]; then
+    log "Error: No positional arguments are required."
+    exit 2
+fi
+if [ ! -f "${data}/test/confidence" ]; then
+    log "Error: --data: name the folder of the corpus; there is no file '${data}/test/confidence'"
+    exit 2
+fi
+
+. ./path.sh
+
+log "stage 1: Data preparation from ${data}"
+# of 8.6 s on average, 3.5 s are left
+python3 local/data_prep.py --train_set train --valid_set dev --test_sets test \
+    --trim_silence 35 "${data}" data
+for mark in A B; do
+    utils/subset_data_dir.sh --utt-list \
+        <(awk -v mark="${mark}" '$2 == mark' "${data}/test/confidence") \
+        data/test "data/test_${mark,}"
+done
+
+log "Successfully finished. [elapsed=${SECONDS}s]"

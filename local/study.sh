@@ -1,0 +1,124 @@
+#!/usr/bin/env bash
+
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+# Run cells of the study: a model of a recipe with a seed. Compare those that are done.
+
+set -euo pipefail
+
+log() {
+    local fname=${BASH_SOURCE[1]##*/}
+    echo -e "$(date '+%Y-%m-%dT%H:%M:%S') (${fname}:${BASH_LINENO[0]}:${FUNCNAME[1]}) $*"
+}
+die() {
+    echo "study.sh: error: $*" >&2
+    exit 1
+}
+
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+
+corpus=picovoice_coffee  # Recipe, a folder of egs2.
+models=                  # Models; the comparison's baseline is "baseline".
+seeds="1 2 3 4 5"        # Seeds to train each model with.
+jobs=$(nproc)            # Cells that are run side by side, each with one thread.
+
+help_message=$(cat << EOH
+Usage: local/study.sh [options] [options of run.sh, such as --data DIR]
+
+Trains, decodes and scores cells of the study with ./run.sh, side by side, seed by seed;
+then compares the models of which all seeds are done, and writes the comparison and the
+figures of every run to results/<corpus>/. What is done is not done again.
+
+Options:
+    --corpus  # Recipe, a folder of egs2 (default="${corpus}").
+    --models  # Models (default: baseline and all that conf/tuning of the recipe has).
+    --seeds   # Seeds to train each with (default="${seeds}").
+    --jobs    # Cells that are run side by side (default: the number of cores).
+EOH
+)
+
+run_opts=()
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --help | -h)
+            echo "${help_message}"
+            exit 0
+            ;;
+        --corpus | --models | --seeds | --jobs)
+            [ $# -ge 2 ] || die "$1 needs a value"
+            printf -v "${1#--}" %s "$2"
+            ;;
+        --asr_args | --stage | --stop_stage | --nj | --inference_*)
+            die "$1: the study sets it; make a config of its own for another model," \
+                "in conf/tuning of the recipe"
+            ;;
+        --?*)
+            [ $# -ge 2 ] || die "$1 needs a value (see local/study.sh --help)"
+            run_opts+=("$1" "$2")
+            ;;
+        *) die "unexpected argument '$1' (see local/study.sh --help)" ;;
+    esac
+    shift 2
+done
+recipe="${root}/egs2/${corpus}/asr1"
+[ -f "${recipe}/run.sh" ] || die "--corpus: no recipe '${corpus}' in egs2"
+[[ "${jobs}" =~ ^[1-9][0-9]*$ ]] || die "--jobs: '${jobs}' is not a positive integer"
+for seed in ${seeds}; do
+    [[ "${seed}" =~ ^[0-9]+$ ]] || die "--seeds: '${seed}' is not a seed, a number"
+done
+config=train_asr_conformer
+if [ -z "${models}" ]; then
+    models=$(cd "${recipe}/conf/tuning" && echo "${config}"_*.yaml)
+    models=${models//${config}_/}
+    models="baseline ${models//.yaml/}"
+fi
+
+run() { "${root}/run.sh" --corpus "${corpus}" "${run_opts[@]}" "$@"; }
+exp_of() {
+    local name=${1#baseline}
+    echo "${recipe}/exp/asr_${config}${name:+_${name}}_seed$2"
+}
+is_done() { compgen -G "$(exp_of "$1" "$2")/*/.done_score" > /dev/null; }
+
+# One model with one seed; a fine-tuned one after the baseline that it starts from.
+run_cell() {
+    local model=$1 seed=$2 what="$1, seed $2" start=${SECONDS} logfile
+    logfile="${recipe}/exp/log/study_${model}_${seed}.log"
+    [[ "${model}" != *_warm ]] || model="baseline ${model}"
+    log "${what}: begins"
+    if run --models "${model}" --seeds "${seed}" --nj 1 --stage 3 --stop_stage 5 \
+        > "${logfile}" 2>&1; then
+        log "${what}: done in $((SECONDS - start)) s"
+    else
+        log "${what}: failed: $(tail -n 1 "${logfile}") (log: ${logfile#"${root}/"})"
+    fi
+}
+
+run --models "${models}" --stop_stage 2
+for seed in ${seeds}; do
+    for model in ${models}; do
+        if is_done "${model}" "${seed}"; then
+            log "${model}, seed ${seed}: done already"
+            continue
+        fi
+        while [ "$(jobs -rp | wc -l)" -ge "${jobs}" ]; do wait -n; done
+        run_cell "${model}" "${seed}" &
+    done
+done
+wait
+
+complete="" missing=""
+for model in ${models}; do
+    for seed in ${seeds}; do
+        is_done "${model}" "${seed}" || { missing+=" ${model}/${seed}" && continue 2; }
+    done
+    complete+="${complete:+ }${model}"
+done
+if [[ " ${complete} " = *" baseline "* ]]; then
+    run --models "${complete}" --seeds "${seeds}" --stage 6
+    mkdir -p "${root}/results/${corpus}"
+    cp "${recipe}"/exp/{RESULTS.md,comparison.json,comparison.png} "${root}/results/${corpus}/"
+    log "Written: results/${corpus}/{RESULTS.md,comparison.json,comparison.png}"
+fi
+[ -z "${missing}" ] || die "not done:${missing}"

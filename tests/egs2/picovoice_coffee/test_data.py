@@ -1,0 +1,61 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""The data of ./run.sh --corpus picovoice_coffee, on a tiny corpus of its form."""
+
+import numpy as np
+import pytest
+import soundfile
+from data_dir import read_scp
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Two utterances in each set, half a second of noise in two of silence."""
+    root = tmp_path / "corpus"
+    rng = np.random.default_rng(0)
+    for name in ("train", "dev", "test"):
+        (root / name).mkdir(parents=True)
+        ids = [f"spk{n}-{name}" for n in range(2)]
+        for utt_id in ids:
+            wav = np.zeros(32000)
+            wav[8000:16000] = rng.uniform(-0.5, 0.5, 8000)
+            soundfile.write(root / f"{utt_id}.flac", wav, 16000)
+        for file, of in (
+            ("wav.scp", "{}.flac"),
+            ("text", "{} COFFEE"),
+            ("utt2spk", "{:.4}"),
+        ):
+            lines = [f"{i} {of.format(i)}\n" for i in ids]
+            (root / name / file).write_text("".join(lines))
+        (root / name / "confidence").write_text(f"{ids[0]} B\n{ids[1]} A\n")
+    return root
+
+
+def prepare(repository, data):
+    recipe = repository.recipe_of("picovoice_coffee")
+    return recipe / "data", *repository.run("local/data.sh", "--data", data, cwd=recipe)
+
+
+def test_what_is_certain_is_a_test_set_of_its_own(repository, corpus):
+    data, status, output = prepare(repository, corpus)
+    assert status == 0, output
+    assert list(read_scp(data / "test_a/text")) == ["spk1-test"]
+    assert list(read_scp(data / "test_b/text")) == ["spk0-test"]
+    assert len(read_scp(data / "train/text")) == 2
+
+
+def test_silence_is_left_out_of_every_set(repository, corpus):
+    data, status, output = prepare(repository, corpus)
+    assert status == 0, output
+    for name in ("train", "dev", "test_a", "test_b"):
+        for segment in read_scp(data / name / "segments").values():
+            start, end = map(float, segment.split()[1:])
+            assert 0.3 < start < 0.5 and 1 < end < 1.2
+
+
+@pytest.mark.parametrize("folder", ["", "train"])
+def test_a_folder_that_is_not_the_corpus_is_refused(repository, corpus, folder):
+    _, status, output = prepare(repository, corpus / folder if folder else "")
+    assert status != 0
+    assert "--data: name the folder of the corpus" in output.splitlines()[-1]
