@@ -13,16 +13,19 @@ def read_scp(path):
     """Read a Kaldi text file into {id: rest of the line}.
 
     Raises:
-        ValueError: The file is missing or empty, or an id stands twice.
+        ValueError: The file is missing or empty, has an empty line, or an id stands
+            twice.
     """
     if not path.is_file():
         raise ValueError(f"{path} is missing")
     table = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        key, _, value = line.partition(" ")
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            raise ValueError(f"{path}: line {number} is empty")
+        key, *value = line.split(maxsplit=1)
         if key in table:
             raise ValueError(f"{path}: {key} stands twice")
-        table[key] = value.strip()
+        table[key] = "".join(value).strip()
     if not table:
         raise ValueError(f"{path} is empty")
     return table

@@ -3,6 +3,7 @@
 
 """The data of ./run.sh --corpus custom: what is taken, and what is refused."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -57,6 +58,19 @@ def test_relative_paths_speakers_and_words_are_taken_over(corpus, tmp_path):
     assert read_scp(data / "dev/utt2spk") == {"spk0-dev0": "spk0", "spk1-dev1": "spk1"}
     wav = read_scp(data / "test/wav.scp")["spk0-test0"]
     assert Path(wav) == corpus / "audio/test0.flac"
+
+
+def test_tabs_divide_ids_from_the_rest_as_spaces_do(corpus, tmp_path):
+    assert prepare(corpus, tmp_path / "spaces").returncode == 0
+    for path in corpus.glob("*/*"):
+        if path.name in ("wav.scp", "text", "utt2spk"):
+            path.write_text(re.sub("^([^ ]+) ", r"\1\t", path.read_text(), flags=re.M))
+    result = prepare(corpus, tmp_path / "tabs")
+    assert result.returncode == 0, result.stderr
+    for name in ("text", "wav.scp", "utt2spk"):
+        assert (tmp_path / "tabs/train" / name).read_text() == (
+            tmp_path / "spaces/train" / name
+        ).read_text()
 
 
 def test_without_speakers_every_utterance_has_its_own(corpus, tmp_path):
@@ -150,6 +164,11 @@ def empty_audio(corpus):
             lambda c: write(c / "train/text", ["train0", "train1 GO"]),
             "train/text: train0 has no words",
             id="no words",
+        ),
+        pytest.param(
+            lambda c: write(c / "train/text", ["train0 GO", "", "train1 GO"]),
+            "train/text: line 2 is empty",
+            id="an empty line",
         ),
         pytest.param(
             lambda c: append(c / "test/text", "test9 GO"),
