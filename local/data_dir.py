@@ -13,13 +13,17 @@ def read_scp(path):
     """Read a Kaldi text file into {id: rest of the line}.
 
     Raises:
-        ValueError: The file is missing or empty, has an empty line, or an id stands
-            twice.
+        ValueError: The file is missing, empty or not UTF-8, has an empty line, or an
+            id stands twice.
     """
     if not path.is_file():
         raise ValueError(f"{path} is missing")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8") from None
     table = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             raise ValueError(f"{path}: line {number} is empty")
         key, *value = line.split(maxsplit=1)

@@ -171,6 +171,11 @@ def empty_audio(corpus):
             id="an empty line",
         ),
         pytest.param(
+            lambda c: (c / "train/text").write_bytes(b"train0 CAF\xc9\n"),
+            "train/text is not UTF-8",
+            id="another encoding",
+        ),
+        pytest.param(
             lambda c: append(c / "test/text", "test9 GO"),
             "test/wav.scp: test9 of text is missing",
             id="no audio",
