@@ -28,7 +28,7 @@ class Repository:
         self.root = root
         self.recipe = root / RECIPE
         for path in ROOT.iterdir():
-            if path.name not in ("egs2", "run.sh"):
+            if path.name not in ("egs2", "results", "run.sh"):
                 (root / path.name).symlink_to(path)
         shutil.copytree(
             ROOT / "egs2", root / "egs2", symlinks=True, ignore=MADE_BY_RECIPES

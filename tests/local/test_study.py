@@ -1,0 +1,81 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""local/study.sh: cells are run, left alone once done, and compared."""
+
+import json
+import shutil
+
+import pytest
+import yaml
+
+STUDY = ("local/study.sh", "--corpus", "mini_an4")
+MODELS = ("--models", "baseline reuse3", "--seeds", "1 2")
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (("--corpus", "an5"), "--corpus: no recipe 'an5'"),
+        (("--seeds", "1 two"), "--seeds: 'two' is not a seed"),
+        (("--jobs", "0"), "--jobs: '0' is not a positive integer"),
+        (("--asr_args", "--max_epoch 1"), "--asr_args: the study sets it"),
+        (("--models",), "--models needs a value"),
+        (("baseline",), "unexpected argument 'baseline'"),
+        ((*MODELS[:1], "reuse99"), "--models: no model 'reuse99'"),
+    ],
+)
+def test_bad_options_are_named(repository, options, message):
+    status, output = repository.run(*STUDY, *options)
+    assert status != 0
+    assert message in output.splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def studied(copy_repository):
+    """A repository with a study of two models and two seeds, trained for a step."""
+    repository = copy_repository()
+    for path in repository.recipe.glob("conf/**/train_asr_*.yaml"):
+        short = {"max_epoch": 1, "num_iters_per_epoch": 1}
+        config = yaml.safe_load(path.read_text()) | short
+        path.write_text(yaml.safe_dump(config))
+    status, output = repository.run(*STUDY, *MODELS)
+    assert status == 0, output
+    return repository
+
+
+def read(repository):
+    """Return {model: [(error counts of utterances, epochs) of each seed]}."""
+    path = repository.root / "results/mini_an4/comparison.json"
+    models = json.loads(path.read_text())["models"]
+    return {
+        name: [(run["utterances"], run["epochs"]) for run in model["runs"]]
+        for name, model in models.items()
+    }
+
+
+@pytest.mark.slow
+def test_every_run_stands_in_the_results(studied):
+    runs = read(studied)
+    assert list(runs) == ["baseline", "reuse3"]
+    for of_model in runs.values():
+        assert len(of_model) == 2
+        for utterances, epochs in of_model:
+            assert epochs == 1 and len(utterances["test"]) == 2
+
+
+@pytest.mark.slow
+def test_a_cell_that_is_run_again_has_the_same_errors_and_others_are_left_alone(
+    studied,
+):
+    before = read(studied)
+    exp = studied.recipe / "exp"
+    kept = exp / "asr_train_asr_conformer_seed2/checkpoint.pth"
+    trained_at = kept.stat().st_mtime_ns
+    shutil.rmtree(exp / "asr_train_asr_conformer_reuse3_seed2")
+    status, output = studied.run(*STUDY, *MODELS)
+    assert status == 0, output
+    assert output.count("done already") >= 3
+    assert "reuse3, seed 2: begins" in output
+    assert read(studied) == before
+    assert kept.stat().st_mtime_ns == trained_at
