@@ -129,6 +129,7 @@ def test_a_reuse_model_differs_from_its_baseline_in_reuse_alone(config):
     reuse, baseline = load(config), load(baseline_of(config))
     assert (baseline["encoder"], reuse["encoder"]) == ("conformer", "conformer_reuse")
     del reuse["encoder_conf"]["reuse_group_size"]
+    reuse["encoder_conf"].pop("reuse_dropout", None)
     assert reuse == baseline | {"encoder": "conformer_reuse"}
 
 
@@ -170,6 +171,19 @@ def test_a_reuse_model_lacks_its_consumers_query_key_and_position_alone(config):
     expected = len(consumers) * (2 * (d * d + d) + d * d + 2 * d)
     count = [sum(map(torch.Size.numel, s.values())) for s in (baseline, reuse)]
     assert count[0] - count[1] == expected > 0
+
+
+@pytest.mark.parametrize("name", ["layers11", "units224"])
+def test_smaller_baselines_have_as_many_parameters_as_groups_of_three(name):
+    tuning = ROOT / "egs2/picovoice_coffee/asr1/conf/tuning"
+    smaller, reuse = (
+        sum(map(torch.Size.numel, shapes_of(config).values()))
+        for config in (
+            tuning / f"train_asr_conformer_{name}.yaml",
+            tuning / "train_asr_conformer_reuse3.yaml",
+        )
+    )
+    assert smaller == pytest.approx(reuse, rel=0.002)
 
 
 @each([c for c in REUSE if c.stem.endswith("_upper")])

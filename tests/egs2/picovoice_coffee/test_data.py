@@ -54,6 +54,23 @@ def test_silence_is_left_out_of_every_set(repository, corpus):
             assert 0.3 < start < 0.5 and 1 < end < 1.2
 
 
+def test_speech_at_other_speeds_is_as_much_shorter_or_longer(repository, corpus):
+    data, status, output = prepare(repository, corpus)
+    assert status == 0, output
+    segments = read_scp(data / "train_sp/segments")
+    assert len(segments) == 6
+
+    def length(utt_id):
+        start, end = map(float, segments[utt_id].split()[1:])
+        return end - start
+
+    for factor in (0.9, 1.1):
+        name = f"sp{factor}-spk0-train"
+        assert length(name) == pytest.approx(length("spk0-train") / factor, abs=0.01)
+        audio = soundfile.info(data.parent / read_scp(data / "train_sp/wav.scp")[name])
+        assert audio.duration == pytest.approx(length(name), abs=0.01)
+
+
 @pytest.mark.parametrize("folder", ["", "train"])
 def test_a_folder_that_is_not_the_corpus_is_refused(repository, corpus, folder):
     _, status, output = prepare(repository, corpus / folder if folder else "")

@@ -34,16 +34,19 @@ def read_factors(text):
     return factors
 
 
-def perturb(factor, source, target):
+def perturb(factor, source, target, segment):
     """Write an audio file at another speed, as 16-bit FLAC.
 
     Args:
         factor: How many times as fast.
         source: Audio file.
         target: Audio file, which appears once it is whole.
+        segment: (start, end) in seconds of what to take of it, None: all.
     """
     torch.set_num_threads(1)
-    wav, rate = soundfile.read(source, dtype="float32")
+    rate = soundfile.info(source).samplerate
+    start, stop = (round(t * rate) for t in segment) if segment else (0, None)
+    wav, _ = soundfile.read(source, start=start, stop=stop, dtype="float32")
     faster, _ = speed(torch.from_numpy(wav), rate, factor)
     partial = target.with_suffix(".partial")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -63,20 +66,30 @@ def main():
         factors = read_factors(args.factors)
         names = ("utt2spk", "text", "wav.scp")
         tables = [read_scp(args.data_dir / name) for name in names]
+        segments, perturbed_segments = {}, {}
+        if (args.data_dir / "segments").is_file():
+            for utt_id, line in read_scp(args.data_dir / "segments").items():
+                segments[utt_id] = tuple(map(float, line.split()[1:]))
         utterances, todo = [], {factor: [] for factor in factors}
         for utt_id, audio in tables[2].items():
+            segment = segments.get(utt_id)
             speaker, words = tables[0][utt_id], tables[1][utt_id]
             for factor in factors:
                 if float(factor) == 1.0:
                     utterances.append((utt_id, speaker, words, audio))
+                    if segment:
+                        perturbed_segments[utt_id] = segment
                     continue
                 folder = args.data_dir.parent / "speed_perturb" / factor / speaker
                 target = folder / f"{utt_id}.flac"
                 if not target.is_file():
-                    todo[factor].append((audio, target))
+                    todo[factor].append((audio, target, segment))
                 prefix = f"sp{factor}-"
                 utterances.append((prefix + utt_id, prefix + speaker, words, target))
-        size = sum(Path(audio).stat().st_size for t in todo.values() for audio, _ in t)
+                if segment:
+                    length = (segment[1] - segment[0]) / float(factor)
+                    perturbed_segments[prefix + utt_id] = (0.0, length)
+        size = sum(Path(audio).stat().st_size for t in todo.values() for audio, *_ in t)
         if size:
             need_disk(1.2 * size, args.data_dir, "speed perturbation")
         with ProcessPoolExecutor(
@@ -86,7 +99,8 @@ def main():
                 if pairs:
                     at_factor = bind(perturb, float(factor))
                     list(pool.map(at_factor, *zip(*pairs, strict=True), chunksize=16))
-        write_data_dir(args.data_dir.with_name(f"{args.data_dir.name}_sp"), utterances)
+        perturbed = args.data_dir.with_name(f"{args.data_dir.name}_sp")
+        write_data_dir(perturbed, utterances, perturbed_segments)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,10 @@ SECONDS=0
 help_message=$(cat << EOH
 Usage: $0 --data DIR
 
-Makes data/{train,dev,test_a,test_b} from the data directories DIR/{train,dev,test}, with
-the silence around the speech left out. test_a has the utterances that DIR/test/confidence
-marks with A, whose words are certain, test_b the others.
+Makes data/{train_sp,dev,test_a,test_b} from the data directories DIR/{train,dev,test},
+with the silence around the speech left out; train_sp has the speech at three speeds,
+test_a the utterances that DIR/test/confidence marks with A, whose words are certain,
+test_b the others.
 
 Options:
     --data  # Folder with the data directories (required).
@@ -42,6 +43,7 @@ log "stage 1: Data preparation from ${data}"
 # of 8.6 s on average, 3.5 s are left
 python3 local/data_prep.py --train_set train --valid_set dev --test_sets test \
     --trim_silence 35 "${data}" data
+python3 local/perturb_speed.py --factors 0.9,1.0,1.1 data/train
 for mark in A B; do
     utils/subset_data_dir.sh --utt-list \
         <(awk -v mark="${mark}" '$2 == mark' "${data}/test/confidence") \

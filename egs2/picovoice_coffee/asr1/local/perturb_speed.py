@@ -1,0 +1,1 @@
+../../../librispeech/asr1/local/perturb_speed.py
