@@ -16,17 +16,18 @@ def corpus(tmp_path):
     rng = np.random.default_rng(0)
     for name in ("train", "dev", "test"):
         (root / name).mkdir(parents=True)
-        ids = [f"spk{n}-{name}" for n in range(2)]
+        speaker_of = {f"{name}{n}": f"spk{n}" for n in range(2)}
+        ids = list(speaker_of)
         for utt_id in ids:
             wav = np.zeros(32000)
             wav[8000:16000] = rng.uniform(-0.5, 0.5, 8000)
             soundfile.write(root / f"{utt_id}.flac", wav, 16000)
         for file, of in (
-            ("wav.scp", "{}.flac"),
-            ("text", "{} COFFEE"),
-            ("utt2spk", "{:.4}"),
+            ("wav.scp", "{0}.flac"),
+            ("text", "COFFEE"),
+            ("utt2spk", "{1}"),
         ):
-            lines = [f"{i} {of.format(i)}\n" for i in ids]
+            lines = [f"{i} {of.format(i, s)}\n" for i, s in speaker_of.items()]
             (root / name / file).write_text("".join(lines))
         (root / name / "confidence").write_text(f"{ids[0]} B\n{ids[1]} A\n")
     return root
@@ -40,8 +41,8 @@ def prepare(repository, data):
 def test_what_is_certain_is_a_test_set_of_its_own(repository, corpus):
     data, status, output = prepare(repository, corpus)
     assert status == 0, output
-    assert list(read_scp(data / "test_a/text")) == ["spk1-test"]
-    assert list(read_scp(data / "test_b/text")) == ["spk0-test"]
+    assert list(read_scp(data / "test_a/text")) == ["spk1-test1"]
+    assert list(read_scp(data / "test_b/text")) == ["spk0-test0"]
     assert len(read_scp(data / "train/text")) == 2
 
 
@@ -65,8 +66,8 @@ def test_speech_at_other_speeds_is_as_much_shorter_or_longer(repository, corpus)
         return end - start
 
     for factor in (0.9, 1.1):
-        name = f"sp{factor}-spk0-train"
-        assert length(name) == pytest.approx(length("spk0-train") / factor, abs=0.01)
+        name = f"sp{factor}-spk0-train0"
+        assert length(name) == pytest.approx(length("spk0-train0") / factor, abs=0.01)
         audio = soundfile.info(data.parent / read_scp(data / "train_sp/wav.scp")[name])
         assert audio.duration == pytest.approx(length(name), abs=0.01)
 

@@ -45,8 +45,11 @@ python3 local/data_prep.py --train_set train --valid_set dev --test_sets test \
     --trim_silence 35 "${data}" data
 python3 local/perturb_speed.py --factors 0.9,1.0,1.1 data/train
 for mark in A B; do
+    # data_prep.py has put the speaker before the ids
     utils/subset_data_dir.sh --utt-list \
-        <(awk -v mark="${mark}" '$2 == mark' "${data}/test/confidence") \
+        <(awk -v mark="${mark}" 'NR == FNR { speaker[$1] = $2; next }
+            $2 == mark { print speaker[$1] "-" $1 }' \
+            "${data}"/test/{utt2spk,confidence}) \
         data/test "data/test_${mark,}"
 done
 
