@@ -28,4 +28,5 @@ inference_config=conf/decode_asr.yaml
     --inference_asr_model valid.acc.ave.pth \
     --train_set "${train_set}" \
     --valid_set "${valid_set}" \
-    --test_sets "${test_sets}" "$@"
+    --test_sets "${test_sets}" \
+    --lm_train_text "data/${train_set}/text" "$@"
