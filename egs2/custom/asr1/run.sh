@@ -17,6 +17,7 @@ inference_config=conf/decode_asr.yaml
     --python "python3 -m espnet_reuse.run" \
     --lang en \
     --ngpu 1 \
+    --feats_normalize utt_mvn \
     --token_type char \
     --use_lm false \
     --skip_stages "13 " \
