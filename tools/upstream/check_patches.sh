@@ -122,7 +122,8 @@ check_style() {
     there pycodestyle --show-source "${files[@]}"
     there flake8 --show-source --extend-ignore=D "${files[@]}"
     mapfile -t files < <(added_files 'espnet*.py')
-    there flake8 --show-source "${files[@]}"
+    # constructors are documented in their class, as in ESPnet's encoders
+    there flake8 --show-source --extend-ignore=D107 "${files[@]}"
     bash -n ci/test_integration_espnet2.sh
     git diff --check pristine
 }
@@ -134,19 +135,12 @@ run_pytest() {
         -o addopts= -p no:cacheprovider -p every -n 2 --execution-timeout 10.0 "${@:2}"
 }
 
-# What ESPnet's ci/test_configuration_espnet2.sh does with a configuration.
+# What ESPnet's ci/test_configuration_espnet2.sh does with every configuration.
 check_configs() {
-    local config
+    local configs
     cd "${espnet}"
-    printf '<blank>\n<unk>\na\n<sos/eos>\n' > "${work}/tokens.txt"
-    for config in $(added_files 'egs2/*.yaml'); do
-        there python3 -m espnet2.bin.asr_train --config "${config}" --print_config
-        there python3 -m espnet2.bin.asr_train --config "${config}" --iterator_type none \
-            --dry_run true --output_dir "${work}/out" --token_list "${work}/tokens.txt"
-    done
-    for config in $(added_files 'egs3/*.yaml'); do
-        there python3 "${root}/tools/upstream/check_tree.py" config "${config}"
-    done
+    mapfile -t configs < <(added_files '*.yaml')
+    there python3 "${root}/tools/upstream/check_tree.py" configs "${configs[@]}"
 }
 
 # ESPnet's recipe with plain python3. Ours stands in for what needs Kaldi and sph2pipe,

@@ -4,7 +4,7 @@
 """What check_patches.sh asks of a patched ESPnet, and of ESPnet with espnet_reuse.
 
 Usage:
-    check_tree.py config CONFIG                 # ESPnet3 builds the model of a config
+    check_tree.py configs CONFIG...             # dry runs of training configs
     check_tree.py tasks                         # all tasks have upstream's encoders
     check_tree.py encode OUT [CONFIG MODEL]...  # load models, write what they encode
 """
@@ -19,26 +19,48 @@ import numpy as np
 import torch
 
 
-def check_config(path):
-    """Build the model of a config of ESPnet3, without memory for it."""
+def check_configs(*configs):
+    """Have ESPnet2's asr_train, or ESPnet3, build the models of configs."""
+    with tempfile.TemporaryDirectory() as folder:
+        for config in configs:
+            run = dry_run if config.startswith("egs2/") else build_by_espnet3
+            run(config, Path(folder))
+
+
+def dry_run(config, folder):
+    """Print the config and build the model, as ESPnet's CI does."""
+    from espnet2.bin import asr_train
+
+    tokens = folder / "tokens.txt"
+    tokens.write_text("<blank>\n<unk>\na\n<sos/eos>\n")
+    try:
+        asr_train.main(["--config", config, "--print_config"])
+    except SystemExit as e:
+        assert e.code == 0
+    asr_train.main(
+        ["--config", config, "--iterator_type", "none", "--dry_run", "true"]
+        + ["--output_dir", str(folder / config), "--token_list", str(tokens)]
+    )
+
+
+def build_by_espnet3(config, folder):
+    """Build the model, without memory for it."""
     from espnet3.systems.base.training import _instantiate_model
     from espnet3.utils.config_utils import load_and_merge_config
     from omegaconf import OmegaConf
 
     config = load_and_merge_config(
-        Path(path), "training.yaml", "egs3.TEMPLATE.esp2_asr", resolve=False
+        Path(config), "training.yaml", "egs3.TEMPLATE.esp2_asr", resolve=False
     )
-    with tempfile.TemporaryDirectory() as folder:
-        config.recipe_dir = folder
-        OmegaConf.resolve(config)
-        tokens, stats = config.model.token_list, config.model.normalize_conf.stats_file
-        for made in (tokens, stats):
-            Path(made).parent.mkdir(parents=True, exist_ok=True)
-        Path(tokens).write_text("\n".join(map(str, range(5000))))
-        np.savez(stats, count=2, sum=np.zeros(80), sum_square=np.ones(80))
-        with torch.device("meta"):
-            encoder = _instantiate_model(config).encoder
-    print(path, type(encoder))
+    config.recipe_dir = str(folder)
+    OmegaConf.resolve(config)
+    tokens, stats = config.model.token_list, config.model.normalize_conf.stats_file
+    for made in (tokens, stats):
+        Path(made).parent.mkdir(parents=True, exist_ok=True)
+    Path(tokens).write_text("\n".join(map(str, range(5000))))
+    np.savez(stats, count=2, sum=np.zeros(80), sum_square=np.ones(80))
+    with torch.device("meta"):
+        encoder = _instantiate_model(config).encoder
     assert type(encoder).__module__.startswith("espnet2.asr.encoder.")
     assert type(encoder).__name__.endswith("ReuseEncoder")
 
@@ -90,5 +112,5 @@ def encode(out, *models):
 
 
 if __name__ == "__main__":
-    actions = {"config": check_config, "tasks": check_tasks, "encode": encode}
+    actions = {"configs": check_configs, "tasks": check_tasks, "encode": encode}
     actions[sys.argv[1]](*sys.argv[2:])

@@ -62,12 +62,12 @@ make_venv() {
     rm -rf "${venv}"
     mkdir -p "${cache}"
     python3 -m venv --without-pip "${venv}"
-    python3 -c 'import site; print(*site.getsitepackages(), sep="\n")' \
-        > "$("${venv}/bin/python3" -c 'import site; print(site.getsitepackages()[0])')/ours.pth"
     echo "${wanted}" > "${venv}/partial.txt"
     python3 -m pip --python "${venv}/bin/python3" install --disable-pip-version-check \
         -r "${venv}/partial.txt" > "${cache}/pip.log" 2>&1 \
         || die "pip install failed (log: ${cache}/pip.log)"
+    python3 -c 'import site; print(*site.getsitepackages(), sep="\n")' \
+        > "$("${venv}/bin/python3" -c 'import site; print(site.getsitepackages()[0])')/ours.pth"
     mv "${venv}/partial.txt" "${venv}/wanted.txt"
 }
 
