@@ -64,6 +64,7 @@ work=$(mktemp -d)
 trap 'rm -rf "${work}"' EXIT
 espnet="${work}/espnet"
 log="${work}/log"
+check_tree="${root}/tools/upstream/check_tree.py"
 SECONDS=0
 
 # Run a step with its output in a log; say how long it took, or why it failed.
@@ -140,43 +141,41 @@ check_configs() {
     local configs
     cd "${espnet}"
     mapfile -t configs < <(added_files '*.yaml')
-    there python3 "${root}/tools/upstream/check_tree.py" configs "${configs[@]}"
+    there python3 "${check_tree}" configs "${configs[@]}"
 }
 
 # ESPnet's recipe with plain python3. Ours stands in for what needs Kaldi and sph2pipe,
 # the data, and sclite, the score.
+recipe_options=(--ngpu 0 --use_lm false --test_sets "train_dev test"
+    --asr_config conf/train_asr_conformer_reuse_debug.yaml
+    --asr_args "--num_workers 0 --max_epoch 2 --num_att_plot 1")
 run_recipe() {
     cd "${espnet}/egs2/mini_an4/asr1"
     for name in scripts pyscripts steps utils; do   # the source distribution lacks links
         [ -e "${name}" ] || ln -s "../../TEMPLATE/asr1/${name}" .
     done
-    {
-        echo "export PATH=$(printf %q "${venv}/bin"):\${PATH}"
-        echo "export PYTHONPATH=$(printf %q "${espnet}"):\${PYTHONPATH:-}"
-        echo "export TORCH_DEVICE_BACKEND_AUTOLOAD=0"
-    } > "${espnet}/tools/activate_python.sh"
+    # shellcheck disable=SC2016
+    printf 'export PATH=%q:${PATH} PYTHONPATH=%q TORCH_DEVICE_BACKEND_AUTOLOAD=0\n' \
+        "${venv}/bin" "${espnet}" > "${espnet}/tools/activate_python.sh"
     tar -xzf downloads.tar.gz
     here python3 "${root}/egs2/mini_an4/asr1/local/data_prep.py" downloads/an4 data
-    ./run.sh --stage 2 --stop_stage 12 --ngpu 0 --use_lm false --test_sets "train_dev test" \
-        --asr_config conf/train_asr_conformer_reuse_debug.yaml \
-        --asr_args "--num_workers 0 --max_epoch 2 --num_att_plot 1"
+    ./run.sh "${recipe_options[@]}" --stage 2 --stop_stage 12 --asr_tag there
     here python3 "${root}/local/score.py"
-    grep "^|decode_asr.*/test|2|" exp/asr_*conformer_reuse*/RESULTS.md
+    grep "/test|2|" exp/asr_there/RESULTS.md
 }
 
 # A checkpoint of the recipe there, and one of the same training here: either side loads
 # both and encodes them alike.
 exchange_checkpoints() {
-    local model=valid.acc.ave.pth asr_exp side
+    local model=valid.acc.ave.pth models
     cd "${espnet}/egs2/mini_an4/asr1"
-    asr_exp=$(echo exp/asr_*conformer_reuse*)
-    here python3 -m espnet_reuse.run -m espnet2.bin.asr_train \
-        --config "${asr_exp}/config.yaml" --output_dir exp/trained_here
-    for side in there here; do
-        "${side}" python3 "${root}/tools/upstream/check_tree.py" encode "${work}/${side}" \
-            "${asr_exp}/config.yaml" "${asr_exp}/${model}" \
-            exp/trained_here/config.yaml "exp/trained_here/${model}"
-    done
+    echo "export PYTHONPATH=$(printf %q "${root}")" > "${espnet}/tools/activate_python.sh"
+    ./run.sh "${recipe_options[@]}" --stage 11 --stop_stage 11 --asr_tag here \
+        --python "python3 -m espnet_reuse.run"
+    models=(exp/asr_there/{config.yaml,"${model}"} exp/asr_here/{config.yaml,"${model}"})
+    there python3 "${check_tree}" encode "${work}/there" espnet2 "${models[@]}"
+    here python3 -m espnet_reuse.run \
+        "${check_tree}" encode "${work}/here" espnet_reuse "${models[@]}"
     cmp "${work}/here" "${work}/there"
 }
 
@@ -186,9 +185,9 @@ for patch in "${patches[@]}"; do
 done
 step "isort, black, flake8 and pycodestyle with ESPnet's settings" check_style
 step "Configurations: --print_config and dry runs" check_configs
-configs=$(added_files '*.yaml' | wc -l)
+config_count=$(added_files '*.yaml' | wc -l)
 step "Every task offers the encoders, and espnet_reuse leaves them in place" \
-    there env PYTHONPATH="${espnet}:${root}" python3 "${root}/tools/upstream/check_tree.py" tasks
+    there env PYTHONPATH="${espnet}:${root}" python3 "${check_tree}" tasks
 step "mini_an4 trains, decodes and scores with plain python3" run_recipe
 step "Checkpoints trained there load here and the reverse, with equal output" \
     exchange_checkpoints
@@ -200,5 +199,5 @@ echo "    $(tail -n 1 "${log}")"
 
 size_of() { git -C "${espnet}" diff --shortstat "$1~" "$1"; }
 echo "${patches[0]##*/}:$(size_of HEAD~), tests: ${new_tests}"
-echo "${patches[1]##*/}:$(size_of HEAD), tests: ${configs} configurations, a recipe"
+echo "${patches[1]##*/}:$(size_of HEAD), tests: ${config_count} configurations, a recipe"
 echo "Passed in ${SECONDS} s."

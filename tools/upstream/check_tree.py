@@ -6,7 +6,9 @@
 Usage:
     check_tree.py configs CONFIG...             # dry runs of training configs
     check_tree.py tasks                         # all tasks have upstream's encoders
-    check_tree.py encode OUT [CONFIG MODEL]...  # load models, write what they encode
+    check_tree.py encode OUT PACKAGE [CONFIG MODEL]...
+                                                # write what models encode, their encoder
+                                                # from a package
 """
 
 import importlib
@@ -95,14 +97,14 @@ def check_tasks():
     assert entries and len(said) == 1
 
 
-def encode(out, *models):
+def encode(out, package, *models):
     """Write what models encode of noise."""
     from espnet2.tasks.asr import ASRTask
 
     outputs = []
     for config, path in zip(models[::2], models[1::2], strict=True):
         model, _ = ASRTask.build_model_from_file(config, path, "cpu")
-        print(path, type(model.encoder))
+        assert type(model.encoder).__module__.split(".")[0] == package
         torch.manual_seed(0)
         speech, lengths = torch.randn(2, 32000), torch.tensor([32000, 20000])
         with torch.inference_mode():
