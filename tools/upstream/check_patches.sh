@@ -58,7 +58,6 @@ patches=("${patch_dir}"/000[12]-*.patch)
 set_up
 tree="${espnet_root}"
 [ -n "${tree}" ] || fetch_espnet "${espnet_version}"
-make_venv "${tree}"
 
 work=$(mktemp -d)
 trap 'rm -rf "${work}"' EXIT
@@ -183,6 +182,7 @@ step "A copy of ESPnet ${espnet_version}" copy_tree
 for patch in "${patches[@]}"; do
     step "${patch##*/}: applied to ESPnet ${espnet_version}" apply_patch "${patch}"
 done
+make_venv "${tree}"
 step "isort, black, flake8 and pycodestyle with ESPnet's settings" check_style
 step "Configurations: --print_config and dry runs" check_configs
 config_count=$(added_files '*.yaml' | wc -l)

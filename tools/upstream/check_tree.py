@@ -7,8 +7,7 @@ Usage:
     check_tree.py configs CONFIG...             # dry runs of training configs
     check_tree.py tasks                         # all tasks have upstream's encoders
     check_tree.py encode OUT PACKAGE [CONFIG MODEL]...
-                                                # write what models encode, their encoder
-                                                # from a package
+                                                # write what models encode
 """
 
 import importlib
@@ -98,7 +97,7 @@ def check_tasks():
 
 
 def encode(out, package, *models):
-    """Write what models encode of noise."""
+    """Write what models encode of noise; their encoder is of `package`."""
     from espnet2.tasks.asr import ASRTask
 
     outputs = []

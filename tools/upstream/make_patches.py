@@ -60,7 +60,7 @@ ENCODER_SECTIONS = {
 }
 RECIPE_SECTIONS = {
     "ci/test_integration_espnet2.sh": (
-        "test_integration_espnet2.sh",
+        "test_integration_espnet2.txt",
         '    finish_asr\nfi\n\nif [ "${task}" == "asr_transducer" ]',
     ),
     "egs2/librispeech_100/asr1/README.md": ("readme_librispeech_100.md", None),

@@ -1,7 +1,7 @@
 # Copyright 2026 The espnet-reuse authors
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""Encoders with attention map reuse against their parents: what goes upstream."""
+"""Encoders with attention map reuse against their parents."""
 
 import copy
 import functools
