@@ -96,6 +96,7 @@ copy_tree() {
     git init -q
     git config user.name "The espnet-reuse authors"
     git config user.email "authors@espnet-reuse.invalid"
+    git config commit.gpgsign false
     git add -A -f
     git commit -q -m "ESPnet ${espnet_version}"
     git tag pristine

@@ -5,6 +5,7 @@
 
 import argparse
 import ast
+import itertools
 import os
 import re
 import shutil
@@ -202,6 +203,35 @@ def message_of(text):
     return title.removeprefix("# ") + "\n\n" + body.split("\n## ")[1].split("\n", 1)[1]
 
 
+def write_patches(tree, patches, repository, output):
+    """Commit the patches on what they change of ESPnet's tree, and write them.
+
+    Args:
+        tree: ESPnet's tree.
+        patches: {name: {path there: new text}}.
+        repository: Empty folder for a repository with the files that they change.
+        output: Empty folder for the patches and the texts.
+    """
+    run("git", "init", "-q", cwd=repository)
+    settings = ["setup.cfg", "pyproject.toml"]  # of isort and black
+    for there in itertools.chain(settings, *patches.values()):
+        if (tree / there).exists():
+            (repository / there).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(tree / there, repository / there)
+    run("git", "add", "-A", cwd=repository)
+    run("git", "commit", "-q", "-m", f"ESPnet {VERSION}", cwd=repository)
+    for name, made in patches.items():
+        text = shutil.copy(UPSTREAM / f"pr_{name}.md", output)
+        commit(repository, made, message_of(Path(text).read_text()))
+        rows = run("git", "diff", "--numstat", "HEAD~", cwd=repository).splitlines()
+        changed = sum(int(n) for row in rows for n in row.split()[:2])
+        print(f"{name}: {len(rows)} files, {changed} changed lines")
+        if len(rows) > MAX_FILES or changed > MAX_LINES:
+            fail(f"{name}: ESPnet takes {MAX_FILES} files and {MAX_LINES} lines")
+    run("git", "format-patch", "-q", f"-{len(patches)}", "-o", output, cwd=repository)
+    shutil.copy(UPSTREAM / "feature_request.md", output)
+
+
 def main():
     """Make the patches and print their sizes."""
     parser = argparse.ArgumentParser(prog="make_patches.sh", description=__doc__)
@@ -210,50 +240,20 @@ def main():
     args = parser.parse_args()
     tree, output = args.espnet_root, args.output_dir.absolute()
 
-    patches = {
-        "encoder": make_files(tree, ENCODER_FILES, ENCODER_SECTIONS)
-        | make_registrations(tree),
-        "recipe": make_files(tree, RECIPE_FILES, RECIPE_SECTIONS),
-    }
+    encoders = make_files(tree, ENCODER_FILES, ENCODER_SECTIONS)
+    encoders |= make_registrations(tree)
+    recipes = make_files(tree, RECIPE_FILES, RECIPE_SECTIONS)
     for who in ("AUTHOR", "COMMITTER"):
         os.environ[f"GIT_{who}_NAME"], os.environ[f"GIT_{who}_EMAIL"] = AUTHOR
-    partial = output.with_name(output.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            repository = Path(folder)
-            run("git", "init", "-q", cwd=repository)
-            for there in (
-                "setup.cfg",
-                "pyproject.toml",
-                *patches["encoder"],
-                *patches["recipe"],
-            ):
-                if (tree / there).exists():
-                    (repository / there).parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copy(tree / there, repository / there)
-            run("git", "add", "-A", cwd=repository)
-            run("git", "commit", "-q", "-m", f"ESPnet {VERSION}", cwd=repository)
-            for name, made in patches.items():
-                text = (UPSTREAM / f"pr_{name}.md").read_text()
-                commit(repository, made, message_of(text))
-                shutil.copy(UPSTREAM / f"pr_{name}.md", partial)
-                numbers = run("git", "diff", "--numstat", "HEAD~", cwd=repository)
-                numbers = [line.split() for line in numbers.splitlines()]
-                changed = sum(
-                    int(n) for added, removed, _ in numbers for n in (added, removed)
-                )
-                print(f"{name}: {len(numbers)} files, {changed} changed lines")
-                if len(numbers) > MAX_FILES or changed > MAX_LINES:
-                    fail(
-                        f"{name}: ESPnet takes {MAX_FILES} files and {MAX_LINES} lines"
-                    )
-            run("git", "format-patch", "-q", "-2", "-o", partial, cwd=repository)
-        shutil.copy(UPSTREAM / "feature_request.md", partial)
-        partial.rename(output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    os.environ["GIT_CONFIG_GLOBAL"] = os.devnull  # no signing, no hooks
+    output.parent.mkdir(parents=True, exist_ok=True)
+    # complete or not there at all
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".") as folder:
+        repository, made = Path(folder, "repository"), Path(folder, "made")
+        repository.mkdir()
+        made.mkdir()
+        write_patches(tree, {"encoder": encoders, "recipe": recipes}, repository, made)
+        made.rename(output)
 
 
 if __name__ == "__main__":
