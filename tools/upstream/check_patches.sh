@@ -102,15 +102,23 @@ copy_tree() {
     git tag pristine
 }
 
-# Apply a patch, or list the files that stand in its way.
-apply_patch() {
-    local patch
-    patch=$(realpath "$1")
-    cd "${espnet}"
-    git am -q "${patch}" && return
-    git am --abort
-    git apply --check "${patch}" 2>&1 | sed -n '/patch does not apply\|exists in\|No such file/p'
-    return 1
+# Apply the patches, or list the files that stand in their way.
+apply_patches() {
+    local patch misfits status=0
+    for patch in "${patches[@]}"; do
+        patch=$(realpath "${patch}")
+        if git -C "${espnet}" am -q "${patch}" > "${log}" 2>&1; then
+            echo "${patch##*/}: applies"
+            continue
+        fi
+        status=1
+        git -C "${espnet}" am --abort
+        misfits=$(git -C "${espnet}" apply --check "${patch}" 2>&1 \
+            | sed -n 's/^error: \(patch failed: \)\?\([^:]*\):.*/    \2/p' | sort -u)
+        echo "${patch##*/}: does not apply; of its $(grep -c '^diff --git' "${patch}") files these differ:"
+        echo "${misfits}"
+    done
+    return "${status}"
 }
 
 # ESPnet's pre-commit, and the style checks of its ci/.
@@ -180,9 +188,7 @@ exchange_checkpoints() {
 }
 
 step "A copy of ESPnet ${espnet_version}" copy_tree
-for patch in "${patches[@]}"; do
-    step "${patch##*/}: applied to ESPnet ${espnet_version}" apply_patch "${patch}"
-done
+apply_patches || die "the patches do not apply to ESPnet ${espnet_version}: see the files above"
 make_venv "${tree}"
 step "isort, black, flake8 and pycodestyle with ESPnet's settings" check_style
 step "Configurations: --print_config and dry runs" check_configs

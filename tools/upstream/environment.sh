@@ -40,8 +40,8 @@ fetch_espnet() {
     mkdir -p "${partial}"
     python3 -m pip download --disable-pip-version-check --no-deps --no-binary espnet \
         "espnet==${version}" -d "${partial}" > "${cache}/pip.log" 2>&1 \
-        || die "espnet ${version} could not be downloaded: is there such a version, and" \
-            "the network? (log: ${cache}/pip.log)"
+        || { rm -rf "${partial}"; die "espnet ${version} could not be downloaded: is there" \
+            "such a version, and the network? (log: ${cache}/pip.log)"; }
     tar -xzf "${partial}/espnet-${version}.tar.gz" -C "${partial}"
     mv "${partial}/espnet-${version}" "${tree}"
     rm -rf "${partial}"
