@@ -63,7 +63,7 @@ work=$(mktemp -d)
 trap 'rm -rf "${work}"' EXIT
 espnet="${work}/espnet"
 log="${work}/log"
-check_tree="${root}/tools/upstream/check_tree.py"
+checks="${root}/tools/upstream/check_tree.py"
 SECONDS=0
 
 # Run a step with its output in a log; say how long it took, or why it failed.
@@ -149,7 +149,7 @@ check_configs() {
     local configs
     cd "${espnet}"
     mapfile -t configs < <(added_files '*.yaml')
-    there python3 "${check_tree}" configs "${configs[@]}"
+    there python3 "${checks}" configs "${configs[@]}"
 }
 
 # ESPnet's recipe with plain python3. Ours stands in for what needs Kaldi and sph2pipe,
@@ -181,9 +181,9 @@ exchange_checkpoints() {
     ./run.sh "${recipe_options[@]}" --stage 11 --stop_stage 11 --asr_tag here \
         --python "python3 -m espnet_reuse.run"
     models=(exp/asr_there/{config.yaml,"${model}"} exp/asr_here/{config.yaml,"${model}"})
-    there python3 "${check_tree}" encode "${work}/there" espnet2 "${models[@]}"
+    there python3 "${checks}" encode "${work}/there" espnet2 "${models[@]}"
     here python3 -m espnet_reuse.run \
-        "${check_tree}" encode "${work}/here" espnet_reuse "${models[@]}"
+        "${checks}" encode "${work}/here" espnet_reuse "${models[@]}"
     cmp "${work}/here" "${work}/there"
 }
 
@@ -194,7 +194,7 @@ step "isort, black, flake8 and pycodestyle with ESPnet's settings" check_style
 step "Configurations: --print_config and dry runs" check_configs
 config_count=$(added_files '*.yaml' | wc -l)
 step "Every task offers the encoders, and espnet_reuse leaves them in place" \
-    there env PYTHONPATH="${espnet}:${root}" python3 "${check_tree}" tasks
+    there env PYTHONPATH="${espnet}:${root}" python3 "${checks}" tasks
 step "mini_an4 trains, decodes and scores with plain python3" run_recipe
 step "Checkpoints trained there load here and the reverse, with equal output" \
     exchange_checkpoints

@@ -158,6 +158,15 @@ def test_an_encoder_initialised_from_its_parent_trains(name):
     assert encode(encoder, frames=40)[0].isfinite().all()
 
 
+@every_encoder
+def test_a_group_has_the_map_of_a_first_layer_that_is_dropped(name):
+    encoder = build(name, reuse_group_size=4)
+    encoder.encoders[0].drop_rate = 1.0
+    _, gradients = encode(encoder.train())
+    (query,) = (key for key in gradients if key.endswith("linear_q.weight"))
+    assert gradients[query].abs().max() > 0
+
+
 @pytest.mark.parametrize(
     "name, options, message",
     [
