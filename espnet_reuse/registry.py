@@ -3,6 +3,7 @@
 
 """Registration of the reuse encoders wherever ESPnet offers their parents."""
 
+import functools
 import importlib
 import logging
 import sys
@@ -22,7 +23,6 @@ ENCODERS = {
         "e_branchformer": "EBranchformer",
     }.items()
 }
-_kept = set()  # names that ESPnet has of its own: said once
 
 
 def register_encoders(choices) -> None:
@@ -44,12 +44,17 @@ def register_encoders(choices) -> None:
         if name not in choices.classes:
             module = importlib.import_module(module_name)
             choices.classes[name] = getattr(module, class_name)
-        elif name not in _kept and choices.classes[name].__module__ != module_name:
-            _kept.add(name)
-            logging.warning(
-                f"ESPnet has an encoder {name!r} of its own: {class_name} of "
-                "espnet_reuse is not registered"
-            )
+        elif choices.classes[name].__module__ != module_name:
+            say_that_espnet_has_its_own()
+
+
+@functools.cache  # once
+def say_that_espnet_has_its_own() -> None:
+    """Log that encoders which ESPnet has already stay as they are."""
+    logging.warning(
+        "ESPnet has reuse encoders of its own: those of espnet_reuse with the same "
+        "names are not registered"
+    )
 
 
 def register_in_tasks(class_choices: ModuleType) -> None:

@@ -26,7 +26,7 @@ class EBranchformerReuseEncoder(ReuseEncoder, EBranchformerEncoder):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         if not all(getattr(layer, "ends_group", True) for layer in self.encoders):
-            # ESPnet's encoder passes over a layer that it drops, and over its map
+            # the parent passes over a layer that it drops, and over its map
             for layer in self.encoders:
                 layer.drop_rate = self.layer_drop_rate
             self.layer_drop_rate = 0.0

@@ -1,7 +1,7 @@
 # Copyright 2026 The espnet-reuse authors
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""What makes an encoder of ESPnet one whose layers reuse attention maps."""
+"""What makes an encoder one whose layers reuse attention maps."""
 
 import inspect
 import logging
@@ -17,19 +17,19 @@ from espnet_reuse.asr.layers.attention_map_reuse import (
 
 
 class ReuseEncoder:
-    """Makes groups of the layers of an ESPnet encoder, each with one attention map.
+    """Makes groups of the layers of an encoder, each with one attention map.
 
-    Mixed into ESPnet's encoder classes, whose every argument it takes, and by keyword
-    two more. With `reuse_group_size: 1` it is that encoder. Consumers have no query,
+    Mixed into encoder classes, whose every argument it takes, and by keyword two
+    more. With `reuse_group_size: 1` it is the parent. Consumers have no query,
     key and position parameters; all others keep their names, so that a checkpoint of
-    ESPnet's encoder initialises this one (`--init_param`, `--ignore_init_mismatch
+    the parent initialises this one (`--init_param`, `--ignore_init_mismatch
     true`).
 
     Source: K. Shim, J. Choi, W. Sung, "Understanding the Role of Self Attention for
     Efficient Speech Recognition", ICLR 2022.
 
     Args:
-        *args: Positional arguments of ESPnet's encoder.
+        *args: Positional arguments of the parent.
         reuse_group_size (Union[int, List[int]]): Layers per group, the last group
             may be shorter; or a list of group sizes that sums to `num_blocks`.
             The first layer of a group computes the attention map, the others reuse
@@ -37,10 +37,10 @@ class ReuseEncoder:
         reuse_dropout (str): `per_layer`, every layer draws a dropout mask of its own
             on the map (`attention_dropout_rate`); or `shared`, the layers of a group
             reuse the dropped-out map as it is.
-        **kwargs: Keyword arguments of ESPnet's encoder.
+        **kwargs: Keyword arguments of the parent.
 
     Attributes:
-        layer_class: Class of the layers: `ReuseLayer` and ESPnet's class of them.
+        layer_class: Class of the layers: `ReuseLayer` and the parent's class of them.
 
     Raises:
         ReuseConfigError: The group sizes do not fit `num_blocks`, `reuse_dropout` is
@@ -92,14 +92,14 @@ class ReuseEncoder:
             prev_states (torch.Tensor): Not to be used now.
             masks (torch.Tensor): Mask of padded frames (#batch, L), by default of
                 `ilens`.
-            **kwargs: What else ESPnet's encoder takes, such as `ctc`.
+            **kwargs: What else the parent takes, such as `ctc`.
 
         Returns:
-            What ESPnet's encoder returns: output tensor (#batch, L', output_size),
+            What the parent returns: output tensor (#batch, L', output_size),
             with intermediate outputs if there are any; output length (#batch); None.
         """
         if masks is None:
-            # ESPnet makes the same mask in memory that grows with L squared
+            # the parent makes the same mask in memory that grows with L squared
             frames = torch.arange(xs_pad.size(1), device=xs_pad.device)
             masks = frames >= ilens.to(xs_pad.device)[:, None]
         return super().forward(xs_pad, ilens, prev_states, masks, **kwargs)

@@ -16,7 +16,7 @@ class TransformerReuseLayer(ReuseLayer, EncoderLayer):
     norm_name = "norm1"
 
     def pack(self, x, state):
-        """Return the arguments of ESPnet's layer, which has no `pos_emb` slot."""
+        """Return the arguments of the parent, which has no `pos_emb` slot."""
         return x, state
 
 

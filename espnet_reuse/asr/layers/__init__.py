@@ -1,0 +1,8 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Layers with attention maps; on CUDA a Triton kernel computes them."""
+
+from espnet_reuse.asr.layers import attention_map, attention_map_triton
+
+attention_map.kernel = attention_map_triton.kernel

@@ -10,19 +10,17 @@ ESPnet's order: from the farthest key on the left to the farthest on the right.
 """
 
 import math
-from typing import Iterator, Optional, Tuple
+from typing import Callable, Iterator, Optional, Tuple
 
 import torch
 from torch import Tensor
 
-from espnet_reuse.asr.layers.attention_map_triton import (
-    is_available as triton_is_available,
-)
-from espnet_reuse.asr.layers.attention_map_triton import triton_attention_map
-
 # Scores per block. On a CPU 4 MB in float32: a block stays in the cache from its first
 # product to its softmax. Elsewhere all, up to 1 GB.
 BLOCK_ON_CPU, BLOCK_ELSEWHERE = 2**20, 2**28
+# A kernel that computes maps without gradients, where there is one: it takes the
+# arguments of `attention_map`, and returns None for tensors that are not for it.
+kernel: Optional[Callable] = None
 
 
 def naive_attention_map(
@@ -67,9 +65,9 @@ def attention_map(
 ) -> Tensor:
     """Compute an attention map; arguments and result of `naive_attention_map`.
 
-    On CUDA by a Triton kernel, elsewhere by blocks of rows that fit into the cache:
-    each element of the map is written once. The backward pass saves the map and
-    nothing else of its size; it cannot be differentiated again.
+    By the `kernel`, or by blocks of rows that fit into the cache: each element of the
+    map is written once. The backward pass saves the map and nothing else of its size;
+    it cannot be differentiated again.
     """
     if torch.is_grad_enabled():
         return _AttentionMap.apply(query, key, mask, query_pos, pos)
@@ -146,13 +144,10 @@ def apply(attention_map: Tensor, value: Tensor, dropout_rate: float = 0.0) -> Te
 
 
 def _compute_map(query, key, mask, query_pos, pos):
-    if triton_is_available(query):
-        by_position = None
-        if pos is not None:
-            by_position = torch.matmul(query_pos, pos.transpose(-2, -1))
-        real = None if mask is None else mask != 0
-        scale = 1 / math.sqrt(query.size(-1))
-        return triton_attention_map(query, key, by_position, real, scale)
+    if kernel is not None:
+        weights = kernel(query, key, mask, query_pos, pos)
+        if weights is not None:
+            return weights
     weights = query.new_empty(*query.shape[:3], query.size(2))
     flat_weights = weights.flatten(0, 1)
     mask = _unless_all_real(mask)

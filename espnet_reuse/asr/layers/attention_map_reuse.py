@@ -8,7 +8,7 @@ its other layers, the consumers, apply that map to their own values. Source:
 K. Shim, J. Choi, W. Sung, "Understanding the Role of Self Attention for
 Efficient Speech Recognition", ICLR 2022.
 
-ESPnet's encoder layers pass `pos_emb`, or where there is none the mask, on to their
+Encoder layers pass `pos_emb`, or where there is none the mask, on to their
 attention module and to the next layer without looking at it. A group's `GroupState`
 travels in that slot.
 """
@@ -147,7 +147,7 @@ class _RefusesMisfit:
 class _MapProducer(_RefusesMisfit):
     """Computes the attention map and leaves it in the group's state.
 
-    Mixed into ESPnet's attention classes. The naive path is theirs: their `forward`
+    Mixed into attention classes. The naive path is theirs: their `forward`
     computes the scores and hands them to `forward_attention` with the mask, which it
     does not look at, so that the state travels in the mask's place.
     """
@@ -180,7 +180,7 @@ class _MapProducer(_RefusesMisfit):
             torch.Tensor: Output tensor (#batch, time, size).
         """
         if self.has_consumers and (self.use_sdpa or self.use_flash_attn):
-            # fused kernels compute no map; ESPnet's s2t_inference sets these later
+            # fused kernels compute no map; s2t_inference sets these later
             self.use_sdpa = self.use_flash_attn = False
         if self.is_fast and self._fits_fast_path():
             return self._fast_forward(query, key, value, state)
@@ -192,7 +192,7 @@ class _MapProducer(_RefusesMisfit):
     def forward_attention(self, value, scores, state):
         """Turn scores into the attention map and apply it.
 
-        ESPnet's method reads the map back from `self.attn`, where a second thread
+        The parent's method reads the map back from `self.attn`, where a second thread
         may have put its own; here `self.attn` is only written, for plots.
 
         Args:
@@ -248,10 +248,10 @@ class MapProducer(_MapProducer, MultiHeadedAttention):
 
 
 class LegacyRelPositionMapProducer(_MapProducer, LegacyRelPositionMultiHeadedAttention):
-    """Producer with ESPnet's old relative positions (`legacy_rel_selfattn`)."""
+    """Producer with the old relative positions (`legacy_rel_selfattn`)."""
 
     def _fits_fast_path(self):
-        return False  # deprecated in ESPnet
+        return False  # deprecated
 
 
 class RelPositionMapProducer(_MapProducer, RelPositionMultiHeadedAttention):
@@ -279,7 +279,7 @@ class MapConsumer(_RefusesMisfit, torch.nn.Module):
     """Applies the producer's attention map to its own values.
 
     Args:
-        attention: ESPnet's attention module, which gives its value and output
+        attention: The parent's attention module, which gives its value and output
             projections; its query, key and position parameters are left out.
         dropout_rate: Dropout rate on the map.
     """
@@ -316,9 +316,9 @@ class MapConsumer(_RefusesMisfit, torch.nn.Module):
 
 
 class ReuseLayer:
-    """Carries the group's state through an encoder layer of ESPnet.
+    """Carries the group's state through an encoder layer.
 
-    Mixed into ESPnet's layer classes. The producer's layer puts the state into a slot
+    Mixed into layer classes. The producer's layer puts the state into a slot
     of the layer's arguments, the group's last layer takes it out again.
 
     Attributes:
@@ -335,7 +335,7 @@ class ReuseLayer:
     ends_group: bool
 
     def forward(self, x_input, mask):
-        """Compute encoded features with ESPnet's layer.
+        """Compute encoded features with the parent.
 
         Args:
             x_input (Union[Tuple, torch.Tensor]): Input tensor (#batch, time, size),
@@ -364,7 +364,7 @@ class ReuseLayer:
         return x_out if state.pos_emb is None else (x_out, state.pos_emb), state.mask
 
     def pack(self, x, state):
-        """Return the arguments of ESPnet's layer, with the state in its slot.
+        """Return the arguments of the parent, with the state in its slot.
 
         Args:
             x (torch.Tensor): Input tensor (#batch, time, size).
@@ -392,9 +392,9 @@ def reuse_attention_maps(
     group_sizes: Sequence[int],
     reuse_dropout: str,
 ) -> None:
-    """Turn ESPnet's encoder layers into groups of a producer and its consumers.
+    """Turn encoder layers into groups of a producer and its consumers.
 
-    Objects are converted after ESPnet has built them, so that its constructor needs
+    Objects are converted after they are built, so that its constructor needs
     no copy and a model without reuse draws the same initial weights.
 
     Args:

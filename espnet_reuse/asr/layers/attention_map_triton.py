@@ -3,6 +3,7 @@
 
 """One kernel computes the attention map: the scores never reach the GPU's memory."""
 
+import math
 from typing import Optional
 
 import torch
@@ -18,6 +19,35 @@ def is_available(tensor: torch.Tensor) -> bool:
     """Return whether `triton_attention_map` takes `tensor` as its query."""
     dtypes = (torch.float32, torch.float16, torch.bfloat16)
     return triton is not None and tensor.is_cuda and tensor.dtype in dtypes
+
+
+def kernel(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    mask: Optional[torch.Tensor] = None,
+    query_pos: Optional[torch.Tensor] = None,
+    pos: Optional[torch.Tensor] = None,
+) -> Optional[torch.Tensor]:
+    """Compute the map of tensors that are for Triton, as the `kernel` of attention_map.
+
+    Args:
+        query: As in `attention_map.naive_attention_map`.
+        key: As there.
+        mask: As there.
+        query_pos: As there.
+        pos: As there.
+
+    Returns:
+        Attention map (batch, head, time, time), or None.
+    """
+    if not is_available(query):
+        return None
+    by_position = None
+    if pos is not None:
+        by_position = torch.matmul(query_pos, pos.transpose(-2, -1))
+    real = None if mask is None else mask != 0
+    scale = 1 / math.sqrt(query.size(-1))
+    return triton_attention_map(query, key, by_position, real, scale)
 
 
 def triton_attention_map(

@@ -3,8 +3,6 @@
 
 """The fast paths are their naive references, in outputs and gradients."""
 
-import math
-
 import pytest
 import torch
 from espnet2.legacy.nets.pytorch_backend.transformer.attention import (
@@ -150,44 +148,33 @@ def test_the_naive_reference_is_espnets_attention():
 def test_bfloat16_is_as_close_to_double_precision_as_the_reference(
     positions, lengths, attends
 ):
-    naive, fast = (
-        (ops.naive_attend, ops.attend)
-        if attends
-        else (ops.naive_attention_map, ops.attention_map)
-    )
-    errors = {naive: [], fast: []}
+    def to(dtype, tensors):
+        return [
+            x.detach().to(dtype).requires_grad_()
+            if x is not None and x.is_floating_point()
+            else x
+            for x in tensors
+        ]
+
+    def results(function, arguments):
+        out = function(*arguments)
+        assert out.dtype == arguments[0].dtype
+        return [x.double() for x in (out, *gradients(out, arguments))]
+
+    naive, fast = ops.naive_attention_map, ops.attention_map
+    if attends:
+        naive, fast = ops.naive_attend, ops.attend
+    errors = {naive: 0.0, fast: 0.0}
     for seed in range(6):
         (query, key, *rest), value = make_inputs(lengths, positions, seed=seed)
-        values = (value,) if attends else ()
-        arguments = [
-            x.detach().bfloat16().requires_grad_()
-            if x is not None and x.is_floating_point()
-            else x
-            for x in (query, key, *values, *rest)
-        ]
-        exact = [
-            x.detach().double().requires_grad_()
-            if x is not None and x.is_floating_point()
-            else x
-            for x in arguments
-        ]
-        expected = naive(*exact)
-        expected = (expected, *gradients(expected, exact))
-        for function, all_errors in errors.items():
-            out = function(*arguments)
-            assert out.dtype == torch.bfloat16
-            all_errors.append(
-                [
-                    (one.double() - other).square().mean().item()
-                    for one, other in zip(
-                        (out, *gradients(out, arguments)), expected, strict=True
-                    )
-                ]
-            )
-    for of_fast, of_naive in zip(
-        zip(*errors[fast], strict=True), zip(*errors[naive], strict=True), strict=True
-    ):
-        assert 0 < math.fsum(of_fast) < 1.2 * math.fsum(of_naive)
+        arguments = (query, key, *([value] if attends else []), *rest)
+        arguments = to(torch.bfloat16, arguments)
+        expected = results(naive, to(torch.float64, arguments))
+        for function in errors:
+            pairs = zip(results(function, arguments), expected, strict=True)
+            squares = [(one - other).square().mean() for one, other in pairs]
+            errors[function] = errors[function] + torch.stack(squares)
+    assert torch.all(errors[fast] > 0) and torch.all(errors[fast] < 1.2 * errors[naive])
 
 
 @cases("rate", {"no dropout": 0.0, "dropout": 0.4})

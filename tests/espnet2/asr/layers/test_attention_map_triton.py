@@ -13,6 +13,7 @@ from unittest.mock import MagicMock
 import pytest
 import torch
 
+from espnet_reuse.asr.layers import attention_map as ops
 from espnet_reuse.asr.layers import attention_map_triton
 from espnet_reuse.asr.layers.attention_map_triton import triton_attention_map
 
@@ -229,6 +230,32 @@ def test_module_is_importable_without_triton(monkeypatch):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert not module.is_available(torch.zeros(1))
+
+
+@cases("positions", POSITIONS)
+def test_maps_are_computed_by_the_kernel_where_it_is_available(
+    attention_map, positions, monkeypatch
+):
+    query, key, _, mask, _ = make_inputs(17, positions=False)
+    with_positions = (None, None)
+    if positions:
+        pos = torch.randn(1, HEADS, 2 * 17 - 1, D_K, device=query.device)
+        with_positions = (torch.randn_like(query), pos)
+    arguments = (query, key, mask, *with_positions)
+    expected = ops.naive_attention_map(*arguments)
+    name, computed = "triton_attention_map", []
+
+    def compute(*args):
+        with monkeypatch.context() as patch:  # another process finds it by its name
+            patch.setattr(attention_map_triton, name, triton_attention_map)
+            computed.append(attention_map(*args))
+        return computed[-1]
+
+    monkeypatch.setattr(attention_map_triton, "is_available", lambda tensor: True)
+    monkeypatch.setattr(attention_map_triton, name, compute)
+    weights = ops.attention_map(*arguments)
+    assert weights is computed[0]
+    torch.testing.assert_close(weights, expected, rtol=0, atol=1e-5)
 
 
 def test_kernel_is_available_on_a_gpu_only():

@@ -1,0 +1,173 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""The patches for ESPnet: what they are made of, what they claim, and their check."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import espnet2.tasks.asr
+import espnet2.tasks.st
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+UPSTREAM = ROOT / "tools/upstream"
+MAKE, CHECK = UPSTREAM / "make_patches.sh", UPSTREAM / "check_patches.sh"
+sys.path.insert(0, str(UPSTREAM))
+
+import make_patches  # noqa: E402
+
+
+def run(*command, **kwargs):
+    command = list(map(str, command))
+    return subprocess.run(command, capture_output=True, text=True, **kwargs)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Trees and patches that are refused, by name."""
+
+    def espnet(name, version):
+        (tmp_path / name / "espnet2/tasks").mkdir(parents=True)
+        (tmp_path / name / "espnet2/tasks/asr.py").touch()
+        (tmp_path / name / "version.txt").write_text(f"{version}\n")
+        return tmp_path / name
+
+    (tmp_path / "empty").mkdir()
+    espnet("later", 209901)
+    dirty = espnet("dirty", make_patches.VERSION)
+    assert run("git", "init", "-q", dirty).returncode == 0
+    (tmp_path / "patches").mkdir()
+    for patch in ("0001-x.patch", "0002-y.patch"):
+        (tmp_path / "patches" / patch).touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "script, arguments, message",
+    [
+        (MAKE, "", "--output_dir is missing"),
+        (MAKE, "--output_dir", "--output_dir needs a folder"),
+        (MAKE, "--output_dir empty", "--output_dir: empty is there already"),
+        (MAKE, "--outputdir out", "--outputdir is not an option"),
+        (MAKE, "--output_dir out --espnet_root empty", "empty is not ESPnet"),
+        (MAKE, "--output_dir out --espnet_root later", "209901, which was never tried"),
+        (MAKE, "--output_dir out --espnet_root dirty", "has 2 changed or untracked"),
+        (CHECK, "", "PATCH_DIR is missing"),
+        (CHECK, "empty", "PATCH_DIR: empty has no two patches"),
+        (CHECK, "patches empty", "it takes one PATCH_DIR"),
+        (CHECK, "patches --every 0", "--every: 0 is not a positive integer"),
+        (CHECK, "patches --espnet_version new", "--espnet_version: new is not"),
+        (CHECK, "patches --espnet_root later", "209901, which was never tried"),
+    ],
+)
+def test_bad_input_is_one_line_and_changes_nothing(script, arguments, message, folder):
+    before = sorted(folder.rglob("*"))
+    result = run(script, *arguments.split(), cwd=folder)
+    assert result.returncode == 1 and not result.stdout
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"{script.name}: error: ") and message in line
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("script", [MAKE, CHECK], ids=lambda script: script.name)
+def test_help_names_every_option(script):
+    result = run(script, "--help")
+    assert result.returncode == 0
+    parsed = re.search(r"while \[.*?\ndone", script.read_text(), re.DOTALL)[0]
+    options = set(re.findall(r"--[a-z_]+", parsed)) - {"--help"}
+    assert options and all(option in result.stdout for option in options)
+
+
+def choices_of(source):
+    """Return the options of a task, each a list of (name, class)."""
+    return [
+        [(entry.arg, ast.unparse(entry.value)) for entry in keyword.value.keywords]
+        for call in ast.walk(ast.parse(source))
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "ClassChoices"
+        for keyword in call.keywords
+        if keyword.arg == "classes" and isinstance(keyword.value, ast.Call)
+    ]
+
+
+@pytest.mark.parametrize("task", [espnet2.tasks.asr, espnet2.tasks.st])
+def test_each_parent_is_followed_by_the_encoder_with_reuse(task):
+    source = Path(task.__file__).read_text()
+    registered, parents = make_patches.register(source)
+    assert parents == set(make_patches.KINDS)
+    expected = [
+        [
+            entry
+            for name, cls in choices
+            for entry in (
+                [(name, cls), (f"{name}_reuse", cls.replace("Encoder", "ReuseEncoder"))]
+                if cls in make_patches.KINDS
+                else [(name, cls)]
+            )
+        ]
+        for choices in choices_of(source)
+    ]
+    assert choices_of(registered) == expected
+    for kind, parent in ((kind, p) for p, kind in make_patches.KINDS.items()):
+        module = f"espnet2.asr.encoder.{kind}_reuse_encoder"
+        name = parent.replace("Encoder", "ReuseEncoder")
+        assert registered.count(f"from {module} import {name}\n") == 1
+    added = len(registered.splitlines()) - len(source.splitlines())
+    assert added == len(parents) + sum(map(len, expected)) - sum(
+        map(len, choices_of(source))
+    )
+
+
+def test_a_task_in_another_form_is_refused(capsys):
+    source = Path(espnet2.tasks.asr.__file__).read_text()
+    source = source.replace(
+        "conformer=ConformerEncoder,\n        tr", "conformer=ConformerEncoder, tr"
+    )
+    with pytest.raises(SystemExit, match="conformer=ConformerEncoder .* not a line"):
+        make_patches.register(source)
+
+
+def test_only_names_of_espnet_go_upstream():
+    source = "from espnet_reuse.asr.layers import attention_map\n"
+    assert make_patches.rewrite(source) == source.replace("espnet_reuse", "espnet2")
+    with pytest.raises(SystemExit, match="names espnet_reuse"):
+        make_patches.rewrite("import espnet_reuse.registry\n")
+
+
+@pytest.mark.parametrize("text", ["0 times", "2 times"])
+def test_a_section_needs_its_place_once(text):
+    before = {"0 times": "", "2 times": "## Here\n## Here\n"}[text]
+    with pytest.raises(SystemExit, match=text):
+        make_patches.insert(before, "section\n", "## Here\n", "doc.md")
+
+
+def test_every_row_that_is_claimed_is_in_the_results():
+    results = (ROOT / "RESULTS.md").read_text().splitlines()
+    texts = [*UPSTREAM.glob("*.md"), *UPSTREAM.glob("sections/*.md")]
+    rows = [
+        line
+        for text in texts
+        for line in text.read_text().splitlines()
+        if line[:1] == "|"
+    ]
+    assert len(rows) > 15
+    assert [row for row in rows if row not in results] == []
+
+
+@pytest.mark.slow
+def test_the_patches_apply_and_work(tmp_path):
+    """Every 100th of ESPnet's encoder tests; check_patches.sh by itself runs all."""
+    made = run(MAKE, "--output_dir", tmp_path / "out")
+    assert made.returncode == 0, made.stderr
+    checked = run(CHECK, "--every", 100, tmp_path / "out")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    files_and_lines = re.findall(r"(\d+) files, (\d+) changed lines", made.stdout)
+    assert len(files_and_lines) == 2
+    for files, lines in files_and_lines:
+        assert int(files) <= 30 and int(lines) < 1500
+        assert re.search(
+            rf"{files} files changed, {lines} insertions.*tests: \d+", checked.stdout
+        )
