@@ -18,7 +18,7 @@ Options:
     --espnet_root     # A clean checkout or source distribution of ESPnet 202611
                       # (default: the source distribution, downloaded once).
     --espnet_version  # Another release, to see what applies to it (default: 202611).
-    --every           # Run every Nth of ESPnet's 43,000 encoder tests (default: 1, all).
+    --every           # Run every Nth of ESPnet's 43,800 encoder tests (default: 1, all).
 EOF
 )
 # shellcheck source=tools/upstream/environment.sh
