@@ -21,7 +21,7 @@ root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 corpus=picovoice_coffee  # Recipe, a folder of egs2.
 models=                  # Models; the comparison's baseline is "baseline".
 seeds="1 2 3 4 5"        # Seeds to train each model with.
-jobs=$(nproc)            # Cells that are run side by side, each with one thread.
+jobs=$(env -u OMP_NUM_THREADS nproc)  # Cells that are run side by side, each with one thread.
 
 help_message=$(cat << EOH
 Usage: local/study.sh [options] [options of run.sh, such as --data DIR]

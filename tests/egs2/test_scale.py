@@ -20,7 +20,7 @@ import yaml
 SLURM = Path(__file__).parent / "slurm/slurm.py"
 MODEL = "conf/tuning/train_asr_conformer_reuse2.yaml"
 # a batch needs an utterance for each process, and train_dev has one in all
-SETS = ("--test_sets", "test", "--valid_set", "train_nodev_eval")
+SETS = ("--test_sets", "test", "--valid_set", "train_nodev_eval", "--nj", "2")
 ONE_STEP = ("--asr_args", "--max_epoch 1 --num_iters_per_epoch 1")
 LOG_DIRS = (
     *(f"dump/raw/{name}/logs" for name in ("org/train_nodev", "org/train_nodev_eval")),

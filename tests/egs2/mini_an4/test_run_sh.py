@@ -65,6 +65,15 @@ def test_help_lists_every_option_with_its_default(repository):
     assert "--models" in output and 'default="baseline reuse2 reuse3"' in output
 
 
+def test_jobs_are_as_many_as_cores_whatever_each_may_use(repository, monkeypatch):
+    """`nproc` alone counts OMP_NUM_THREADS, which is about the threads of one job."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    cores = repository.run("nproc")[1].strip()
+    monkeypatch.setenv("OMP_NUM_THREADS", str(int(cores) + 1))
+    _, output = repository.run("./run.sh", "--help")
+    assert f'number of parallel jobs, in decoding too (default="{cores}"' in output
+
+
 def test_a_config_with_a_wrong_group_is_refused_before_any_data(repository):
     conf = repository.recipe / "conf"
     config = yaml.safe_load((conf / "train_asr_conformer_reuse.yaml").read_text())
