@@ -11,6 +11,7 @@ import sys
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 
@@ -110,6 +111,38 @@ def make_librispeech(an4):
                     soundfile.write(folder / f"{prefix}-{i:04d}.flac", wav, 16000)
                     lines.append(f"{prefix}-{i:04d} {words}\n")
                 (folder / f"{prefix}.trans.txt").write_text("".join(lines))
+        return root
+
+    return make
+
+
+@pytest.fixture
+def make_corpus():
+    """A function that makes a folder of data directories: root/<set>, for each set.
+
+    Each has two utterances, <set>0 and <set>1, of speakers spk0 and spk1: half a second
+    of noise in two of silence; "spk" is what the speakers' names begin with.
+    """
+
+    def make(root, sets, speaker="spk"):
+        rng = np.random.default_rng(0)
+        for name in sets:
+            (root / name).mkdir(parents=True)
+            files = {
+                "wav.scp": "{id}.flac",
+                "text": "COFFEE",
+                "utt2spk": f"{speaker}{{n}}",
+            }
+            for n in range(2):
+                wav = np.zeros(32000)
+                wav[8000:16000] = rng.uniform(-0.5, 0.5, 8000)
+                soundfile.write(root / f"{name}{n}.flac", wav, 16000)
+            for file, value in files.items():
+                lines = [
+                    f"{name}{n} {value.format(id=f'{name}{n}', n=n)}\n"
+                    for n in range(2)
+                ]
+                (root / name / file).write_text("".join(lines))
         return root
 
     return make

@@ -3,33 +3,16 @@
 
 """The data of ./run.sh --corpus picovoice_coffee, on a tiny corpus of its form."""
 
-import numpy as np
 import pytest
 import soundfile
 from data_dir import read_scp
 
 
 @pytest.fixture
-def corpus(tmp_path):
-    """Two utterances in each set, half a second of noise in two of silence."""
-    root = tmp_path / "corpus"
-    rng = np.random.default_rng(0)
-    for name in ("train", "dev", "test"):
-        (root / name).mkdir(parents=True)
-        speaker_of = {f"{name}{n}": f"spk{n}" for n in range(2)}
-        ids = list(speaker_of)
-        for utt_id in ids:
-            wav = np.zeros(32000)
-            wav[8000:16000] = rng.uniform(-0.5, 0.5, 8000)
-            soundfile.write(root / f"{utt_id}.flac", wav, 16000)
-        for file, of in (
-            ("wav.scp", "{0}.flac"),
-            ("text", "COFFEE"),
-            ("utt2spk", "{1}"),
-        ):
-            lines = [f"{i} {of.format(i, s)}\n" for i, s in speaker_of.items()]
-            (root / name / file).write_text("".join(lines))
-        (root / name / "confidence").write_text(f"{ids[0]} B\n{ids[1]} A\n")
+def corpus(make_corpus, tmp_path):
+    """Two utterances in each set; of the test set's, the second is certain."""
+    root = make_corpus(tmp_path / "corpus", ("train", "dev", "test"))
+    (root / "test/confidence").write_text("test0 B\ntest1 A\n")
     return root
 
 

@@ -1,0 +1,1 @@
+../../../../local/check_data.py

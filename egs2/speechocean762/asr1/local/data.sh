@@ -1,0 +1,1 @@
+../../../speechocean762_phn/asr1/local/data.sh

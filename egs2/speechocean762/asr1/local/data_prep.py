@@ -1,0 +1,1 @@
+../../../custom/asr1/local/data_prep.py
