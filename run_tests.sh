@@ -14,7 +14,7 @@ Checks format and style (ruff, shellcheck) and runs the tests (pytest).
 
 Options:
     --slow  # Also run the tests that train and decode through the recipes
-            # (some 40 minutes more on 2 cores; default: left out).
+            # (half an hour in all on 2 cores; default: left out).
 EOH
 )
 
