@@ -70,8 +70,8 @@ Options:
                         # the number of cores).
     --asr_args          # Training options that override the configs
                         # (default="${asr_args}"), e.g. --asr_args "--max_epoch 10".
-    --inference_config  # Config for decoding, also relative to the recipe (default:
-                        # conf/decode_asr.yaml).
+    --inference_config  # Config for decoding, of the recipe, or else relative to the
+                        # current folder (default="conf/decode_asr.yaml").
     --inference_args    # Decoding options that override it (default="${inference_args}").
     --analysis_set      # Set to analyse the attention maps on, in dump/raw (default: the
                         # last test set).
@@ -132,7 +132,7 @@ for seed in ${seeds}; do
 done
 [[ "${resume}" =~ ^(true|false)$ ]] || die "--resume: '${resume}' is not true or false"
 inference_config=${inference_config:-conf/decode_asr.yaml}
-[ -f "${inference_config}" ] || inference_config="${recipe}/${inference_config#"${recipe}/"}"
+[ ! -f "${recipe}/${inference_config}" ] || inference_config="${recipe}/${inference_config}"
 [ -f "${inference_config}" ] \
     || die "--inference_config: there is no file '${inference_config}'"
 inference_config=$(realpath "${inference_config}")

@@ -110,6 +110,15 @@ def test_a_config_that_is_not_yaml_is_named(repository):
     assert_fails_in_one_line(repository, command, "conformer_broken.yaml is not YAML")
 
 
+def test_a_recipes_own_decoding_config_goes_before_the_shared_one(repository):
+    config = repository.recipe_of("librispeech_100") / "conf/decode_asr.yaml"
+    config.write_text("beam_width: 20\n")
+    command = ["./run.sh", "--corpus", "librispeech_100"]
+    assert_fails_in_one_line(
+        repository, command, "librispeech_100/asr1/conf/decode_asr.yaml", "beam_width"
+    )
+
+
 # ------------------------------ broken data ------------------------------
 
 
