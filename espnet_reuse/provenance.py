@@ -15,6 +15,14 @@ from typing import Dict
 import torch
 
 
+def cpu_model() -> str:
+    """Return the CPU's name, or its architecture where it has none."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
 def describe_run(threads: int, command: str) -> Dict:
     """Return when, where, of which commit and with which versions a run is."""
     package = Path(__file__).resolve().parent
@@ -30,12 +38,6 @@ def describe_run(threads: int, command: str) -> Dict:
             return version(name)
         except PackageNotFoundError:
             return "not installed"
-
-    def cpu_model():
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-        return platform.processor() or platform.machine()
 
     # the environment may lie in the folder of another repository
     tracked = git("ls-files", "--error-unmatch", __file__) is not None

@@ -34,6 +34,8 @@ from espnet2.torch_utils.safe_torch_load import safe_torch_load
 from espnet2.train.dataset import ESPnetDataset
 from score import PARTIAL
 
+from espnet_reuse.provenance import cpu_model
+
 ROUNDS = 15
 MAX_UTTERANCES = 20
 FEW = 100
@@ -188,7 +190,7 @@ def describe_run():
 
     return {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+        "machine": f"{cpu_model()}, {os.cpu_count()} cores"
         + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
         "versions": f"Python {platform.python_version()}, espnet {version('espnet')}, "
         f"torch {torch.__version__}",
@@ -300,7 +302,7 @@ def format_results(comparison):
 
 
 def plot(comparison, path):
-    """Draw error rates, training time and encoder real-time factor."""
+    """Draw error rates (dots: seeds), training time and encoder real-time factor."""
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
@@ -313,15 +315,18 @@ def plot(comparison, path):
     width = 0.8 / len(models)
     for i, (name, model) in enumerate(models.items()):
         color = COLORS[i % len(COLORS)]
-        rates = [model["scores"][s]["wer"]["error_rate"] for s in sets]
+        wers = [model["scores"][s]["wer"] for s in sets]
+        positions = [j + i * width for j in range(len(sets))]
         bars = axes[0].bar(
-            [j + i * width for j in range(len(sets))],
-            rates,
+            positions,
+            [wer["error_rate"] for wer in wers],
             width,
             color=color,
             label=name,
         )
-        axes[0].bar_label(bars, fmt="%.1f", fontsize=8)
+        axes[0].bar_label(bars, fmt="%.1f", fontsize=8, label_type="center")
+        for position, wer in zip(positions, wers, strict=True):
+            axes[0].plot([position] * model["seeds"], wer["error_rates"], "k.", ms=4)
         axes[1].bar_label(
             axes[1].bar(name, model["seconds_per_epoch"], color=color), fmt="%.2f"
         )
