@@ -217,6 +217,10 @@ value_of() {  # The value of one of asr_opts, or what the recipe sets.
     echo "${value}"
 }
 has_opt() { [[ " ${asr_opts[*]} " == *" --$1 "* ]]; }
+use_lm=$(value_of use_lm)
+[ "${use_lm}" = true ] || ! grep -q "^lm_weight: *[0.]*[1-9]" "${inference_config}" \
+    || die "--inference_config: $(basename "${inference_config}") weighs a language model," \
+        "of which there is none: add --use_lm true, or take another"
 if [ -n "${parts}" ] && ! has_opt test_sets; then
     test_sets=
     for name in $(recipe_value test_sets); do
@@ -387,7 +391,6 @@ inputs_data="$(cat run.sh local/*) $(opts_matching "${all_data_opts}") ${data_op
 inputs_tokens="${inputs_data} $(sed -n '/^frontend/,/^[^ f]/p' "${configs[0]}")"
 [[ "${asr_args}" != *--frontend* ]] || inputs_tokens+=" ${asr_args}"
 
-use_lm=$(value_of use_lm)
 inputs_lm="${inputs_tokens} $(opts_matching "${lm_opts}")"
 if [ "${use_lm}" = true ]; then
     lm_config=$(value_of lm_config)

@@ -21,6 +21,7 @@ root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 corpus=picovoice_coffee  # Recipe, a folder of egs2.
 models=                  # Models; the comparison's baseline is "baseline".
 seeds="1 2 3 4 5"        # Seeds to train each model with.
+inference_config=conf/decode_asr.yaml  # Config for decoding, of the recipe.
 jobs=$(env -u OMP_NUM_THREADS nproc)  # Cells that are run side by side, each with one thread.
 
 help_message=$(cat << EOH
@@ -28,13 +29,14 @@ Usage: local/study.sh [options] [options of run.sh, such as --data DIR]
 
 Trains, decodes and scores cells of the study with ./run.sh, side by side, seed by seed;
 then compares the models of which all seeds are done, and writes the comparison and the
-figures of every run to results/<corpus>/. What is done is not done again.
+figures of every run to results/<corpus>/<decoding>/. What is done is not done again.
 
 Options:
     --corpus  # Recipe, a folder of egs2 (default="${corpus}").
     --models  # Models (default: baseline and all that conf/tuning of the recipe has).
     --seeds   # Seeds to train each with (default="${seeds}").
     --jobs    # Cells that are run side by side (default: the number of cores).
+    --inference_config  # Config for decoding (default="${inference_config}").
 EOH
 )
 
@@ -45,13 +47,13 @@ while [ $# -gt 0 ]; do
             echo "${help_message}"
             exit 0
             ;;
-        --corpus | --models | --seeds | --jobs)
+        --corpus | --models | --seeds | --jobs | --inference_config)
             [ $# -ge 2 ] || die "$1 needs a value"
             printf -v "${1#--}" %s "$2"
             ;;
-        --asr_args | --stage | --stop_stage | --nj | --inference_*)
-            die "$1: the study sets it; make a config of its own for another model," \
-                "in conf/tuning of the recipe"
+        --asr_args | --stage | --stop_stage | --nj | --inference_args)
+            die "$1: the study sets it; make a config of its own for another model, in" \
+                "conf/tuning of the recipe, or for another decoding"
             ;;
         --?*)
             [ $# -ge 2 ] || die "$1 needs a value (see local/study.sh --help)"
@@ -74,12 +76,12 @@ if [ -z "${models}" ]; then
     models="baseline ${models//.yaml/}"
 fi
 
-run() { "${root}/run.sh" --corpus "${corpus}" "${run_opts[@]}" "$@"; }
-exp_of() {
-    local name=${1#baseline}
-    echo "${recipe}/exp/asr_${config}${name:+_${name}}_seed$2"
+run() {
+    "${root}/run.sh" --corpus "${corpus}" --inference_config "${inference_config}" \
+        "${run_opts[@]}" "$@"
 }
-is_done() { compgen -G "$(exp_of "$1" "$2")/*/.done_score" > /dev/null; }
+failed=$(mktemp)
+trap 'rm -f "${failed}"' EXIT
 
 # One model with one seed; a fine-tuned one after the baseline that it starts from.
 run_cell() {
@@ -92,33 +94,28 @@ run_cell() {
         log "${what}: done in $((SECONDS - start)) s"
     else
         log "${what}: failed: $(tail -n 1 "${logfile}") (log: ${logfile#"${root}/"})"
+        echo "$1/${seed}" >> "${failed}"
     fi
 }
 
 run --models "${models}" --stop_stage 2
 for seed in ${seeds}; do
     for model in ${models}; do
-        if is_done "${model}" "${seed}"; then
-            log "${model}, seed ${seed}: done already"
-            continue
-        fi
         while [ "$(jobs -rp | wc -l)" -ge "${jobs}" ]; do wait -n; done
         run_cell "${model}" "${seed}" &
     done
 done
 wait
 
-complete="" missing=""
+complete=""
 for model in ${models}; do
-    for seed in ${seeds}; do
-        is_done "${model}" "${seed}" || { missing+=" ${model}/${seed}" && continue 2; }
-    done
-    complete+="${complete:+ }${model}"
+    grep -q "^${model}/" "${failed}" || complete+="${complete:+ }${model}"
 done
 if [[ " ${complete} " = *" baseline "* ]]; then
     run --models "${complete}" --seeds "${seeds}" --stage 6
-    mkdir -p "${root}/results/${corpus}"
-    cp "${recipe}"/exp/{RESULTS.md,comparison.json,comparison.png} "${root}/results/${corpus}/"
-    log "Written: results/${corpus}/{RESULTS.md,comparison.json,comparison.png}"
+    results="results/${corpus}/$(basename "${inference_config}" .yaml)"
+    mkdir -p "${root}/${results}"
+    cp "${recipe}"/exp/{RESULTS.md,comparison.json,comparison.png} "${root}/${results}/"
+    log "Written: ${results}/{RESULTS.md,comparison.json,comparison.png}"
 fi
-[ -z "${missing}" ] || die "not done:${missing}"
+[ ! -s "${failed}" ] || die "not done: $(paste -sd ' ' "${failed}")"

@@ -44,7 +44,7 @@ def load(config):
 
 
 TRAIN_ASR = [c for c in CONFIGS if c.name.startswith("train_asr_")]
-TRAIN_LM = [c for c in CONFIGS if c.name.startswith("train_lm_")]
+TRAIN_LM = [c for c in CONFIGS if c.name.startswith("train_lm")]
 DECODE = [c for c in CONFIGS if c.name.startswith("decode_")]
 WARM = [c for c in TRAIN_ASR if c.stem.endswith("_warm")]
 REUSE = [c for c in TRAIN_ASR if "_reuse" in c.stem and c not in WARM]

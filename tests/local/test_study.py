@@ -20,6 +20,7 @@ MODELS = ("--models", "baseline reuse3", "--seeds", "1 2")
         (("--seeds", "1 two"), "--seeds: 'two' is not a seed"),
         (("--jobs", "0"), "--jobs: '0' is not a positive integer"),
         (("--asr_args", "--max_epoch 1"), "--asr_args: the study sets it"),
+        (("--inference_config", "x.yaml"), "--inference_config: there is no file"),
         (("--models",), "--models needs a value"),
         (("baseline",), "unexpected argument 'baseline'"),
         ((*MODELS[:1], "reuse99"), "--models: no model 'reuse99'"),
@@ -46,7 +47,7 @@ def studied(copy_repository):
 
 def read(repository):
     """Return {model: [(error counts of utterances, epochs) of each seed]}."""
-    path = repository.root / "results/mini_an4/comparison.json"
+    path = repository.root / "results/mini_an4/decode_asr/comparison.json"
     models = json.loads(path.read_text())["models"]
     return {
         name: [(run["utterances"], run["epochs"]) for run in model["runs"]]
@@ -75,7 +76,35 @@ def test_a_cell_that_is_run_again_has_the_same_errors_and_others_are_left_alone(
     shutil.rmtree(exp / "asr_train_asr_conformer_reuse3_seed2")
     status, output = studied.run(*STUDY, *MODELS)
     assert status == 0, output
-    assert output.count("done already") >= 3
-    assert "reuse3, seed 2: begins" in output
     assert read(studied) == before
     assert kept.stat().st_mtime_ns == trained_at
+
+
+@pytest.mark.slow
+def test_another_decoding_has_results_of_its_own_and_trains_nothing(studied):
+    before = read(studied)
+    trained = [
+        (path, path.stat().st_mtime_ns)
+        for path in sorted(studied.recipe.glob("exp/asr_*/checkpoint.pth"))
+    ]
+    config = "conf/decode_greedy.yaml"
+    (studied.recipe / config).write_text("beam_size: 1\n")
+    status, output = studied.run(*STUDY, *MODELS, "--inference_config", config)
+    assert status == 0, output
+    assert len(trained) == 4
+    assert all(path.stat().st_mtime_ns == at for path, at in trained)
+    results = studied.root / "results/mini_an4/decode_greedy/RESULTS.md"
+    assert "decode_greedy" in results.read_text()
+    assert read(studied) == before
+
+
+@pytest.mark.slow
+def test_a_cell_that_fails_is_named_and_the_other_models_are_compared(studied):
+    exp = studied.recipe / "exp/asr_train_asr_conformer_reuse3_seed2"
+    (exp / ".done_train").unlink()
+    (exp / ".settings").write_text("other settings\n")
+    status, output = studied.run(*STUDY, *MODELS)
+    assert status != 0
+    assert "reuse3, seed 2: failed" in output and "other settings" in output
+    assert "not done: reuse3/2" in output.splitlines()[-1]
+    assert list(read(studied)) == ["baseline"]

@@ -10,6 +10,7 @@ valid_set="dev"
 test_sets="test_a test_b"
 
 asr_config=conf/train_asr_conformer.yaml
+lm_config=conf/train_lm.yaml
 inference_config=conf/decode_asr.yaml
 
 # Stage 2 needs sox: local/data.sh perturbs the speed. Stage 13 needs sclite:
@@ -24,6 +25,7 @@ inference_config=conf/decode_asr.yaml
     --use_lm false \
     --skip_stages "2 13 " \
     --asr_config "${asr_config}" \
+    --lm_config "${lm_config}" \
     --inference_config "${inference_config}" \
     --inference_asr_model valid.acc.ave.pth \
     --train_set "${train_set}" \

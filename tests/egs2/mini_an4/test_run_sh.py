@@ -48,6 +48,11 @@ def assert_fails_in_one_line(repository, command, *parts):
             id="too long a name",
         ),
         pytest.param("--expdir x", "--expdir: run.sh sets it", id="reserved option"),
+        pytest.param(
+            "--corpus librispeech_100 --inference_config conf/decode_asr_lm.yaml",
+            "--inference_config: decode_asr_lm.yaml weighs a language model, of which",
+            id="no language model",
+        ),
         pytest.param("--stage", "--stage needs a value", id="no value"),
         pytest.param("go", "unexpected argument 'go'", id="argument"),
     ],
