@@ -85,7 +85,8 @@ asr.sh, e.g. --nbpe 30.
 EOH
 )
 
-command_line="./run.sh${*:+ ${*@Q}}"
+# What the user typed, here or to local/study.sh.
+command_line=${study_command:-./run.sh${*:+ ${*@Q}}}
 more_opts=()
 while [ $# -gt 0 ]; do
     option=${1//-/_}

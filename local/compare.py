@@ -38,8 +38,7 @@ from espnet_reuse.provenance import cpu_model
 
 ROUNDS = 15
 MAX_UTTERANCES = 20
-FEW = 100
-COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"]
+FEW_WORDS = 500
 
 
 def read_model_file(decode_dir):
@@ -206,6 +205,13 @@ def rate(counts):
     return f"{counts['error_rate']:.1f}{spread}"
 
 
+def seconds_per_epoch(model):
+    """Format the seconds of a training epoch, and their range over the seeds."""
+    seconds = [run["seconds_per_epoch"] for run in model["runs"]]
+    spread = f" ({min(seconds):.2f}-{max(seconds):.2f})" if len(seconds) > 1 else ""
+    return f"{model['seconds_per_epoch']:.2f}{spread}"
+
+
 def points(limits):
     """Format an interval, empty if there is none."""
     return "" if limits is None else "{:+.1f} to {:+.1f}".format(*limits)
@@ -242,7 +248,7 @@ def format_results(comparison):
         lines.append(
             f"|{name}|{model['parameters']:,}|{ratio('parameters', model)}|"
             f"{model['epochs']:g} ({model['best_epoch']:g})|"
-            f"{model['seconds_per_epoch']:.2f}|{ratio('seconds_per_epoch', model)}|"
+            f"{seconds_per_epoch(model)}|{ratio('seconds_per_epoch', model)}|"
             f"{model['seconds_to_best']:.0f}|"
             f"{'unknown' if peak is None else f'{peak:.0f}'}|"
             f"{model['rtf']:.5f} ({model['rtf_min']:.5f}-{model['rtf_max']:.5f})|"
@@ -250,9 +256,16 @@ def format_results(comparison):
         )
     lines += [
         "",
-        "Training s/epoch: median over the epochs but the first. S to the best: of "
-        "training and validation, to the end of the epoch that the config's "
-        "best_model_criterion finds best. Encoder RTF: encoder seconds per "
+        "Training s/epoch: median over the epochs but the first"
+        + (", mean of the seeds (and their range)" if baseline["seeds"] > 1 else "")
+        + ". S to the best: of training and validation, to the end of the epoch that "
+        "the config's best_model_criterion finds best"
+        + (
+            ", of the fine-tuning alone for models that end in _warm"
+            if any(name.endswith("_warm") for name in models)
+            else ""
+        )
+        + ". Encoder RTF: encoder seconds per "
         f"second of audio, batch 1, one CPU thread, median of {ROUNDS} interleaved "
         f"rounds over {comparison['rtf_utterances']} utterances (and their range).",
         "",
@@ -276,8 +289,8 @@ def format_results(comparison):
                 f"{100 * wer['sentence_errors'] / sentences:.1f}|"
                 f"{'' if rtf is None else f'{rtf:.3f}'}|"
             )
-        if sentences < FEW:
-            few.append(f"{name} ({sentences})")
+        if wer["tokens"] < FEW_WORDS:
+            few.append(f"{name} ({wer['tokens']})")
     lines += [
         "",
         "95 % interval: of the difference of the WERs in points, a paired bootstrap "
@@ -288,15 +301,18 @@ def format_results(comparison):
     ]
     if baseline["seeds"] > 1:
         lines.append(
-            f"Means over {baseline['seeds']} seeds, ±: their standard deviation."
+            f"Means over {baseline['seeds']} seeds, ±: their standard deviation. So "
+            "few say little of how seeds differ: the intervals hold the difference "
+            "less often than 95 times in 100, and of several models one may well stand "
+            "out by chance."
         )
     if comparison["partial"]:
         lines += ["", "**Partial corpus:**", "", *comparison["partial"]]
     if few:
         lines += [
             "",
-            f"Too few utterances for an error rate to mean anything else "
-            f"than that the pipeline works: {', '.join(few)}.",
+            f"Too few words for an error rate to mean anything else than that the "
+            f"pipeline works: {', '.join(few)}.",
         ]
     return "\n".join(lines) + "\n"
 
@@ -313,8 +329,9 @@ def plot(comparison, path):
     }
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
     width = 0.8 / len(models)
+    colors = matplotlib.color_sequences["tab10" if len(models) <= 10 else "tab20"]
     for i, (name, model) in enumerate(models.items()):
-        color = COLORS[i % len(COLORS)]
+        color = colors[i % len(colors)]
         wers = [model["scores"][s]["wer"] for s in sets]
         positions = [j + i * width for j in range(len(sets))]
         bars = axes[0].bar(
@@ -415,7 +432,11 @@ def main():
     for name, rtf in measure_encoders(built, wavs, seconds).items():
         results[name] |= rtf
     comparison = {
-        "run": {**describe_run(), "command": args.command},
+        "run": {
+            **describe_run(),
+            "command": args.command,
+            "decoding": args.inference_tag,
+        },
         "rtf_utterances": len(wavs),
         "partial": (PARTIAL.read_text().splitlines() if PARTIAL.is_file() else []),
         "models": results,

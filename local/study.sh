@@ -29,7 +29,8 @@ Usage: local/study.sh [options] [options of run.sh, such as --data DIR]
 
 Trains, decodes and scores cells of the study with ./run.sh, side by side, seed by seed;
 then compares the models of which all seeds are done, and writes the comparison and the
-figures of every run to results/<corpus>/<decoding>/. What is done is not done again.
+figures of every run to results/<corpus>/<decoding>/, in place of an earlier one. What is
+done is not done again.
 
 Options:
     --corpus  # Recipe, a folder of egs2 (default="${corpus}").
@@ -40,22 +41,24 @@ Options:
 EOH
 )
 
+command_line="local/study.sh${*:+ ${*@Q}}"
 run_opts=()
 while [ $# -gt 0 ]; do
-    case "$1" in
-        --help | -h)
+    option=${1//-/_}
+    case "${option}" in
+        __help | _h)
             echo "${help_message}"
             exit 0
             ;;
-        --corpus | --models | --seeds | --jobs | --inference_config)
+        __corpus | __models | __seeds | __jobs | __inference_config)
             [ $# -ge 2 ] || die "$1 needs a value"
-            printf -v "${1#--}" %s "$2"
+            printf -v "${option#__}" %s "$2"
             ;;
-        --asr_args | --stage | --stop_stage | --nj | --inference_args)
+        __asr_args | __stage | __stop_stage | __nj | __inference_args)
             die "$1: the study sets it; make a config of its own for another model, in" \
                 "conf/tuning of the recipe, or for another decoding"
             ;;
-        --?*)
+        __?*)
             [ $# -ge 2 ] || die "$1 needs a value (see local/study.sh --help)"
             run_opts+=("$1" "$2")
             ;;
@@ -75,6 +78,8 @@ if [ -z "${models}" ]; then
     models=${models//${config}_/}
     models="baseline ${models//.yaml/}"
 fi
+others=" ${models} "
+[[ "${others}" != *" baseline "* ]] || models="baseline${others/ baseline / }"
 
 run() {
     "${root}/run.sh" --corpus "${corpus}" --inference_config "${inference_config}" \
@@ -112,8 +117,10 @@ for model in ${models}; do
     grep -q "^${model}/" "${failed}" || complete+="${complete:+ }${model}"
 done
 if [[ " ${complete} " = *" baseline "* ]]; then
-    run --models "${complete}" --seeds "${seeds}" --stage 6
-    results="results/${corpus}/$(basename "${inference_config}" .yaml)"
+    study_command="${command_line}  # ${jobs} side by side, one thread each" \
+        run --models "${complete}" --seeds "${seeds}" --stage 6
+    decoding=$(sed -n 's/^- decoding: .\(.*\).$/\1/p' "${recipe}/exp/RESULTS.md")
+    results="results/${corpus}/${decoding}"
     mkdir -p "${root}/${results}"
     cp "${recipe}"/exp/{RESULTS.md,comparison.json,comparison.png} "${root}/${results}/"
     log "Written: ${results}/{RESULTS.md,comparison.json,comparison.png}"

@@ -80,13 +80,15 @@ def test_seeds_that_differ_widen_the_interval(rng):
     assert wide_low < low < 100 / WORDS < high < wide_high
 
 
-def test_seeds_are_drawn_for_each_model_by_itself(rng):
+@pytest.mark.parametrize("count", [3, 5, 20])
+def test_seeds_are_drawn_for_each_model_by_itself_and_vary_without_bias(rng, count):
     # a seed's number means nothing: their spread is that of two independent samples
-    utts = [rng.integers(3, 6, 2000) for _ in range(2)]
-    baseline = [utterances(utts[0] + more) for more in (-1, 1)]
-    model = [utterances(utts[0] + more) for more in (-1, 1)]
-    low, high = interval(baseline, model)
-    assert low == pytest.approx(-200 / WORDS) and high == pytest.approx(200 / WORDS)
+    utts = rng.integers(8, 12, 2000)
+    more = np.arange(count) % 3 - 1
+    seeds = [utterances(utts + m) for m in more]
+    low, high = interval(seeds, seeds)
+    half = 1.96 * np.sqrt(2 * more.var(ddof=1) / count) * 100 / WORDS
+    assert (low, high) == pytest.approx((-half, half), rel=0.1)
 
 
 def test_errors_of_seeds_are_averaged(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 STUDY = ("local/study.sh", "--corpus", "mini_an4")
-MODELS = ("--models", "baseline reuse3", "--seeds", "1 2")
+MODELS = ("--models", "reuse3 baseline", "--seeds", "1 2")
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,8 @@ MODELS = ("--models", "baseline reuse3", "--seeds", "1 2")
         (("--seeds", "1 two"), "--seeds: 'two' is not a seed"),
         (("--jobs", "0"), "--jobs: '0' is not a positive integer"),
         (("--asr_args", "--max_epoch 1"), "--asr_args: the study sets it"),
+        (("--asr-args", "--max_epoch 1"), "--asr-args: the study sets it"),
+        (("--inference-config", "x.yaml"), "--inference_config: there is no file"),
         (("--inference_config", "x.yaml"), "--inference_config: there is no file"),
         (("--models",), "--models needs a value"),
         (("baseline",), "unexpected argument 'baseline'"),
@@ -56,7 +58,7 @@ def read(repository):
 
 
 @pytest.mark.slow
-def test_every_run_stands_in_the_results(studied):
+def test_every_run_stands_in_the_results_the_baseline_first(studied):
     runs = read(studied)
     assert list(runs) == ["baseline", "reuse3"]
     for of_model in runs.values():

@@ -367,7 +367,7 @@ def test_run_sh_ends_in_a_table_of_models_that_learned_the_training_set(compared
         assert f"|train_nodev_eval|4|{name}|" in compared.output
     for name in ("RESULTS.md", "comparison.png"):
         assert (compared.recipe / "exp" / name).stat().st_size > 0
-    assert "Too few utterances" in compared.output
+    assert "Too few words" in compared.output
 
 
 @pytest.mark.slow
