@@ -318,7 +318,7 @@ def format_results(comparison):
 
 
 def plot(comparison, path):
-    """Draw error rates (dots: seeds), training time and encoder real-time factor."""
+    """Draw error rates, training time (dots: seeds) and encoder real-time factor."""
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
@@ -327,26 +327,23 @@ def plot(comparison, path):
         name: scores["wer"]["sentences"]
         for name, scores in next(iter(models.values()))["scores"].items()
     }
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+    size = (max(12, 2 * len(models)), 4)
+    figure, axes = plt.subplots(1, 3, figsize=size, layout="constrained")
     width = 0.8 / len(models)
-    colors = matplotlib.color_sequences["tab10" if len(models) <= 10 else "tab20"]
+    colors = matplotlib.color_sequences["petroff10" if len(models) <= 10 else "tab20"]
     for i, (name, model) in enumerate(models.items()):
         color = colors[i % len(colors)]
         wers = [model["scores"][s]["wer"] for s in sets]
         positions = [j + i * width for j in range(len(sets))]
-        bars = axes[0].bar(
-            positions,
-            [wer["error_rate"] for wer in wers],
-            width,
-            color=color,
-            label=name,
-        )
-        axes[0].bar_label(bars, fmt="%.1f", fontsize=8, label_type="center")
+        rates = [wer["error_rate"] for wer in wers]
+        bars = axes[0].bar(positions, rates, width, color=color, label=name)
+        axes[0].bar_label(bars, fmt="%.1f", label_type="center", rotation=90)
         for position, wer in zip(positions, wers, strict=True):
             axes[0].plot([position] * model["seeds"], wer["error_rates"], "k.", ms=4)
-        axes[1].bar_label(
-            axes[1].bar(name, model["seconds_per_epoch"], color=color), fmt="%.2f"
-        )
+        bars = axes[1].bar(name, model["seconds_per_epoch"], color=color)
+        axes[1].bar_label(bars, fmt="%.2f", label_type="center")
+        seconds = [run["seconds_per_epoch"] for run in model["runs"]]
+        axes[1].plot([name] * model["seeds"], seconds, "k.", ms=4)
         error = [[model["rtf"] - model["rtf_min"]], [model["rtf_max"] - model["rtf"]]]
         axes[2].bar(name, model["rtf"], color=color, yerr=error, capsize=4)
     axes[0].set_xticks(
@@ -354,11 +351,13 @@ def plot(comparison, path):
         [f"{name}\n({sentences} utt.)" for name, sentences in sets.items()],
     )
     axes[0].set_ylabel("WER (%)")
-    axes[0].legend()
+    figure.legend(loc="outside lower center", ncols=min(len(models), 8))
     axes[1].set_ylabel("training (s/epoch)")
     axes[2].set_ylabel("encoder real-time factor")
     for axis in axes:
         axis.margins(y=0.15)
+        if axis is not axes[0]:
+            axis.set_xticks([])
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
 
