@@ -194,7 +194,7 @@ def describe_run():
         "versions": f"Python {platform.python_version()}, espnet {version('espnet')}, "
         f"torch {torch.__version__}",
         "commit": (git("rev-parse", "--short", "HEAD") or "unknown")
-        + (" with changes" if git("status", "--porcelain") else ""),
+        + (" with changes" if git("status", "--porcelain", ":/", ":!/results") else ""),
     }
 
 
