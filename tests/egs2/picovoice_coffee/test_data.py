@@ -29,6 +29,29 @@ def test_what_is_certain_is_a_test_set_of_its_own(repository, corpus):
     assert len(read_scp(data / "train/text")) == 2
 
 
+def test_an_utterance_without_a_mark_is_named(repository, corpus):
+    (corpus / "test/confidence").write_text("test0 B\n")
+    _, status, output = prepare(repository, corpus)
+    assert status != 0
+    assert "has no mark, A or B, for: test1" in output.splitlines()[-1]
+
+
+def test_speech_that_is_cut_otherwise_is_perturbed_anew(repository, corpus):
+    data, status, output = prepare(repository, corpus)
+    assert status == 0, output
+    lines = (corpus / "train/wav.scp").read_text().splitlines()
+    audio = corpus / lines[0].split()[1]
+    wav, rate = soundfile.read(audio)
+    wav[12000:] = 0
+    soundfile.write(audio, wav, rate)
+    data, status, output = prepare(repository, corpus)
+    assert status == 0, output
+    segment = read_scp(data / "train_sp/segments")["sp0.9-spk0-train0"]
+    path = data.parent / read_scp(data / "train_sp/wav.scp")["sp0.9-spk0-train0"]
+    length = float(segment.split()[2])
+    assert soundfile.info(path).duration == pytest.approx(length, abs=0.01)
+
+
 def test_silence_is_left_out_of_every_set(repository, corpus):
     data, status, output = prepare(repository, corpus)
     assert status == 0, output

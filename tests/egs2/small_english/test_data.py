@@ -31,6 +31,7 @@ def test_training_and_development_sets_are_of_all_corpora(repository, corpora):
     sizes = {n: len(read_scp(data / n / "text")) for n in ("train", "dev")}
     assert sizes == {"train": 2 + 1 + 20, "dev": 2 + 1 + 1}
     assert set(read_scp(data / "test_other/utt2spk").values()) == {"367"}
+    assert "test-other: 3 of 2939 utterances" in (data / "partial").read_text()
     for name in ("train", "dev", "test_other"):
         assert set(read_scp(data / name / "segments")) == set(
             read_scp(data / name / "text")

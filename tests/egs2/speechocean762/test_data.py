@@ -11,6 +11,8 @@ from data_dir import read_scp
 def corpus(make_corpus, tmp_path):
     """Two utterances in each set, of two words; no dev set, as the real corpus."""
     root = make_corpus(tmp_path / "corpus", ("train", "test"))
+    for name in ("train", "test"):
+        (root / name / "text").write_text(f"{name}0 COFFEE I\n{name}1 COFFEE I\n")
     (root / "resource").mkdir()
     (root / "resource/text-phone").write_text(
         "".join(
@@ -33,7 +35,7 @@ def test_phones_stand_for_the_words_of_every_set(repository, corpus, corpus_name
             for data_dir in (name, f"{name}_phn")
         )
         assert phones == dict.fromkeys(words, "K AO F IY AY")
-        assert set(words.values()) == {"COFFEE"}
+        assert set(words.values()) == {"COFFEE I"}
 
 
 def test_dev_is_of_speakers_held_out(repository, corpus):
@@ -47,13 +49,15 @@ def test_dev_is_of_speakers_held_out(repository, corpus):
     assert not speakers[0] & speakers[1] and all(speakers)
 
 
-def test_an_utterance_without_phones_is_named(repository, corpus):
+@pytest.mark.parametrize("missing", ["test1.", "test1.1"])
+def test_an_utterance_without_phones_of_a_word_is_named(repository, corpus, missing):
     path = corpus / "resource/text-phone"
-    path.write_text(path.read_text().replace("test1.", "test2."))
+    path.write_text(path.read_text().replace(missing, "other"))
     recipe = repository.recipe_of("speechocean762_phn")
     status, output = repository.run("local/data.sh", "--data", corpus, cwd=recipe)
     assert status != 0
-    assert "text-phone has no phones for spk1-test1" in output.splitlines()[-1]
+    message = "text-phone has not the phones of every word of spk1-test1"
+    assert message in output.splitlines()[-1]
 
 
 def test_a_folder_that_is_not_the_corpus_is_refused(repository, corpus):

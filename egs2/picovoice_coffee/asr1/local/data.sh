@@ -40,9 +40,16 @@ fi
 . ./path.sh
 
 log "stage 1: Data preparation from ${data}"
+without=$(awk 'NR == FNR { marked[$1] = $2 ~ /^[AB]$/; next } !marked[$1] { print $1 }' \
+    "${data}"/test/{confidence,text} | paste -sd ' ')
+if [ -n "${without}" ]; then
+    log "Error: ${data}/test/confidence has no mark, A or B, for: ${without}"
+    exit 1
+fi
 # of 8.6 s on average, 3.5 s are left
 python3 local/data_prep.py --train_set train --valid_set dev --test_sets test \
     --trim_silence 35 "${data}" data
+rm -rf data/speed_perturb  # of speech that was cut otherwise
 python3 local/perturb_speed.py --factors 0.9,1.0,1.1 data/train
 for mark in A B; do
     # data_prep.py has put the speaker before the ids

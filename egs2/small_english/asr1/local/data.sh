@@ -57,6 +57,8 @@ mkdir -p data/local
 python3 local/librispeech_data_prep.py --train_set train_clean_100 --allow_partial true \
     --parts train-clean-100,test-other "${librispeech}" data/local/whole
 sets librispeech data/local/whole train_clean_100 dev test_other
+rm -f data/partial
+[ ! -f data/local/whole/partial ] || cp data/local/whole/partial data/partial
 
 utils/combine_data.sh data/train data/local/{picovoice_coffee/train,speechocean762/train,librispeech/train_clean_100}
 utils/combine_data.sh data/dev data/local/{picovoice_coffee,speechocean762,librispeech}/dev

@@ -52,13 +52,15 @@ for name in train dev test; do
                 sub(/[0-9]?_[BIES]$/, "", $n)
                 phones[word[1]] = phones[word[1]] " " $n
             }
+            words[word[1]]++
             next
         }
-        { utt_id = $1; sub(/^[^-]*-/, "", utt_id); print $1 phones[utt_id] }' \
+        { utt_id = $1; sub(/^[^-]*-/, "", utt_id) }
+        { print $1 (words[utt_id] == NF - 1 ? phones[utt_id] : "") }' \
         "${phones}" "data/${name}/text" > "data/${name}_phn/text"
     without=$(awk 'NF == 1 { print $1; exit }' "data/${name}_phn/text")
     if [ -n "${without}" ]; then
-        log "Error: ${phones} has no phones for ${without}"
+        log "Error: ${phones} has not the phones of every word of ${without}"
         exit 1
     fi
 done
