@@ -99,6 +99,19 @@ def test_silence_around_the_speech_is_left_out_if_asked(corpus, tmp_path):
         assert list(map(float, times)) == pytest.approx(expected, abs=0.3)
 
 
+@pytest.mark.parametrize("seconds, is_noted", [(1.0, True), (0.1, False)])
+def test_much_silence_around_the_speech_is_noted(corpus, tmp_path, seconds, is_noted):
+    wav = np.random.default_rng(0).standard_normal(8000) / 10
+    silence = np.zeros(int(seconds * 8000))
+    for n in range(2):
+        path = corpus / f"audio/train{n}.flac"
+        soundfile.write(path, np.concatenate([silence, wav, silence]), 8000)
+    notes = prepare(corpus, tmp_path / "data").stdout
+    assert ("of train is silence before and after the speech" in notes) == is_noted
+    assert ("--trim_silence 35" in notes) == is_noted
+    assert not prepare(corpus, tmp_path / "cut", "--trim_silence", "35").stdout
+
+
 def write_train(corpus, speakers):
     """Write 40 utterances of these speakers to train on, and no set to validate on."""
     shutil.rmtree(corpus / "dev")

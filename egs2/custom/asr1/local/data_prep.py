@@ -18,6 +18,8 @@ from check_data import MAX_SHOWN, check_audios
 from data_dir import read_scp, write_data_dir
 
 MARGIN = 0.1  # seconds kept around what is louder than the silence
+THRESHOLD = 35  # dB below the loudest that --trim_silence is suggested with ...
+MUCH = 0.3  # ... where it would leave out this share of the training set
 
 
 def read_set(root, name):
@@ -107,6 +109,25 @@ def find_speech(path, threshold):
     return max(start / fs - MARGIN, 0.0), min(end / fs + MARGIN, len(wav) / fs)
 
 
+def find_all_speech(utterances, threshold):
+    """Find where the speech begins and ends in all utterances: see `find_speech`."""
+    with ThreadPoolExecutor() as pool:
+        found = pool.map(
+            lambda path: find_speech(path, threshold), (path for *_, path in utterances)
+        )
+        ids = (utt_id for utt_id, *_ in utterances)
+        return dict(zip(ids, found, strict=True))
+
+
+def measure_silence(utterances):
+    """Measure the share of silence around the speech, in 100 of the utterances."""
+    chosen = utterances[:: len(utterances) // 100 + 1]
+    speech = sum(
+        end - start for start, end in find_all_speech(chosen, THRESHOLD).values()
+    )
+    return 1 - speech / sum(soundfile.info(path).duration for *_, path in chosen)
+
+
 def main():
     """Write the data directories, or say everything that is wrong with them."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -146,7 +167,7 @@ def main():
                 len(speakers) > MAX_SHOWN
             )
             count = f"{len(held_out)} utterances of {args.train_set}"
-            print(f"{valid_set}: {count}, held out: all of {shown}")
+            print(f"note: {valid_set}: {count}, held out: all of {shown}")
     for problem in problems[:MAX_SHOWN]:
         print(f"data_prep.py: error: {problem}", file=sys.stderr)
     if len(problems) > MAX_SHOWN:
@@ -156,14 +177,12 @@ def main():
     for name, utterances in sets.items():
         segments = None
         if args.trim_silence:
-            with ThreadPoolExecutor() as pool:
-                found = pool.map(
-                    lambda path: find_speech(path, args.trim_silence),
-                    (audio for *_, audio in utterances),
-                )
-                segments = dict(
-                    zip((utt_id for utt_id, *_ in utterances), found, strict=True)
-                )
+            segments = find_all_speech(utterances, args.trim_silence)
+        elif name == args.train_set and (share := measure_silence(utterances)) > MUCH:
+            print(
+                f"note: {share:.0%} of {name} is silence before and after the speech: "
+                f"models learn sooner without it, with --trim_silence {THRESHOLD}"
+            )
         write_data_dir(args.data / name, utterances, segments)
 
 
