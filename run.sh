@@ -417,6 +417,8 @@ if wants 1; then
         run_logged "Stage 1: data/" "" exp/log/data.log \
             ./run.sh "${run_opts[@]}" --stage 1 --stop_stage 1 \
             --local_data_opts "$(value_of local_data_opts) ${data_opts[*]}"
+        while read -r note; do log "Note: ${note}"; done \
+            < <(sed -n 's/^note: //p' exp/log/data.log)
         python3 "${root}/local/check_data.py" data/*/
         run_logged "Stage 1: dump/raw" "" exp/log/dump.log \
             ./run.sh "${run_opts[@]}" --stage 2 --stop_stage 4
@@ -457,6 +459,16 @@ lock 8 --shared "the data"
 
 # ========================== Stages 3 to 6: models ==========================
 
+# What the models are trained and tested on: other data under old names make them stale.
+checksum_of() {
+    local name
+    for name in "$@"; do cat "dump/raw/${name}"/{text,utt2num_samples} || true; done \
+        2> /dev/null | cksum
+}
+train_data=$(checksum_of "$(value_of train_set)"{,_sp} "$(value_of valid_set)")
+# shellcheck disable=SC2046  # several sets
+test_data=$(checksum_of $(value_of test_sets))
+
 inference_tag=$(tag_of "${inference_config}" "${inference_args}")
 [ "${use_lm}" != true ] || inference_tag+="_$(basename "${lm_exp}")"
 compared=()
@@ -476,8 +488,8 @@ run_model() {
         --asr_tag "${asr_exp#exp/asr_}" --inference_config "${inference_config}"
         --inference_args "${inference_args}" --inference_tag "${inference_tag}")
     local decode_dir="${asr_exp}/${inference_tag}"
-    local settings inputs_train inputs_decode
-    settings="${args} $(opts_matching "${corpus_opts}|${train_opts}")"
+    local settings inputs_train settings_decode inputs_decode
+    settings="${args} $(opts_matching "${corpus_opts}|${train_opts}") ${train_data}"
     settings+=" $(grep -v "^max_epoch:" "${config}")"
     local from="" warm_start="${asr_exp}/warm_start"
     if [[ "${model}" = *_warm ]]; then
@@ -486,9 +498,9 @@ run_model() {
         model_opts+=(--pretrained_model "${warm_start}/model.pth")
     fi
     inputs_train="${settings} $(< "${config}")"
-    inputs_decode="${inputs_train} ${asr_opts[*]} ${inference_args}"
-    inputs_decode+=" $(< "${inference_config}")"
-    [ "${use_lm}" != true ] || inputs_decode+=" ${inputs_lm}"
+    settings_decode="${inputs_train} ${inference_args} $(< "${inference_config}")"
+    [ "${use_lm}" != true ] || settings_decode+=" ${inputs_lm}"
+    inputs_decode="${settings_decode} ${asr_opts[*]} ${test_data}"
     scored[${asr_exp}]=${inputs_decode} trained[${asr_exp}]=${inputs_train}
     wants 3 || wants 4 || wants 5 || return 0
     mkdir -p "${asr_exp}"
@@ -504,8 +516,8 @@ run_model() {
             # ESPnet would resume, and pass old weights off as trained with new settings
             if [ -f "${asr_exp}/checkpoint.pth" ] \
                 && ! is_done "${asr_exp}/.settings" "${settings}"; then
-                die "${asr_exp} was trained with other settings than ${config} has now:" \
-                    "remove it, or give the new config a name of its own"
+                die "${asr_exp} was trained with other settings than ${config} has now," \
+                    "or on other data: remove it, or give the new config a name of its own"
             fi
             [ ! -f "${asr_exp}/checkpoint.pth" ] || [ "${resume}" = true ] || die \
                 "--resume false: ${asr_exp} holds a training that was stopped: remove it" \
@@ -541,7 +553,11 @@ run_model() {
             log "Stage 4: Decoding ${what}: done already"
         else
             log "Stage 4: Decoding ${what}: ${inference_config#"${root}/"}"
+            # of other test sets, what was decoded in the same way is kept
+            is_done "${decode_dir}/.settings" "${settings_decode}" || rm -rf "${decode_dir}"
+            mkdir -p "${decode_dir}"
             rm -f "${decode_dir}"/.done_*
+            mark_done "${decode_dir}/.settings" "${settings_decode}"
             run_logged "Stage 4: decoding ${what}" "" "${asr_exp}/run_decode.log" \
                 ./run.sh "${model_opts[@]}" --stage 12 --stop_stage 12
             mark_done "${decode_dir}/.done_decode" "${inputs_decode}"

@@ -4,14 +4,14 @@
 """./run.sh --corpus custom, on mini_an4's recordings as somebody's own corpus."""
 
 import json
+import shutil
 
 import pytest
 import soundfile
+import yaml
 
-SMALL = (
-    "--max_epoch 1 --batch_type unsorted --batch_size 4 --num_workers 0 "
-    "--encoder_conf output_size=32 --encoder_conf num_blocks=3"
-)
+SMALL = {"max_epoch": 1, "batch_type": "unsorted", "batch_size": 4, "num_workers": 0}
+SMALL_ENCODER = {"output_size": 32, "num_blocks": 3}
 
 
 @pytest.fixture(scope="module")
@@ -30,15 +30,62 @@ def corpus(an4, tmp_path_factory):
     return root
 
 
-@pytest.mark.slow
-def test_the_whole_comparison_runs_on_a_corpus_of_ones_own(repository, corpus):
-    status, output = repository.run(
-        *("./run.sh", "--corpus", "custom", "--data", corpus, "--asr_args", SMALL),
-        *("--models", "baseline reuse3", "--inference_args", "--beam_size 2"),
-        *("--train_set", "learn", "--test_sets", "unseen"),
+def run(repository, corpus, *options):
+    return repository.run(
+        *("./run.sh", "--corpus", "custom", "--data", corpus, "--train_set", "learn"),
+        *("--inference_args", "--beam_size 2", *options),
     )
-    assert status == 0, output
-    exp = repository.recipe_of("custom") / "exp"
+
+
+@pytest.fixture(scope="module")
+def compared(copy_repository, corpus):
+    """A repository with the comparison of two models, of one epoch."""
+    repository = copy_repository()
+    for path in repository.recipe_of("custom").glob("conf/**/train_asr_*.yaml"):
+        config = yaml.safe_load(path.read_text()) | SMALL
+        config["encoder_conf"] |= SMALL_ENCODER
+        path.write_text(yaml.safe_dump(config))
+    options = ("--models", "baseline reuse3", "--test_sets", "unseen")
+    repository.status, repository.output = run(repository, corpus, *options)
+    return repository
+
+
+@pytest.mark.slow
+def test_the_whole_comparison_runs_on_a_corpus_of_ones_own(compared):
+    assert compared.status == 0, compared.output
+    exp = compared.recipe_of("custom") / "exp"
     comparison = json.loads((exp / "comparison.json").read_text())
     assert list(comparison["models"]) == ["baseline", "reuse3"]
-    assert "|unseen|2|reuse3|" in output
+    assert "|unseen|2|reuse3|" in compared.output
+
+
+@pytest.mark.slow
+def test_what_an_earlier_state_of_a_model_decoded_is_not_kept(compared, corpus):
+    asr_exp = compared.recipe_of("custom") / "exp/asr_train_asr_conformer"
+    (decode_dir,) = asr_exp.glob("decode_asr*")
+    assert (decode_dir / "unseen/text").is_file()
+    path = compared.recipe_of("custom") / "conf/train_asr_conformer.yaml"
+    path.write_text(path.read_text().replace("max_epoch: 1", "max_epoch: 2"))
+    options = ("--models", "baseline", "--test_sets", "dev")
+    status, output = run(compared, corpus, *options)
+    assert status == 0, output
+    assert (decode_dir / "dev/text").is_file()
+    assert not (decode_dir / "unseen").exists()
+    options = ("--models", "baseline", "--test_sets", "unseen")
+    status, output = run(compared, corpus, *options)
+    assert status == 0 and "Training baseline: done already" in output
+    for name in ("dev", "unseen"):
+        assert (decode_dir / name / "text").is_file()
+
+
+@pytest.mark.slow
+def test_other_data_do_not_pass_for_those_that_a_model_was_trained_on(
+    compared, corpus, tmp_path
+):
+    shutil.copytree(corpus, tmp_path / "other")
+    text = tmp_path / "other/learn/text"
+    text.write_text(text.read_text().replace("learn0 ", "learn0 ONE MORE "))
+    status, output = run(compared, tmp_path / "other", "--test_sets", "unseen")
+    assert status != 0
+    assert "asr_train_asr_conformer was trained with other settings" in output
+    assert "or on other data: remove it" in output.splitlines()[-1]
