@@ -41,10 +41,13 @@ Options:
 EOH
 )
 
-command_line="local/study.sh${*:+ ${*@Q}}"
+# What is written into results/, which are published: not where the corpus lies.
+command_line=local/study.sh
 run_opts=()
 while [ $# -gt 0 ]; do
     option=${1//-/_}
+    [ "${option}" = __data ] && value=DIR || value=${2:+"${2@Q}"}
+    command_line+=" $1 ${value}"
     case "${option}" in
         __help | _h)
             echo "${help_message}"
