@@ -69,12 +69,12 @@ def test_what_an_earlier_state_of_a_model_decoded_is_not_kept(compared, corpus):
     options = ("--models", "baseline", "--test_sets", "dev")
     status, output = run(compared, corpus, *options)
     assert status == 0, output
-    assert (decode_dir / "dev/text").is_file()
+    assert (decode_dir / "org/dev/text").is_file()
     assert not (decode_dir / "unseen").exists()
     options = ("--models", "baseline", "--test_sets", "unseen")
     status, output = run(compared, corpus, *options)
     assert status == 0 and "Training baseline: done already" in output
-    for name in ("dev", "unseen"):
+    for name in ("org/dev", "unseen"):
         assert (decode_dir / name / "text").is_file()
 
 
