@@ -101,10 +101,25 @@ def read_scores(decode_dir):
 
 
 def read_rtf(set_dir):
-    """Read the real-time factor of a decoding, None if ESPnet did not report one."""
+    """Read the real-time factor of a decoding.
+
+    Returns:
+        None if ESPnet did not report one, or reported a wrong one: of utterances in
+        batches, each is charged with the time of its whole batch.
+    """
     log = set_dir / "logdir/calculate_rtf.log"
     match = re.search(r"^RTF: ([\d.]+)", log.read_text() if log.is_file() else "", re.M)
-    return float(match[1]) if match else None
+    return float(match[1]) if match and batch_size(set_dir) == 1 else None
+
+
+def batch_size(set_dir):
+    """Return how many utterances ESPnet decoded at a time, from the decoding's log."""
+    command = (set_dir / "logdir/asr_inference.1.log").read_text().splitlines()[0]
+    option = re.search(r"--batch_size[= ](\d+)", command)
+    if option:
+        return int(option[1])
+    config = re.search(r"--config (\S+)", command)
+    return yaml.safe_load(Path(config[1]).read_text()).get("batch_size", 1)
 
 
 def mean_of(seeds):
@@ -137,23 +152,23 @@ def read_audio(dumpdir, sets):
 
 def encoder_inputs(model, wavs):
     """Return what the encoder is given for each waveform, batch size 1."""
-    inputs = []
+    inputs, device = [], next(model.parameters()).device
     handle = model.encoder.register_forward_pre_hook(
         lambda module, args, kwargs: inputs.append((args, kwargs)), with_kwargs=True
     )
     for wav in wavs:
-        speech = torch.from_numpy(wav)[None]
-        model.encode(speech, torch.tensor([speech.size(1)]))
+        speech = torch.from_numpy(wav)[None].to(device)
+        model.encode(speech, torch.tensor([speech.size(1)], device=device))
     handle.remove()
     return inputs
 
 
 @torch.no_grad()
 def measure_encoders(models, wavs, seconds):
-    """Measure the encoders' real-time factors, interleaved, on one CPU thread.
+    """Measure the encoders' real-time factors, interleaved, on one thread.
 
     Args:
-        models: {name: ESPnetASRModel}.
+        models: {name: ESPnetASRModel}, on the device to measure.
         wavs: Waveforms.
         seconds: Their length in all.
 
@@ -266,8 +281,8 @@ def format_results(comparison):
             else ""
         )
         + ". Encoder RTF: encoder seconds per "
-        f"second of audio, batch 1, one CPU thread, median of {ROUNDS} interleaved "
-        f"rounds over {comparison['rtf_utterances']} utterances (and their range).",
+        f"second of audio, batch 1, {comparison['rtf_device']}, median of {ROUNDS} "
+        f"interleaved rounds over {comparison['rtf_utterances']} utterances (and their range).",
         "",
         f"|set|utterances|model|WER|to {next(iter(models))}|95 % interval|by speaker|"
         f"CER|to {next(iter(models))}|S.Err|decoding RTF|",
@@ -424,6 +439,10 @@ def main():
             }
             for run, of_seed in zip(results[name]["runs"], seeds, strict=True):
                 run["utterances"][set_] = of_seed
+    # where they were trained, if that is here
+    on_gpu = torch.cuda.is_available() and trainings[0]["peak_memory_of"] == "gpu"
+    for model in built.values():
+        model.to("cuda" if on_gpu else "cpu")
     wavs = read_audio(args.dumpdir, sets)
     seconds = sum(map(len, wavs)) / humanfriendly.parse_size(
         str(train_args.frontend_conf["fs"])
@@ -437,6 +456,7 @@ def main():
             "decoding": args.inference_tag,
         },
         "rtf_utterances": len(wavs),
+        "rtf_device": torch.cuda.get_device_name() if on_gpu else "one CPU thread",
         "partial": (PARTIAL.read_text().splitlines() if PARTIAL.is_file() else []),
         "models": results,
     }

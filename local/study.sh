@@ -19,9 +19,10 @@ die() {
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
 corpus=picovoice_coffee  # Recipe, a folder of egs2.
-models=                  # Models; the comparison's baseline is "baseline".
+models=                  # Models; what the others are compared with is "baseline", or the first.
 seeds="1 2 3 4 5"        # Seeds to train each model with.
 inference_config=conf/decode_asr.yaml  # Config for decoding, of the recipe.
+results=                 # Folder for the comparison.
 jobs=$(env -u OMP_NUM_THREADS nproc)  # Cells that are run side by side, each with one thread.
 
 help_message=$(cat << EOH
@@ -34,10 +35,13 @@ done is not done again.
 
 Options:
     --corpus  # Recipe, a folder of egs2 (default="${corpus}").
-    --models  # Models (default: baseline and all that conf/tuning of the recipe has).
+    --models  # Models; the others are compared with "baseline", or with the first where
+              # that is not among them (default: baseline and its variants in conf/tuning
+              # of the recipe, not those of other sizes).
     --seeds   # Seeds to train each with (default="${seeds}").
     --jobs    # Cells that are run side by side (default: the number of cores).
     --inference_config  # Config for decoding (default="${inference_config}").
+    --results # Folder for the comparison (default="results/<corpus>/<decoding>").
 EOH
 )
 
@@ -53,7 +57,7 @@ while [ $# -gt 0 ]; do
             echo "${help_message}"
             exit 0
             ;;
-        __corpus | __models | __seeds | __jobs | __inference_config)
+        __corpus | __models | __seeds | __jobs | __inference_config | __results)
             [ $# -ge 2 ] || die "$1 needs a value"
             printf -v "${option#__}" %s "$2"
             ;;
@@ -78,11 +82,13 @@ done
 config=train_asr_conformer
 if [ -z "${models}" ]; then
     models=$(cd "${recipe}/conf/tuning" && echo "${config}"_*.yaml)
-    models=${models//${config}_/}
-    models="baseline ${models//.yaml/}"
+    models=" ${models//${config}_/}"
+    models=$(sed -E "s/ d[0-9]+[^ ]*//g" <<< "${models//.yaml/}")
+    models="baseline${models}"
 fi
 others=" ${models} "
 [[ "${others}" != *" baseline "* ]] || models="baseline${others/ baseline / }"
+read -r first _ <<< "${models}"
 
 run() {
     "${root}/run.sh" --corpus "${corpus}" --inference_config "${inference_config}" \
@@ -91,11 +97,11 @@ run() {
 failed=$(mktemp)
 trap 'rm -f "${failed}"' EXIT
 
-# One model with one seed; a fine-tuned one after the baseline that it starts from.
+# One model with one seed; a fine-tuned one after the first, which it starts from.
 run_cell() {
     local model=$1 seed=$2 what="$1, seed $2" start=${SECONDS} logfile
     logfile="${recipe}/exp/log/study_${model}_${seed}.log"
-    [[ "${model}" != *_warm ]] || model="baseline ${model}"
+    [[ "${model}" != *_warm ]] || model="${first} ${model}"
     log "${what}: begins"
     if run --models "${model}" --seeds "${seed}" --nj 1 --stage 3 --stop_stage 5 \
         > "${logfile}" 2>&1; then
@@ -119,13 +125,13 @@ complete=""
 for model in ${models}; do
     grep -q "^${model}/" "${failed}" || complete+="${complete:+ }${model}"
 done
-if [[ " ${complete} " = *" baseline "* ]]; then
+if [[ "${complete} " = "${first} "* ]]; then
     study_command="${command_line}  # ${jobs} side by side, one thread each" \
         run --models "${complete}" --seeds "${seeds}" --stage 6
     decoding=$(sed -n 's/^- decoding: .\(.*\).$/\1/p' "${recipe}/exp/RESULTS.md")
-    results="results/${corpus}/${decoding}"
-    mkdir -p "${root}/${results}"
-    cp "${recipe}"/exp/{RESULTS.md,comparison.json,comparison.png} "${root}/${results}/"
-    log "Written: ${results}/{RESULTS.md,comparison.json,comparison.png}"
+    results=${results:-${root}/results/${corpus}/${decoding}}
+    mkdir -p "${results}"
+    cp "${recipe}"/exp/{RESULTS.md,comparison.json,comparison.png} "${results}/"
+    log "Written: ${results#"${root}/"}/{RESULTS.md,comparison.json,comparison.png}"
 fi
 [ ! -s "${failed}" ] || die "not done: $(paste -sd ' ' "${failed}")"
