@@ -275,7 +275,8 @@ def format_results(comparison):
         )
         + ". Encoder RTF: encoder seconds per "
         f"second of audio, batch 1, {comparison['rtf_device']}, median of {ROUNDS} "
-        f"interleaved rounds over {comparison['rtf_utterances']} utterances (and their range).",
+        f"interleaved rounds over {comparison['rtf_utterances']} utterances (and their "
+        "range).",
         "",
         f"|set|utterances|model|WER|to {next(iter(models))}|95 % interval|by speaker|"
         f"CER|to {next(iter(models))}|S.Err|decoding RTF|",
