@@ -219,12 +219,15 @@ def run_encoder(
         )
 
     encoders = {name: e.to(args.device) for name, e in encoders.items()}
-    for seconds in benchmark["settings"]["seconds"]:
-        measured = compare.compare_at(seconds, listed, encoders, settings)
-        benchmark["lengths"].append(report.summarise(measured))
-        write_json(benchmark, results)
-    benchmark["finished"] = True
-    report.write_reports(benchmark, output)
+    try:
+        for seconds in benchmark["settings"]["seconds"]:
+            measured = compare.compare_at(seconds, listed, encoders, settings)
+            benchmark["lengths"].append(report.summarise(measured))
+            write_json(benchmark, results)
+        benchmark["finished"] = True
+    finally:  # of what was measured before an interruption, too
+        if benchmark["lengths"]:
+            report.write_reports(benchmark, output)
     return benchmark
 
 

@@ -188,7 +188,7 @@ def test_training_in_bfloat16(tmp_path):
     assert "forward and backward" in (tmp_path / "benchmark.md").read_text()
 
 
-def test_an_interruption_leaves_what_was_measured(tmp_path, monkeypatch, capsys):
+def test_an_interruption_leaves_a_report_of_what_was_measured(tmp_path, monkeypatch, capsys):
     measure = compare.compare_at
 
     def interrupted_at_two_seconds(seconds, *args):
@@ -201,6 +201,9 @@ def test_an_interruption_leaves_what_was_measured(tmp_path, monkeypatch, capsys)
     results = read(tmp_path)
     assert not results["finished"]
     assert [length["seconds"] for length in results["lengths"]] == [1]
+    markdown = (tmp_path / "benchmark.md").read_text()
+    assert "## 1 s" in markdown and "Not finished" in markdown
+    assert (tmp_path / "benchmark.png").exists()
     assert "interrupted" in capsys.readouterr().err.splitlines()[-1]
 
 
