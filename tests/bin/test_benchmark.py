@@ -188,7 +188,9 @@ def test_training_in_bfloat16(tmp_path):
     assert "forward and backward" in (tmp_path / "benchmark.md").read_text()
 
 
-def test_an_interruption_leaves_a_report_of_what_was_measured(tmp_path, monkeypatch, capsys):
+def test_an_interruption_leaves_a_report_of_what_was_measured(
+    tmp_path, monkeypatch, capsys
+):
     measure = compare.compare_at
 
     def interrupted_at_two_seconds(seconds, *args):
