@@ -101,6 +101,20 @@ def test_another_decoding_has_results_of_its_own_and_trains_nothing(studied):
 
 
 @pytest.mark.slow
+def test_the_first_model_is_the_baseline_where_there_is_no_other(studied, tmp_path):
+    before = read(studied)
+    options = ("--models", "reuse3", "--seeds", "1 2", "--results", str(tmp_path))
+    status, output = studied.run(*STUDY, *options)
+    assert status == 0, output
+    comparison = json.loads((tmp_path / "comparison.json").read_text())
+    (model,) = comparison["models"].values()
+    assert [run["utterances"] for run in model["runs"]] == [
+        utterances for utterances, _ in before["reuse3"]
+    ]
+    assert read(studied) == before
+
+
+@pytest.mark.slow
 def test_a_cell_that_fails_is_named_and_the_other_models_are_compared(studied):
     exp = studied.recipe / "exp/asr_train_asr_conformer_reuse3_seed2"
     (exp / ".done_train").unlink()
