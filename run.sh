@@ -389,7 +389,7 @@ train_opts="asr_.*|pretrained_model|ignore_init_mismatch|feats_normalize|num_spl
 inputs_data="$(cat run.sh local/*) $(opts_matching "${all_data_opts}") ${data_opts[*]}"
 # the statistics are of the features of the first config; check_config.py has found the
 # others' to be the same
-inputs_tokens="${inputs_data} $(sed -n '/^frontend/,/^[^ f]/p' "${configs[0]}")"
+inputs_tokens="${inputs_data} $(sed -n '/^frontend/,/^[^ f]/{/^[ f]/p}' "${configs[0]}")"
 [[ "${asr_args}" != *--frontend* ]] || inputs_tokens+=" ${asr_args}"
 
 inputs_lm="${inputs_tokens} $(opts_matching "${lm_opts}")"
