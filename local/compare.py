@@ -26,6 +26,7 @@ from compare_utterances import (
     by_speaker,
     format_details,
     interval,
+    points,
     read_errors,
 )
 from data_dir import read_scp
@@ -218,11 +219,6 @@ def seconds_per_epoch(model):
     seconds = [run["seconds_per_epoch"] for run in model["runs"]]
     spread = f" ({min(seconds):.2f}-{max(seconds):.2f})" if len(seconds) > 1 else ""
     return f"{model['seconds_per_epoch']:.2f}{spread}"
-
-
-def points(limits):
-    """Format an interval, empty if there is none."""
-    return "" if limits is None else "{:+.1f} to {:+.1f}".format(*limits)
 
 
 def difference(counts, baseline):

@@ -85,6 +85,11 @@ def interval(baseline, model):
     return tuple(map(float, np.percentile(differences, [2.5, 97.5])))
 
 
+def points(limits):
+    """Format an interval, empty if there is none."""
+    return "" if limits is None else "{:+.1f} to {:+.1f}".format(*limits)
+
+
 def format_speakers(errors):
     """Format the error rates of each speaker as Markdown.
 
