@@ -23,9 +23,10 @@ import torch.utils.benchmark
 import yaml
 from compare_utterances import (
     RESAMPLES,
-    by_speaker,
     format_details,
     interval,
+    interval_by_speaker,
+    mean_and_spread,
     points,
     read_errors,
 )
@@ -110,10 +111,10 @@ def read_rtf(set_dir):
     """
     log = set_dir / "logdir/calculate_rtf.log"
     match = re.search(r"^RTF: ([\d.]+)", log.read_text() if log.is_file() else "", re.M)
-    command = (set_dir / "logdir/asr_inference.1.log").read_text()
-    if not match or not re.search(r" --batch_size 1 ", command):
+    if match is None:
         return None
-    return float(match[1])
+    command = (set_dir / "logdir/asr_inference.1.log").read_text()
+    return float(match[1]) if " --batch_size 1 " in command else None
 
 
 def mean_of(seeds):
@@ -207,13 +208,6 @@ def describe_run():
     }
 
 
-def rate(counts):
-    """Format an error rate, with its standard deviation over the seeds."""
-    rates = counts["error_rates"]
-    spread = f" ± {statistics.stdev(rates):.1f}" if len(rates) > 1 else ""
-    return f"{counts['error_rate']:.1f}{spread}"
-
-
 def seconds_per_epoch(model):
     """Format the seconds of a training epoch, and their range over the seeds."""
     seconds = [run["seconds_per_epoch"] for run in model["runs"]]
@@ -287,9 +281,9 @@ def format_results(comparison):
             sentences = wer["sentences"]
             rtf = scores["decoding_rtf"]
             lines.append(
-                f"|{name}|{sentences}|{model_name}|{rate(wer)}|"
+                f"|{name}|{sentences}|{model_name}|{mean_and_spread(wer['error_rates'])}|"
                 f"{difference(wer, base['wer'])}|{points(wer['interval'])}|"
-                f"{points(wer['interval_by_speaker'])}|{rate(cer)}|"
+                f"{points(wer['interval_by_speaker'])}|{mean_and_spread(cer['error_rates'])}|"
                 f"{difference(cer, base['cer'])}|"
                 f"{100 * wer['sentence_errors'] / sentences:.1f}|"
                 f"{'' if rtf is None else f'{rtf:.3f}'}|"
@@ -424,13 +418,13 @@ def main():
             pair = None if seeds is first else (first, seeds)
             results[name]["scores"][set_]["wer"] |= {
                 "interval": pair and interval(*pair),
-                "interval_by_speaker": pair
-                and interval(*([by_speaker(e) for e in seeds] for seeds in pair)),
+                "interval_by_speaker": pair and interval_by_speaker(*pair),
             }
             for run, of_seed in zip(results[name]["runs"], seeds, strict=True):
                 run["utterances"][set_] = of_seed
     # where they were trained, if that is here
-    on_gpu = torch.cuda.is_available() and trainings[0]["peak_memory_of"] == "gpu"
+    baseline = next(iter(results.values()))
+    on_gpu = torch.cuda.is_available() and baseline["peak_memory_of"] == "gpu"
     for model in built.values():
         model.to("cuda" if on_gpu else "cpu")
     wavs = read_audio(args.dumpdir, sets)

@@ -15,7 +15,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from compare_utterances import by_speaker, interval, points
+from compare_utterances import interval, interval_by_speaker, mean_and_spread, points
 
 
 def read_runs(paths):
@@ -86,17 +86,15 @@ def format_rates(models):
         }
         means = {m: statistics.mean(of_model) for m, of_model in rates.items()}
         for model, of_model in errors.items():
-            n = len(of_model)
-            spread = f" ± {statistics.stdev(rates[model]):.1f}" if n > 1 else ""
-            cells = [name, model, str(n), f"{means[model]:.1f}{spread}", "", "", ""]
-            if model != first:
+            cells = [name, model, str(len(of_model)), mean_and_spread(rates[model])]
+            if model == first:
+                cells += ["", "", ""]
+            else:
                 pair = errors[first], of_model
-                cells[4:] = [
+                cells += [
                     f"{means[model] - means[first]:+.1f}",
                     points(interval(*pair)),
-                    points(
-                        interval(*([by_speaker(e) for e in seeds] for seeds in pair))
-                    ),
+                    points(interval_by_speaker(*pair)),
                 ]
             lines.append(f"|{'|'.join(cells)}|")
     return "\n".join(lines)

@@ -6,6 +6,7 @@
 """Compare models utterance by utterance: intervals, speakers, examples."""
 
 import json
+import statistics
 from collections import defaultdict
 
 import numpy as np
@@ -83,6 +84,17 @@ def interval(baseline, model):
     tokens = drawn @ np.array([baseline[0][unit][1] for unit in units])
     differences = 100 * (errors[1] - errors[0]) / np.maximum(tokens, 1)
     return tuple(map(float, np.percentile(differences, [2.5, 97.5])))
+
+
+def interval_by_speaker(baseline, model):
+    """Estimate the `interval` with speakers for units; arguments as there."""
+    return interval(*([by_speaker(seed) for seed in x] for x in (baseline, model)))
+
+
+def mean_and_spread(rates):
+    """Format the mean of error rates, with their standard deviation if there is one."""
+    spread = f" ± {statistics.stdev(rates):.1f}" if len(rates) > 1 else ""
+    return f"{statistics.mean(rates):.1f}{spread}"
 
 
 def points(limits):
