@@ -184,27 +184,37 @@ done
 "${root}/tools/setup.sh"
 reserved_opts="dumpdir|expdir|asr_(exp|tag|config|stats_dir)|inference_tag|feats_type"
 reserved_opts+="|skip_.*|use_lightning|download_model|hyp_cleaner|(local_)?score_opts"
-asr_opts=() data_opts=() parts=""
+# Of the Kaldi-style data directories in a folder: they may be edited between two runs.
+corpus_checksum() {
+    { cat "$1"/*/{wav.scp,text,utt2spk} || true; } 2> /dev/null | cksum
+}
+asr_opts=() data_opts=() parts="" inputs_corpus=""
 for ((i = 0; i < ${#more_opts[@]}; i += 2)); do
     option=${more_opts[i]} value=${more_opts[i + 1]}
     for_data=$(grep -c "^${option}=" local/data.sh || true)
+    for_asr=$(grep -c "^${option}=" asr.sh || true)
     if [[ "${option}" =~ ^(${reserved_opts})$ ]]; then
         die "--${option}: run.sh sets it, or does without; with the recipe's own run.sh" \
             "in egs2/${corpus}/asr1 you can choose it"
-    elif grep -q "^${option}=" asr.sh; then
+    elif [ "${for_asr}" != 0 ]; then
         asr_opts+=("--${option}" "${value}")
     elif [ "${for_data}" = 0 ]; then
         die "unknown option --${option}: neither run.sh nor the recipe's local/data.sh nor" \
             "ESPnet's asr.sh has it (see ./run.sh --help)"
     fi
+    [[ ! "${option}" =~ ^(train_set|valid_set|test_sets)$ || "${value}" != *[,/]* ]] \
+        || die "--${option}: '${value}' is not the name of a set; several have spaces between"
     if [ "${for_data}" != 0 ]; then
-        if [[ "${value}" = */* ]]; then
+        # a folder; names of sets are asr.sh's, too
+        if [[ "${value}" = */* ]] \
+            || { [ "${for_asr}" = 0 ] && [ -d "${start_dir}/${value}" ]; }; then
             value=$(cd "${start_dir}" && realpath -m "${value}")
             [[ "${value}" != *[[:space:]]* ]] || die "--${option}: ESPnet's scripts do" \
                 "not take a path with spaces: '${value}'; make a link to it without"
         fi
         # asr.sh splits --local_data_opts at spaces: lists go with commas
         value=${value// /,}
+        [ ! -d "${value}" ] || inputs_corpus+=" $(corpus_checksum "${value}")"
         data_opts+=("--${option}" "${value:-,}")
         [ "${option}" != parts ] || parts=",${value//-/_},"
     fi
@@ -315,11 +325,18 @@ run_logged() {
     done
     if ! wait "${child}"; then
         child=
-        # the line that says why, rather than where
+        # the line that says why, rather than where; what checks says all in one go
         local why
         why=$(grep -hE "error: |^[A-Za-z_.]*(Error|Exception): .|Error: .|no longer exists" \
             "${logfile}" \
             | tail -n 1 || true)
+        if [[ "${why}" =~ ^[a-z_]+\.py:\ error:\  ]]; then
+            why=$(grep "^${BASH_REMATCH[0]}" "${logfile}")
+            if [ "$(wc -l <<< "${why}")" -gt 1 ]; then
+                echo "${why}" >&2
+                why="for the $(wc -l <<< "${why}") reasons above"
+            fi
+        fi
         die "${what} failed: ${why:-$(tail -n 1 "${logfile}")}" \
             "(log: egs2/${corpus}/asr1/${logfile})"
     fi
@@ -387,6 +404,7 @@ lm_opts="use_word_lm|lm_.*|inference_lm|word_vocab_size|use_ngram|ngram_.*"
 train_opts="asr_.*|pretrained_model|ignore_init_mismatch|feats_normalize|num_splits_asr"
 
 inputs_data="$(cat run.sh local/*) $(opts_matching "${all_data_opts}") ${data_opts[*]}"
+inputs_data+="${inputs_corpus}"
 # the statistics are of the features of the first config; check_config.py has found the
 # others' to be the same
 inputs_tokens="${inputs_data} $(sed -n '/^frontend/,/^[^ f]/{/^[ f]/p}' "${configs[0]}")"
@@ -406,6 +424,11 @@ has_tokens() {
     compgen -G "exp/asr_stats*" > /dev/null && is_done data/.done_tokens "${inputs_tokens}"
 }
 
+sets_of_run() {
+    tr -s ' ' '\n' \
+        <<< "$(value_of train_set) $(value_of train_set)_sp $(value_of valid_set) $(value_of test_sets)"
+}
+
 lock 8 --shared "the data"
 if wants 1; then
     has_data || lock 8 --exclusive "the data"
@@ -419,7 +442,9 @@ if wants 1; then
             --local_data_opts "$(value_of local_data_opts) ${data_opts[*]}"
         while read -r note; do log "Note: ${note}"; done \
             < <(sed -n 's/^note: //p' exp/log/data.log)
-        python3 "${root}/local/check_data.py" data/*/
+        # not what an earlier run has left there
+        mapfile -t sets < <(sets_of_run)
+        python3 "${root}/local/check_data.py" "${sets[@]/#/data/}"
         run_logged "Stage 1: dump/raw" "" exp/log/dump.log \
             ./run.sh "${run_opts[@]}" --stage 2 --stop_stage 4
         mark_done data/.done "${inputs_data}"
@@ -434,7 +459,9 @@ if wants 2; then
     else
         log "Stage 2: Tokens and statistics, shared by all models"
         rm -f data/.done_tokens
-        python3 "${root}/local/check_data.py" dump/raw/*/ dump/raw/org/*/
+        mapfile -t sets < <(sets_of_run)
+        python3 "${root}/local/check_data.py" "${sets[@]/#/dump/raw/}" \
+            "${sets[@]/#/dump/raw/org/}"
         run_logged "Stage 2: tokens and statistics" "" exp/log/tokens.log \
             ./run.sh "${run_opts[@]}" --asr_config "${configs[0]}" \
             --asr_args "${asr_args}" --use_lm false --stage 5 --stop_stage 10

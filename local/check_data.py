@@ -12,10 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import soundfile
-from data_dir import read_scp
+from data_dir import scan_scp, some
 
 FILES = ("text", "wav.scp", "utt2spk")
-MAX_SHOWN = 20
 
 
 def check_audio(path):
@@ -56,21 +55,38 @@ def check_audios(audio):
         audio: {utterance id: file}.
 
     Returns:
-        {utterance id: what is wrong with its file}.
+        A line for each thing that is wrong, with the first file and the ids of some
+        others that it is wrong with; and the ids of all.
     """
     with ThreadPoolExecutor() as pool:
         found = dict(zip(audio, pool.map(check_audio, audio.values()), strict=True))
-    return {k: f"{audio[k]} {problem}" for k, problem in found.items() if problem}
+    broken, alike = [], {}
+    for utt_id, problem in found.items():
+        if problem:
+            broken.append(utt_id)
+            alike.setdefault(re.sub(r"\d+", "", problem), []).append(utt_id)
+    lines = [
+        f"{first}: {audio[first]} {found[first]}"
+        + (f"; likewise {some(others)}" if others else "")
+        for first, *others in alike.values()
+    ]
+    return lines, broken
+
+
+def exit_with(problems):
+    """Exit with a line for each problem, if there are any."""
+    for problem in problems:
+        print(f"{Path(sys.argv[0]).name}: error: {problem}", file=sys.stderr)
+    if problems:
+        sys.exit(1)
 
 
 def check_data_dir(data_dir):
     """Return a list of what is wrong with a data directory."""
     tables, problems = {}, []
     for name in FILES:
-        try:
-            tables[name] = read_scp(data_dir / name)
-        except ValueError as e:
-            problems.append(str(e))
+        tables[name], found = scan_scp(data_dir / name)
+        problems += found
     if problems:
         return problems
 
@@ -81,7 +97,7 @@ def check_data_dir(data_dir):
             if missing:
                 problems.append(
                     f"{data_dir / here}: {len(missing)} utterances of {there} are "
-                    f"missing: {' '.join(missing[:3])}{' ...' * (len(missing) > 3)}"
+                    f"missing: {some(missing)}"
                 )
     # a pipe ends in "|", an ark in ":offset"
     audio = {
@@ -89,11 +105,8 @@ def check_data_dir(data_dir):
         for key, path in tables["wav.scp"].items()
         if not re.search(r"\|$|:\d+$", path)
     }
-    problems += [
-        f"{data_dir / 'wav.scp'}: {key}: {problem}"
-        for key, problem in check_audios(audio).items()
-    ]
-    return problems
+    broken, _ = check_audios(audio)
+    return problems + [f"{data_dir / 'wav.scp'}: {problem}" for problem in broken]
 
 
 def main():
@@ -110,11 +123,7 @@ def main():
     for data_dir in args.data_dirs:
         if any((data_dir / name).exists() for name in FILES):
             problems += check_data_dir(data_dir)
-    for problem in problems[:MAX_SHOWN]:
-        print(f"check_data.py: error: {problem}", file=sys.stderr)
-    if len(problems) > MAX_SHOWN:
-        print(f"... and {len(problems) - MAX_SHOWN} more", file=sys.stderr)
-    sys.exit(1 if problems else 0)
+    exit_with(problems)
 
 
 if __name__ == "__main__":

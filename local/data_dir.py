@@ -8,30 +8,56 @@ import shutil
 import sys
 from pathlib import Path
 
+MAX_NAMED = 3
+
+
+def some(names):
+    """Join a few of the names, and the number of the others."""
+    rest = len(names) - MAX_NAMED
+    return ", ".join(names[:MAX_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def scan_scp(path):
+    """Read a Kaldi text file, whatever is wrong with it.
+
+    Returns:
+        {id: rest of the line}, the first of an id that stands twice, and a list of what
+        is wrong: the file is missing, empty or not UTF-8, has empty lines, or ids stand
+        twice.
+    """
+    if not path.is_file():
+        return {}, [f"{path} is missing"]
+    try:
+        # Python knows more ends of a line than Kaldi, which may stand in a transcript
+        lines = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
+    except UnicodeDecodeError:
+        return {}, [f"{path} is not UTF-8"]
+    if lines == [""]:
+        return {}, [f"{path} is empty"]
+    table, empty, twice = {}, [], []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            empty.append(str(number))
+            continue
+        key, *value = line.split(maxsplit=1)
+        if key in table:
+            twice.append(key)
+        table.setdefault(key, "".join(value).strip())
+    problems = [f"{path}: line {empty[0]} is empty"] if empty else []
+    if twice:
+        problems.append(f"{path}: stands twice: {some(twice)}")
+    return table, problems
+
 
 def read_scp(path):
     """Read a Kaldi text file into {id: rest of the line}.
 
     Raises:
-        ValueError: The file is missing, empty or not UTF-8, has an empty line, or an
-            id stands twice.
+        ValueError: Something is wrong with it, see `scan_scp`.
     """
-    if not path.is_file():
-        raise ValueError(f"{path} is missing")
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is not UTF-8") from None
-    table = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            raise ValueError(f"{path}: line {number} is empty")
-        key, *value = line.split(maxsplit=1)
-        if key in table:
-            raise ValueError(f"{path}: {key} stands twice")
-        table[key] = "".join(value).strip()
-    if not table:
-        raise ValueError(f"{path} is empty")
+    table, problems = scan_scp(path)
+    if problems:
+        raise ValueError(problems[0])
     return table
 
 

@@ -41,7 +41,7 @@ def test_a_missing_and_an_empty_file_are_named(data_dir, name):
 
 def test_an_id_that_stands_twice_is_named(data_dir):
     (data_dir / "text").write_text("a-1 GO\na-1 GO\n")
-    assert "text: a-1 stands twice" in check_data.check_data_dir(data_dir)[0]
+    assert "text: stands twice: a-1" in check_data.check_data_dir(data_dir)[0]
 
 
 def test_an_utterance_without_text_is_named(data_dir):

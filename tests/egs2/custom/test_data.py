@@ -23,10 +23,12 @@ def corpus(tmp_path):
     """Two utterances of two speakers in each of three sets, with relative paths."""
     root = tmp_path / "corpus"
     (root / "audio").mkdir(parents=True)
+    rng = np.random.default_rng(0)
     for name in ("train", "dev", "test"):
         ids = [f"{name}{n}" for n in range(2)]
         for utt_id in ids:
-            soundfile.write(root / f"audio/{utt_id}.flac", np.zeros(800), 8000)
+            noise = rng.uniform(-0.1, 0.1, 4000)
+            soundfile.write(root / f"audio/{utt_id}.flac", noise, 8000)
         write(root / name / "wav.scp", [f"{i} audio/{i}.flac" for i in ids])
         write(root / name / "text", [f"{i} GO ON" for i in ids])
         write(root / name / "utt2spk", [f"{i} spk{n}" for n, i in enumerate(ids)])
@@ -109,7 +111,8 @@ def test_much_silence_around_the_speech_is_noted(corpus, tmp_path, seconds, is_n
     notes = prepare(corpus, tmp_path / "data").stdout
     assert ("of train is silence before and after the speech" in notes) == is_noted
     assert ("--trim_silence 35" in notes) == is_noted
-    assert not prepare(corpus, tmp_path / "cut", "--trim_silence", "35").stdout
+    cut = prepare(corpus, tmp_path / "cut", "--trim_silence", "35").stdout
+    assert "silence" not in cut
 
 
 def write_train(corpus, speakers):
@@ -139,6 +142,18 @@ def test_speakers_are_held_out_where_there_is_no_set_to_validate_on(
     assert read_scp(tmp_path / "again/dev/utt2spk") == dev
 
 
+@pytest.mark.parametrize("names", [("a", "b"), ("anna", "bob"), ("s2", "s1")])
+def test_the_speaker_of_most_utterances_is_not_held_out(corpus, tmp_path, names):
+    write_train(corpus, 2)
+    many, one = names
+    write(
+        corpus / "train/utt2spk",
+        [f"u{n} {one if n == 7 else many}" for n in range(40)],
+    )
+    assert prepare(corpus, tmp_path / "data").returncode == 0
+    assert read_scp(tmp_path / "data/dev/utt2spk") == {f"{one}-u7": one}
+
+
 def test_a_named_set_to_validate_on_is_never_held_out(corpus, tmp_path):
     write_train(corpus, 2)
     result = prepare(corpus, tmp_path / "data", valid_set="dev")
@@ -156,6 +171,10 @@ def append(path, line):
     path.write_text(path.read_text() + line + "\n")
 
 
+def write_audio(corpus, utt_id, wav):
+    soundfile.write(corpus / f"audio/{utt_id}.flac", wav, 8000)
+
+
 def empty_audio(corpus):
     soundfile.write(
         corpus / "audio/train0.flac", np.zeros(0), 8000, format="WAV", subtype="PCM_16"
@@ -170,12 +189,12 @@ def empty_audio(corpus):
         ),
         pytest.param(
             lambda c: append(c / "train/text", "train0 GO"),
-            "train0 stands twice",
+            "train/text: stands twice: train0",
             id="an id twice",
         ),
         pytest.param(
             lambda c: write(c / "train/text", ["train0", "train1 GO"]),
-            "train/text: train0 has no words",
+            "train/text: no words: train0",
             id="no words",
         ),
         pytest.param(
@@ -190,13 +209,61 @@ def empty_audio(corpus):
         ),
         pytest.param(
             lambda c: append(c / "test/text", "test9 GO"),
-            "test/wav.scp: test9 of text is missing",
+            "test/wav.scp: is missing: test9",
             id="no audio",
         ),
         pytest.param(
             lambda c: write(c / "dev/utt2spk", ["dev0 spk0"]),
-            "dev/utt2spk: dev1 has no speaker",
+            "dev/utt2spk: is missing: dev1",
+            id="no line for a speaker",
+        ),
+        pytest.param(
+            lambda c: write(c / "dev/utt2spk", ["dev0 spk0", "dev1"]),
+            "dev/utt2spk: no speaker: dev1",
             id="no speaker",
+        ),
+        pytest.param(
+            lambda c: write(c / "dev/utt2spk", ["dev0 spk0", "dev1 John Smith"]),
+            "dev/utt2spk: a speaker's name with spaces: dev1 (John Smith)",
+            id="a space in a speaker's name",
+        ),
+        pytest.param(
+            lambda c: write(c / "dev/text", ["dev0 GO"]),
+            "dev/text: is missing: dev1",
+            id="no line for the words",
+        ),
+        pytest.param(
+            lambda c: write(c / "dev/wav.scp", ["dev0 audio/dev0.flac", "dev1"]),
+            "dev/wav.scp: no file: dev1",
+            id="no file",
+        ),
+        pytest.param(
+            lambda c: write(
+                c / "dev/wav.scp", ["dev0 sox a.wav -t wav - |", "dev1 wav.ark:5"]
+            ),
+            "dev/wav.scp: a command or a place in an archive, where a file is due: "
+            "dev0, dev1",
+            id="a pipe",
+        ),
+        pytest.param(
+            lambda c: write(c / "train/segments", ["train0 train0 0 0.2"]),
+            "train/segments: parts of recordings are not taken",
+            id="segments",
+        ),
+        pytest.param(
+            lambda c: write_audio(c, "test0", np.zeros(400)),
+            "test/wav.scp: shorter than 0.1 s, too short to be recognised: test0",
+            id="too short to be recognised",
+        ),
+        pytest.param(
+            lambda c: write_audio(c, "test0", np.zeros((4000, 2))),
+            "recordings differ in channels, where all need as many: 1: train/train0",
+            id="mono and stereo",
+        ),
+        pytest.param(
+            lambda c: [write_audio(c, f"train{n}", np.ones(40 * 4000)) for n in (0, 1)],
+            "train: 2 of 2 utterances are left out, for they do not last",
+            id="nothing left to train on",
         ),
         pytest.param(
             lambda c: (c / "audio/train1.flac").unlink(),
@@ -218,15 +285,20 @@ def empty_audio(corpus):
                     ("utt2spk", "train0 spk0"),
                 )
             ],
-            "spk0-train0 is in train, too",
+            "test/text: ids of train, too: train0",
             id="sets that overlap",
         ),
         pytest.param(
             lambda c: write(
                 c / "test/wav.scp", ["test0 audio/dev1.flac", "test1 audio/test1.flac"]
             ),
-            "audio/dev1.flac is in dev, too",
+            "test/wav.scp: recordings of dev, too: test0",
             id="a recording in two sets",
+        ),
+        pytest.param(
+            lambda c: shutil.copy(c / "audio/dev1.flac", c / "audio/test1.flac"),
+            "test/wav.scp: recordings of dev, too: test1",
+            id="a copy of a recording in two sets",
         ),
     ],
 )
@@ -244,7 +316,101 @@ def test_what_is_wrong_is_named_before_anything_is_made(
 
 def test_all_problems_are_listed_in_one_go(corpus, tmp_path):
     (corpus / "dev/text").unlink()
-    write(corpus / "train/text", ["train0", "train1 GO"])
+    write(corpus / "train/text", ["train0", "train1 GO", "", "train1 GO"])
+    append(corpus / "train/wav.scp", "train0 audio/train0.flac")
+    (corpus / "audio/train0.flac").unlink()
     (corpus / "audio/test1.flac").unlink()
+    append(corpus / "test/utt2spk", "test9 spk9")
     result = prepare(corpus, tmp_path / "data")
-    assert len(result.stderr.strip().splitlines()) == 3
+    problems = [
+        "dev/text is missing",
+        "train/text: line 3 is empty",
+        "train/text: stands twice: train1",
+        "train/text: no words: train0",
+        "train/wav.scp: stands twice: train0",
+        "train0.flac cannot be read: No such file or directory",
+        "test1.flac cannot be read: No such file or directory",
+        "test/wav.scp: is missing: test9",
+        "test/text: is missing: test9",
+    ]
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == len(problems)
+    for problem in problems:
+        assert any(problem in line for line in lines), problem
+
+
+def test_many_problems_of_a_kind_hide_no_other(corpus, tmp_path):
+    write_train(corpus, 40)
+    (corpus / "audio/train0.flac").unlink()
+    write(corpus / "test/text", ["test0", "test1 GO"])
+    result = prepare(corpus, tmp_path / "data")
+    first, last = result.stderr.strip().splitlines()
+    assert first.endswith("; likewise u1, u2, u3 and 36 more")
+    assert last.endswith("test/text: no words: test0")
+
+
+@pytest.mark.parametrize("speaker, renamed", [("s1", "s1-s1_a"), ("s1_a", "s1_a")])
+def test_ids_sort_as_their_speakers_do(corpus, tmp_path, speaker, renamed):
+    """An underscore sorts after digits: Kaldi would find s10_a before s1_a."""
+    for name, line in (
+        ("wav.scp", "{0} audio/{1}.flac"),
+        ("text", "{0} GO"),
+        ("utt2spk", "{0} {2}"),
+    ):
+        lines = [
+            ("s1_a", "train0", speaker),
+            ("s10_a", "train1", "s10_a"[: len(speaker) + 1]),
+        ]
+        write(corpus / "train" / name, [line.format(*values) for values in lines])
+    assert prepare(corpus, tmp_path / "data").returncode == 0
+    utt2spk = read_scp(tmp_path / "data/train/utt2spk")
+    assert renamed in utt2spk
+    assert list(utt2spk) == sorted(utt2spk)
+    assert list(utt2spk.values()) == sorted(utt2spk.values())
+
+
+def test_ids_stay_unique_where_some_begin_with_the_speaker(corpus, tmp_path):
+    write(corpus / "train/wav.scp", ["a-b audio/train0.flac", "b audio/train1.flac"])
+    write(corpus / "train/text", ["a-b GO", "b ON"])
+    write(corpus / "train/utt2spk", ["a-b a", "b a"])
+    assert prepare(corpus, tmp_path / "data").returncode == 0
+    assert read_scp(tmp_path / "data/train/text") == {"a-a-b": "GO", "a-b": "ON"}
+
+
+def test_a_byte_order_mark_and_rare_ends_of_lines_are_no_part_of_anything(
+    corpus, tmp_path
+):
+    path = corpus / "train/text"
+    path.write_text("\ufefftrain0 GO\u2028ON\r\ntrain1 GO\r\n", newline="")
+    result = prepare(corpus, tmp_path / "data")
+    assert result.returncode == 0, result.stderr
+    assert read_scp(tmp_path / "data/train/text") == {
+        "spk0-train0": "GO\u2028ON",
+        "spk1-train1": "GO",
+    }
+
+
+def test_samples_that_are_not_numbers_are_named(corpus, tmp_path):
+    path = corpus / "audio/train0.flac"
+    soundfile.write(path, np.full(4000, np.nan), 8000, format="WAV", subtype="FLOAT")
+    result = prepare(corpus, tmp_path / "data")
+    assert result.returncode == 1
+    assert result.stderr == (
+        f"data_prep.py: error: {path} has samples that are not finite numbers\n"
+    )
+
+
+def test_what_asr_sh_will_leave_out_is_noted(corpus, tmp_path):
+    write_audio(corpus, "train0", np.random.default_rng(1).uniform(-1, 1, 25 * 8000))
+    notes = prepare(corpus, tmp_path / "data").stdout
+    assert "note: train: 1 of 2 utterances are left out" in notes
+    assert "(--min_wav_duration, --max_wav_duration): train0" in notes
+    options = "--max_wav_duration", "30"
+    assert "left out" not in prepare(corpus, tmp_path / "data", *options).stdout
+
+
+def test_speakers_of_the_training_set_in_a_test_set_are_noted(corpus, tmp_path):
+    notes = prepare(corpus, tmp_path / "data").stdout
+    assert "note: test: speakers of train, too: spk0, spk1" in notes
+    write(corpus / "test/utt2spk", ["test0 other0", "test1 other1"])
+    assert "speakers of train" not in prepare(corpus, tmp_path / "data").stdout

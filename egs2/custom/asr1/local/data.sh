@@ -24,6 +24,8 @@ Options:
     --valid_set  # Directory to validate on (default: "dev"; where DIR has none, some
                  # speakers of the training set, 5 % of its utterances, are held out).
     --test_sets  # Directories to test on, with commas between (default="test").
+    --min_wav_duration  # Leave out shorter utterances, but of test sets (default=0.1 s).
+    --max_wav_duration  # Leave out longer utterances, but of test sets (default=20 s).
     --trim_silence  # Leave out what is, before and after the speech, this many dB below
                     # the loudest, e.g. 35 (default: nothing).
 EOH
@@ -33,6 +35,8 @@ train_set=train
 valid_set=
 test_sets="test"
 trim_silence=
+min_wav_duration=0.1
+max_wav_duration=20
 
 log "$0 $*"
 . utils/parse_options.sh
@@ -57,6 +61,7 @@ fi
 log "stage 1: Data preparation from ${data}"
 python3 local/data_prep.py --train_set "${train_set}" --valid_set "${valid_set}" \
     --test_sets "${test_sets}" ${trim_silence:+--trim_silence "${trim_silence}"} \
+    --min_wav_duration "${min_wav_duration}" --max_wav_duration "${max_wav_duration}" \
     "${data}" data
 
 log "Successfully finished. [elapsed=${SECONDS}s]"

@@ -8,65 +8,146 @@
 import argparse
 import collections
 import hashlib
-import sys
+import itertools
+import re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import librosa
+import numpy as np
 import soundfile
-from check_data import MAX_SHOWN, check_audios
-from data_dir import read_scp, write_data_dir
+from check_data import check_audios, exit_with
+from data_dir import errors_in_one_line, scan_scp, some, write_data_dir
 
 MARGIN = 0.1  # seconds kept around what is louder than the silence
 THRESHOLD = 35  # dB below the loudest that --trim_silence is suggested with ...
 MUCH = 0.3  # ... where it would leave out this share of the training set
+HELD_OUT = 0.05  # share of the training set that is held out, of whole speakers ...
+MOST_HELD_OUT = 0.2  # ... and the share that it stays below, if it can
 
 
-def read_set(root, name):
+@dataclass
+class Utterance:
+    """A line of wav.scp, text and utt2spk, with what its audio file's header says."""
+
+    utt_id: str
+    speaker: str
+    words: str
+    audio: Path
+    seconds: float
+    channels: int
+
+
+def read_set(folder, root):
     """Read a data directory.
 
     Args:
+        folder: Data directory.
         root: Folder that relative paths in wav.scp start from.
-        name: Name of the directory in it.
 
     Returns:
-        (utterance id, speaker, words, audio file) of every utterance, and a list of
-        what is wrong with them. Ids begin with the speaker, as Kaldi's tools want it;
-        without utt2spk every utterance has a speaker of its own.
+        Utterances, those whose audio can be read, and a list of what is wrong with the
+        directory. Without utt2spk every utterance has a speaker of its own.
     """
-    folder = root / name
-    try:
-        audio, words = (read_scp(folder / file) for file in ("wav.scp", "text"))
-        has_speakers = (folder / "utt2spk").is_file()
-        speakers = read_scp(folder / "utt2spk") if has_speakers else {}
-    except ValueError as error:
-        return [], [str(error)]
-    audio = {utt_id: root / path for utt_id, path in audio.items()}
-    problems = [
-        f"{folder}: {utt_id}: {problem}"
-        for utt_id, problem in check_audios(audio).items()
-    ]
+    tables, problems = {}, []
+    names = ["wav.scp", "text", *(["utt2spk"] if (folder / "utt2spk").exists() else [])]
+    for name in names:
+        tables[name], found = scan_scp(folder / name)
+        problems += found
+
+    def report(name, what, ids):
+        if ids:
+            problems.append(f"{folder / name}: {what}: {some(list(ids))}")
+
+    if (folder / "segments").exists():
+        problems.append(
+            f"{folder / 'segments'}: parts of recordings are not taken: cut the "
+            "recordings, so that each utterance has a file"
+        )
+    audio, words = tables["wav.scp"], tables["text"]
+    speakers = tables.get("utt2spk") or {utt_id: utt_id for utt_id in audio}
+    for name, table in tables.items():
+        others = {
+            key: None for other in tables.values() if table and other for key in other
+        }
+        report(name, "is missing", [key for key in others if key not in table])
+    report("text", "no words", [k for k, v in words.items() if not v])
+    report("utt2spk", "no speaker", [k for k, v in speakers.items() if not v])
+    spaced = [f"{k} ({v})" for k, v in speakers.items() if len(v.split()) > 1]
+    report("utt2spk", "a speaker's name with spaces", spaced)
+    report("wav.scp", "no file", [k for k, v in audio.items() if not v])
+    piped = [k for k, v in audio.items() if re.search(r"\|$|:\d+$", v)]
+    report("wav.scp", "a command or a place in an archive, where a file is due", piped)
+    files = {k: root / v for k, v in audio.items() if v and k not in piped}
+    found, broken = check_audios(files)
+    problems += [f"{folder / 'wav.scp'}: {problem}" for problem in found]
     utterances = []
-    for utt_id, path in audio.items():
-        speaker = speakers.get(utt_id, "") if has_speakers else utt_id
-        if not words.get(utt_id):
-            problems.append(f"{folder}/text: {utt_id} has no words")
-        if not speaker:
-            problems.append(f"{folder}/utt2spk: {utt_id} has no speaker")
-        own_id = utt_id if utt_id.startswith(speaker) else f"{speaker}-{utt_id}"
-        utterances.append((own_id, speaker, words.get(utt_id, ""), path.resolve()))
-    problems += [
-        f"{folder}/wav.scp: {utt_id} of text is missing"
-        for utt_id in sorted(words.keys() - audio.keys())
-    ]
-    return utterances, problems
+    for utt_id in files.keys() - set(broken):
+        info = soundfile.info(files[utt_id])
+        utterances.append(
+            Utterance(
+                utt_id,
+                speakers.get(utt_id, ""),
+                words.get(utt_id, ""),
+                files[utt_id].resolve(),
+                info.duration,
+                info.channels,
+            )
+        )
+    return sorted(utterances, key=lambda u: u.utt_id), problems
+
+
+def identify(paths):
+    """Return {audio file: what tells its content}, reading only those of one size."""
+    alike = collections.Counter(path.stat().st_size for path in paths)
+    keys = {}
+    for path in paths:
+        keys[path] = path
+        if alike[path.stat().st_size] > 1:
+            with open(path, "rb") as f:
+                keys[path] = hashlib.file_digest(f, "sha256").digest()
+    return keys
+
+
+def find_overlaps(root, sets):
+    """Return a list of what stands in two sets: ids, and recordings under any name."""
+    recording = identify({u.audio for utterances in sets.values() for u in utterances})
+    problems = []
+    for (a, in_a), (b, in_b) in itertools.combinations(sets.items(), 2):
+        for name, what, key in (
+            ("text", "ids", lambda u: u.utt_id),
+            ("wav.scp", "recordings", lambda u: recording[u.audio]),
+        ):
+            keys = {key(u) for u in in_a}
+            shared = [u.utt_id for u in in_b if key(u) in keys]
+            if shared:
+                problems.append(
+                    f"{root / b / name}: {what} of {a}, too: {some(shared)}"
+                )
+    return problems
+
+
+def find_mixed_channels(root, sets):
+    """Return a list of what is wrong where recordings differ in their channels."""
+    alike = {}
+    for name, utterances in sets.items():
+        for u in utterances:
+            alike.setdefault(u.channels, []).append(f"{name}/{u.utt_id}")
+    if len(alike) < 2:
+        return []
+    counts = "; ".join(f"{n}: {some(ids)}" for n, ids in sorted(alike.items()))
+    return [f"{root}: recordings differ in channels, where all need as many: {counts}"]
 
 
 def hold_out(utterances):
     """Split off some speakers: the same ones each time, 5 % of the utterances or more.
 
+    Speakers are left out of the choice with whom it would be above 20 %, if the others
+    suffice for anything.
+
     Args:
-        utterances: (utterance id, speaker, words, audio file) of each.
+        utterances: Utterances.
 
     Returns:
         The utterances of the other speakers, and of those held out.
@@ -74,23 +155,24 @@ def hold_out(utterances):
     Raises:
         ValueError: There are fewer than two speakers.
     """
-    counts = collections.Counter(speaker for _, speaker, *_ in utterances)
+    counts = collections.Counter(u.speaker for u in utterances)
     if len(counts) < 2:
         raise ValueError(
             "a set to validate on cannot be held out of a single speaker's utterances: "
             "make one, and name it with --valid_set"
         )
+    shuffled = sorted(counts, key=lambda s: hashlib.sha256(s.encode()).digest())
     held_out, count = set(), 0
-    for speaker in sorted(
-        counts, key=lambda name: hashlib.sha256(name.encode()).digest()
-    )[:-1]:
-        if count >= 0.05 * len(utterances):
+    for speaker in shuffled:
+        if count >= HELD_OUT * len(utterances):
             break
-        held_out.add(speaker)
-        count += counts[speaker]
+        if count + counts[speaker] <= MOST_HELD_OUT * len(utterances):
+            held_out.add(speaker)
+            count += counts[speaker]
+    held_out = held_out or {min(shuffled, key=counts.get)}
     return (
-        [utterance for utterance in utterances if utterance[1] not in held_out],
-        [utterance for utterance in utterances if utterance[1] in held_out],
+        [u for u in utterances if u.speaker not in held_out],
+        [u for u in utterances if u.speaker in held_out],
     )
 
 
@@ -103,8 +185,13 @@ def find_speech(path, threshold):
 
     Returns:
         (start, end) in seconds.
+
+    Raises:
+        ValueError: Samples are not finite.
     """
     wav, fs = soundfile.read(path, dtype="float32", always_2d=True)
+    if not np.isfinite(wav).all():
+        raise ValueError(f"{path} has samples that are not finite numbers")
     _, (start, end) = librosa.effects.trim(wav.mean(axis=1), top_db=threshold)
     return max(start / fs - MARGIN, 0.0), min(end / fs + MARGIN, len(wav) / fs)
 
@@ -112,11 +199,8 @@ def find_speech(path, threshold):
 def find_all_speech(utterances, threshold):
     """Find where the speech begins and ends in all utterances: see `find_speech`."""
     with ThreadPoolExecutor() as pool:
-        found = pool.map(
-            lambda path: find_speech(path, threshold), (path for *_, path in utterances)
-        )
-        ids = (utt_id for utt_id, *_ in utterances)
-        return dict(zip(ids, found, strict=True))
+        found = pool.map(lambda u: find_speech(u.audio, threshold), utterances)
+        return dict(zip((u.utt_id for u in utterances), found, strict=True))
 
 
 def measure_silence(utterances):
@@ -125,7 +209,30 @@ def measure_silence(utterances):
     speech = sum(
         end - start for start, end in find_all_speech(chosen, THRESHOLD).values()
     )
-    return 1 - speech / sum(soundfile.info(path).duration for *_, path in chosen)
+    return 1 - speech / sum(u.seconds for u in chosen)
+
+
+def write_set(data_dir, utterances, speech):
+    """Write a data directory with ids that begin with the speaker, as Kaldi wants it.
+
+    Args:
+        data_dir: Directory to make or replace.
+        utterances: Utterances.
+        speech: {utterance id: (start, end)} in seconds, to leave out what is around it.
+    """
+    prefixed = all(
+        u.utt_id == u.speaker or u.utt_id.startswith(f"{u.speaker}-")
+        for u in utterances
+    )
+    own_ids = {
+        u.utt_id: u.utt_id if prefixed else f"{u.speaker}-{u.utt_id}"
+        for u in utterances
+    }
+    write_data_dir(
+        data_dir,
+        [(own_ids[u.utt_id], u.speaker, u.words, u.audio) for u in utterances],
+        speech and {own_ids[utt_id]: times for utt_id, times in speech.items()},
+    )
 
 
 def main():
@@ -137,54 +244,74 @@ def main():
     parser.add_argument(
         "--trim_silence", type=float, help="leave out what is so many dB too quiet"
     )
+    # asr.sh leaves out the others, but of test sets
+    parser.add_argument("--min_wav_duration", type=float, default=0.1, help="seconds")
+    parser.add_argument("--max_wav_duration", type=float, default=20, help="seconds")
     parser.add_argument("root", type=Path, help="folder with a directory for each set")
     parser.add_argument("data", type=Path, help="where to make the data directories")
     args = parser.parse_args()
-    sets, problems, set_of = {}, [], {}
-    valid_set = args.valid_set or "dev"
-    is_held_out = not args.valid_set and not (args.root / valid_set).exists()
-    names = [args.train_set, valid_set, *args.test_sets.split(",")]
-    for name in names:
+    root, train_set, valid_set = args.root, args.train_set, args.valid_set or "dev"
+    test_sets = args.test_sets.split(",")
+    is_held_out = not (args.valid_set or "dev" in test_sets or (root / "dev").exists())
+    if not root.is_dir():
+        exit_with([f"{root} is not a folder"])
+    sets, problems = {}, []
+    for name in dict.fromkeys([train_set, valid_set, *test_sets]):
         if is_held_out and name == valid_set:
             continue
-        sets[name], found = read_set(args.root, name)
+        sets[name], found = read_set(root / name, root)
         problems += found
-        for utt_id, *_, audio in sets[name]:
-            for item in (utt_id, audio):
-                if set_of.setdefault(item, name) != name:
-                    problems.append(
-                        f"{args.root}/{name}: {item} is in {set_of[item]}, too"
-                    )
-    if is_held_out and not problems:
-        try:
-            train, held_out = hold_out(sets[args.train_set])
-        except ValueError as error:
-            problems.append(f"{args.root}/{args.train_set}: {error}")
-        else:
-            sets |= {args.train_set: train, valid_set: held_out}
-            speakers = sorted({speaker for _, speaker, *_ in held_out})
-            shown = ", ".join(speakers[:MAX_SHOWN]) + ", ..." * (
-                len(speakers) > MAX_SHOWN
+        short = [u.utt_id for u in sets[name] if u.seconds < args.min_wav_duration]
+        if name in test_sets and short:
+            problems.append(
+                f"{root / name}/wav.scp: shorter than {args.min_wav_duration:g} s, too "
+                f"short to be recognised: {some(short)}"
             )
-            count = f"{len(held_out)} utterances of {args.train_set}"
-            print(f"note: {valid_set}: {count}, held out: all of {shown}")
-    for problem in problems[:MAX_SHOWN]:
-        print(f"data_prep.py: error: {problem}", file=sys.stderr)
-    if len(problems) > MAX_SHOWN:
-        print(f"... and {len(problems) - MAX_SHOWN} more", file=sys.stderr)
-    if problems:
-        sys.exit(1)
+    problems += find_overlaps(root, sets) + find_mixed_channels(root, sets)
+    exit_with(problems)
+
+    for name in set(test_sets) - {train_set}:
+        speakers = {u.speaker for u in sets[train_set]}
+        shared = sorted({u.speaker for u in sets[name]} & speakers)
+        if shared:
+            print(f"note: {name}: speakers of {train_set}, too: {some(shared)}")
+    if is_held_out:
+        try:
+            sets[train_set], sets[valid_set] = hold_out(sets[train_set])
+        except ValueError as error:
+            exit_with([f"{root / train_set}: {error}"])
+        speakers = sorted({u.speaker for u in sets[valid_set]})
+        count = f"{len(sets[valid_set])} utterances of {train_set}"
+        print(f"note: {valid_set}: {count}, held out: all of {some(speakers)}")
+    speech = dict.fromkeys(sets)
     for name, utterances in sets.items():
-        segments = None
         if args.trim_silence:
-            segments = find_all_speech(utterances, args.trim_silence)
-        elif name == args.train_set and (share := measure_silence(utterances)) > MUCH:
+            speech[name] = find_all_speech(utterances, args.trim_silence)
+            for u in utterances:
+                start, end = speech[name][u.utt_id]
+                u.seconds = end - start
+        elif name == train_set and (share := measure_silence(utterances)) > MUCH:
             print(
                 f"note: {share:.0%} of {name} is silence before and after the speech: "
                 f"models learn sooner without it, with --trim_silence {THRESHOLD}"
             )
-        write_data_dir(args.data / name, utterances, segments)
+    shortest, longest = args.min_wav_duration, args.max_wav_duration
+    for name in (train_set, valid_set):
+        left_out = [u.utt_id for u in sets[name] if not shortest < u.seconds < longest]
+        line = (
+            f"{len(left_out)} of {len(sets[name])} utterances are left out, for they "
+            f"do not last from {shortest:g} to {longest:g} s (--min_wav_duration, "
+            f"--max_wav_duration): {some(left_out)}"
+        )
+        if len(left_out) == len(sets[name]):
+            problems.append(f"{root / name}: {line}")
+        elif left_out:
+            print(f"note: {name}: {line}")
+    exit_with(problems)
+    for name, utterances in sets.items():
+        write_set(args.data / name, utterances, speech[name])
 
 
 if __name__ == "__main__":
-    main()
+    with errors_in_one_line():
+        main()

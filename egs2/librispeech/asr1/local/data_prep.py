@@ -154,11 +154,9 @@ def read_part(part, folder, allow_partial):
             f"{folder} is short of {missing} of {OFFICIAL[part]} utterances: complete "
             f"it, {PARTIAL_HINT}"
         )
-    problems = check_audios({u[0]: u[3] for u in utterances})
+    problems, broken = check_audios({u[0]: u[3] for u in utterances})
     if problems:
-        raise ValueError(
-            f"{len(problems)} broken files: {next(iter(problems.values()))}"
-        )
+        raise ValueError(f"{len(broken)} broken files: {problems[0]}")
     print(f"{part}: {len(utterances)} of {OFFICIAL[part]} utterances", flush=True)
     return utterances
 
