@@ -498,6 +498,7 @@ test_data=$(checksum_of $(value_of test_sets))
 
 inference_tag=$(tag_of "${inference_config}" "${inference_args}")
 [ "${use_lm}" != true ] || inference_tag+="_$(basename "${lm_exp}")"
+commit_of_root() { git -C "${root}" rev-parse --short HEAD 2> /dev/null || echo unknown; }
 compared=()
 declare -A scored trained checkpoints
 # One model with one seed, or the config's: training, decoding, scoring.
@@ -565,6 +566,7 @@ run_model() {
             need_disk "${space}" "${asr_exp}" "the checkpoints of ${what}"
             rm -f "${asr_exp}"/.done_train "${asr_exp}"/*/.done_*
             mark_done "${asr_exp}/.settings" "${settings}"
+            [ -f "${asr_exp}/checkpoint.pth" ] || commit_of_root > "${asr_exp}/commit"
             python3 "${root}/local/repair_checkpoint.py" "${asr_exp}"
             run_logged "Stage 3: training ${what}" "${asr_exp}/train.log" \
                 "${asr_exp}/run_train.log" \

@@ -83,6 +83,12 @@ def read_training(asr_exp):
     }
 
 
+def read_commit(asr_exp):
+    """Read which commit a model was trained at, None if run.sh did not note it."""
+    path = asr_exp / "commit"
+    return path.read_text().strip() if path.is_file() else None
+
+
 def read_scores(decode_dir):
     """Read the counts that score.py wrote.
 
@@ -128,6 +134,8 @@ def mean_of(seeds):
         if "error_rate" in first:
             mean["error_rates"] = [seed["error_rate"] for seed in seeds]
         return mean
+    if None in seeds:  # not known of all
+        return None
     if isinstance(first, int | float) and len(set(seeds)) > 1:
         return statistics.mean(seeds)
     return first
@@ -305,6 +313,10 @@ def format_results(comparison):
             "less often than 95 times in 100, and of several models one may well stand "
             "out by chance."
         )
+    else:
+        lines.append(
+            "One seed: how trainings with other seeds differ is not in the intervals."
+        )
     if comparison["partial"]:
         lines += ["", "**Partial corpus:**", "", *comparison["partial"]]
     if few:
@@ -397,7 +409,12 @@ def main():
             "parameters": sum(p.numel() for p in built[name].parameters()),
             **mean_of(trainings),
             "runs": [
-                {"asr_exp": str(asr_exp), **training, "utterances": {}}
+                {
+                    "asr_exp": str(asr_exp),
+                    "commit": read_commit(asr_exp),
+                    **training,
+                    "utterances": {},
+                }
                 for asr_exp, training in zip(exps, trainings, strict=True)
             ],
         }
@@ -433,9 +450,11 @@ def main():
     )
     for name, rtf in measure_encoders(built, wavs, seconds).items():
         results[name] |= rtf
+    commits = {run["commit"] for model in results.values() for run in model["runs"]}
     comparison = {
         "run": {
             **describe_run(),
+            "trained at": ", ".join(sorted(filter(None, commits))) or "unknown",
             "command": args.command,
             "decoding": args.inference_tag,
         },

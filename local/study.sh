@@ -22,7 +22,7 @@ corpus=picovoice_coffee  # Recipe, a folder of egs2.
 models=                  # Models; what the others are compared with is "baseline", or the first.
 seeds="1 2 3 4 5"        # Seeds to train each model with.
 inference_config=conf/decode_asr.yaml  # Config for decoding, of the recipe.
-results=                 # Folder for the comparison.
+results=                 # Folder for the comparison, to publish it.
 jobs=$(env -u OMP_NUM_THREADS nproc)  # Cells that are run side by side, each with one thread.
 
 help_message=$(cat << EOH
@@ -30,8 +30,8 @@ Usage: local/study.sh [options] [options of run.sh, such as --data DIR]
 
 Trains, decodes and scores cells of the study with ./run.sh, side by side, seed by seed;
 then compares the models of which all seeds are done, and writes the comparison and the
-figures of every run to results/<corpus>/<decoding>/, in place of an earlier one. What is
-done is not done again.
+figures of every run to egs2/<corpus>/asr1/exp/study/<decoding>/, in place of an earlier
+one. What is done is not done again.
 
 Options:
     --corpus  # Recipe, a folder of egs2 (default="${corpus}").
@@ -41,7 +41,8 @@ Options:
     --seeds   # Seeds to train each with (default="${seeds}").
     --jobs    # Cells that are run side by side (default: the number of cores).
     --inference_config  # Config for decoding (default="${inference_config}").
-    --results # Folder for the comparison (default="results/<corpus>/<decoding>").
+    --results # Folder for the comparison, such as results/<corpus>/<decoding>, to publish
+              # it (default="egs2/<corpus>/asr1/exp/study/<decoding>").
 EOH
 )
 
@@ -50,7 +51,9 @@ command_line=local/study.sh
 run_opts=()
 while [ $# -gt 0 ]; do
     option=${1//-/_}
-    [ "${option}" = __data ] && value=DIR || value=${2:+"${2@Q}"}
+    value=${2:+"${2@Q}"}
+    [[ "${option}" =~ ^__(inference_config|results)$ || "${2:-}" != */* ]] || value=DIR
+    [ "${option}" != __data ] || value=DIR
     command_line+=" $1 ${value}"
     case "${option}" in
         __help | _h)
@@ -129,7 +132,7 @@ if [[ "${complete} " = "${first} "* ]]; then
     study_command="${command_line}  # ${jobs} side by side, one thread each" \
         run --models "${complete}" --seeds "${seeds}" --stage 6
     decoding=$(sed -n 's/^- decoding: .\(.*\).$/\1/p' "${recipe}/exp/RESULTS.md")
-    results=${results:-${root}/results/${corpus}/${decoding}}
+    results=${results:-${recipe}/exp/study/${decoding}}
     mkdir -p "${results}"
     cp "${recipe}"/exp/{RESULTS.md,comparison.json,comparison.png} "${results}/"
     log "Written: ${results#"${root}/"}/{RESULTS.md,comparison.json,comparison.png}"

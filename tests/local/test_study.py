@@ -49,7 +49,7 @@ def studied(copy_repository):
 
 def read(repository):
     """Return {model: [(error counts of utterances, epochs) of each seed]}."""
-    path = repository.root / "results/mini_an4/decode_asr/comparison.json"
+    path = repository.recipe / "exp/study/decode_asr/comparison.json"
     models = json.loads(path.read_text())["models"]
     return {
         name: [(run["utterances"], run["epochs"]) for run in model["runs"]]
@@ -65,6 +65,21 @@ def test_every_run_stands_in_the_results_the_baseline_first(studied):
         assert len(of_model) == 2
         for utterances, epochs in of_model:
             assert epochs == 1 and len(utterances["test"]) == 2
+
+
+@pytest.mark.slow
+def test_results_tell_the_commit_of_the_training_and_no_folder(studied, tmp_path):
+    options = ("--lm_train_text", tmp_path / "text")
+    path = studied.recipe / "exp/asr_train_asr_conformer_seed1/commit"
+    commit = path.read_text().strip()
+    path.write_text("an earlier one\n")
+    for done in studied.recipe.glob("exp/.done_compare"):
+        done.unlink()
+    status, output = studied.run(*STUDY, *MODELS, *options)
+    assert status == 0, output
+    results = (studied.recipe / "exp/study/decode_asr/RESULTS.md").read_text()
+    assert f"- trained at: `{', '.join(sorted([commit, 'an earlier one']))}`" in results
+    assert str(tmp_path) not in results and "DIR" in results
 
 
 @pytest.mark.slow
@@ -95,7 +110,7 @@ def test_another_decoding_has_results_of_its_own_and_trains_nothing(studied):
     assert status == 0, output
     assert len(trained) == 4
     assert all(path.stat().st_mtime_ns == at for path, at in trained)
-    results = studied.root / "results/mini_an4/decode_greedy/RESULTS.md"
+    results = studied.recipe / "exp/study/decode_greedy/RESULTS.md"
     assert "decode_greedy" in results.read_text()
     assert read(studied) == before
 

@@ -6,9 +6,11 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import soundfile
 import yaml
+from data_dir import read_scp
 
 SMALL = {"max_epoch": 1, "batch_type": "unsorted", "batch_size": 4, "num_workers": 0}
 SMALL_ENCODER = {"output_size": 32, "num_blocks": 3}
@@ -57,6 +59,68 @@ def test_the_whole_comparison_runs_on_a_corpus_of_ones_own(compared):
     comparison = json.loads((exp / "comparison.json").read_text())
     assert list(comparison["models"]) == ["baseline", "reuse3"]
     assert "|unseen|2|reuse3|" in compared.output
+
+
+def prepare(repository, root, sets, *options):
+    return repository.run(
+        *(repository.root / "run.sh", "--corpus", "custom", "--stop_stage", "1"),
+        *("--models", "baseline", "--test_sets", sets, "--data", root.name, *options),
+        cwd=root.parent,
+    )
+
+
+@pytest.mark.slow
+def test_any_rate_is_taken_and_what_is_edited_is_prepared_anew(
+    copy_repository, make_corpus, tmp_path
+):
+    repository = copy_repository()
+    data = repository.recipe_of("custom") / "data"
+    dump = repository.recipe_of("custom") / "dump/raw"
+    first, second = (
+        make_corpus(tmp_path / name, ["train", "dev", *sets])
+        for name, sets in (("first", ["old"]), ("second", ["test"]))
+    )
+    status, output = prepare(repository, first, "old")
+    assert status == 0, output
+    shutil.rmtree(first)  # and yet it does not stand in the way of another corpus
+
+    for utt_id, rate in (("train0", 8000), ("train1", 48000)):
+        noise = np.random.default_rng(0).uniform(-0.1, 0.1, rate)
+        soundfile.write(second / f"{utt_id}.flac", noise, rate)
+    status, output = prepare(repository, second, "test")
+    assert status == 0, output
+    lengths = read_scp(dump / "org/train/utt2num_samples")
+    assert [int(n) for n in lengths.values()] == [16000, 16000]
+
+    text = second / "train/text"
+    text.write_text(text.read_text().replace("COFFEE", "TEA"))
+    (second / "test/text").write_text("")
+    (second / "dev/text").unlink()
+    status, output = prepare(repository, second, "test")
+    assert status != 0
+    *problems, last = output.splitlines()[-3:]
+    for problem, message in zip(
+        problems, ("dev/text is missing", "test/text is empty"), strict=True
+    ):
+        assert problem.startswith("data_prep.py: error: ") and message in problem
+    assert "Stage 1: data/ failed: for the 2 reasons above" in last
+
+    for name in ("dev", "test"):
+        (second / name / "text").write_text(f"{name}0 TEA\n{name}1 TEA\n")
+    status, output = prepare(repository, second, "test")
+    assert status == 0, output
+    assert set(read_scp(data / "train/text").values()) == {"TEA"}
+    status, output = prepare(repository, second, "test")
+    assert status == 0 and "Data preparation: done already" in output
+
+
+@pytest.mark.parametrize("sets", ["test,dev", "audio/test"])
+def test_what_is_not_the_name_of_a_set_is_refused(copy_repository, sets):
+    status, output = copy_repository().run(
+        *("./run.sh", "--corpus", "custom", "--data", ".", "--test_sets", sets)
+    )
+    assert status != 0
+    assert f"--test_sets: '{sets}' is not the name of a set" in output.splitlines()[-1]
 
 
 @pytest.mark.slow

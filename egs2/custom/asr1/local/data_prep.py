@@ -50,6 +50,11 @@ def read_set(folder, root):
         Utterances, those whose audio can be read, and a list of what is wrong with the
         directory. Without utt2spk every utterance has a speaker of its own.
     """
+    if (folder / "segments").exists():
+        return [], [
+            f"{folder / 'segments'}: parts of recordings are not taken: cut the "
+            "recordings, so that each utterance has a file"
+        ]
     tables, problems = {}, []
     names = ["wav.scp", "text", *(["utt2spk"] if (folder / "utt2spk").exists() else [])]
     for name in names:
@@ -60,11 +65,6 @@ def read_set(folder, root):
         if ids:
             problems.append(f"{folder / name}: {what}: {some(list(ids))}")
 
-    if (folder / "segments").exists():
-        problems.append(
-            f"{folder / 'segments'}: parts of recordings are not taken: cut the "
-            "recordings, so that each utterance has a file"
-        )
     audio, words = tables["wav.scp"], tables["text"]
     speakers = tables.get("utt2spk") or {utt_id: utt_id for utt_id in audio}
     for name, table in tables.items():
