@@ -29,10 +29,10 @@ def read_runs(paths):
         {model: {asr_exp: {set: {utterance id: (speaker, reference tokens, errors)}}}}.
 
     Raises:
-        ValueError: A file is no comparison, or a run stands in two files with other
-            errors.
+        ValueError: A file is no comparison, a run stands in two files with other
+            errors, or files are of different decodings.
     """
-    models = {}
+    models, decodings = {}, {}
     for path in paths:
         try:
             comparison = json.loads(path.read_text())
@@ -45,12 +45,18 @@ def read_runs(paths):
             raise ValueError(
                 f"{path} is not a comparison.json: {type(e).__name__}: {e}"
             ) from e
+        decodings.setdefault(comparison.get("run", {}).get("decoding"), path)
         for name, asr_exp, errors in found:
             if models.setdefault(name, {}).setdefault(asr_exp, errors) != errors:
                 raise ValueError(
                     f"{path}: {asr_exp} has other errors than in a file before: "
                     "compare them by themselves"
                 )
+    if len(decodings) > 1:
+        raise ValueError(
+            "the runs were decoded differently: "
+            + ", ".join(f"{path}: {name}" for name, path in decodings.items())
+        )
     return models
 
 

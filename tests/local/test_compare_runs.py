@@ -92,6 +92,11 @@ def test_models_of_several_files_are_compared_with_all_seeds_of_the_first(write)
             id="other sets",
         ),
         pytest.param({"models": []}, "is not a comparison.json", id="another JSON"),
+        pytest.param(
+            {**OTHER, "run": {"decoding": "decode_asr_lm"}},
+            "the runs were decoded differently",
+            id="another decoding",
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_refused_in_one_line(write, other, message):
