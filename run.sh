@@ -424,10 +424,8 @@ has_tokens() {
     compgen -G "exp/asr_stats*" > /dev/null && is_done data/.done_tokens "${inputs_tokens}"
 }
 
-sets_of_run() {
-    tr -s ' ' '\n' \
-        <<< "$(value_of train_set) $(value_of train_set)_sp $(value_of valid_set) $(value_of test_sets)"
-}
+# Not what an earlier run has left beside them.
+read -ra sets <<< "$(value_of train_set) $(value_of train_set)_sp $(value_of valid_set) $(value_of test_sets)"
 
 lock 8 --shared "the data"
 if wants 1; then
@@ -442,8 +440,6 @@ if wants 1; then
             --local_data_opts "$(value_of local_data_opts) ${data_opts[*]}"
         while read -r note; do log "Note: ${note}"; done \
             < <(sed -n 's/^note: //p' exp/log/data.log)
-        # not what an earlier run has left there
-        mapfile -t sets < <(sets_of_run)
         python3 "${root}/local/check_data.py" "${sets[@]/#/data/}"
         run_logged "Stage 1: dump/raw" "" exp/log/dump.log \
             ./run.sh "${run_opts[@]}" --stage 2 --stop_stage 4
@@ -459,7 +455,6 @@ if wants 2; then
     else
         log "Stage 2: Tokens and statistics, shared by all models"
         rm -f data/.done_tokens
-        mapfile -t sets < <(sets_of_run)
         python3 "${root}/local/check_data.py" "${sets[@]/#/dump/raw/}" \
             "${sets[@]/#/dump/raw/org/}"
         run_logged "Stage 2: tokens and statistics" "" exp/log/tokens.log \

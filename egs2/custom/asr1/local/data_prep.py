@@ -63,7 +63,7 @@ def read_set(folder, root):
 
     def report(name, what, ids):
         if ids:
-            problems.append(f"{folder / name}: {what}: {some(list(ids))}")
+            problems.append(f"{folder / name}: {what}: {some(ids)}")
 
     audio, words = tables["wav.scp"], tables["text"]
     speakers = tables.get("utt2spk") or {utt_id: utt_id for utt_id in audio}
@@ -79,7 +79,8 @@ def read_set(folder, root):
     report("wav.scp", "no file", [k for k, v in audio.items() if not v])
     piped = [k for k, v in audio.items() if re.search(r"\|$|:\d+$", v)]
     report("wav.scp", "a command or a place in an archive, where a file is due", piped)
-    files = {k: root / v for k, v in audio.items() if v and k not in piped}
+    no_files = set(piped)
+    files = {k: root / v for k, v in audio.items() if v and k not in no_files}
     found, broken = check_audios(files)
     problems += [f"{folder / 'wav.scp'}: {problem}" for problem in found]
     utterances = []
@@ -100,11 +101,12 @@ def read_set(folder, root):
 
 def identify(paths):
     """Return {audio file: what tells its content}, reading only those of one size."""
-    alike = collections.Counter(path.stat().st_size for path in paths)
+    sizes = {path: path.stat().st_size for path in paths}
+    alike = collections.Counter(sizes.values())
     keys = {}
-    for path in paths:
+    for path, size in sizes.items():
         keys[path] = path
-        if alike[path.stat().st_size] > 1:
+        if alike[size] > 1:
             with open(path, "rb") as f:
                 keys[path] = hashlib.file_digest(f, "sha256").digest()
     return keys
