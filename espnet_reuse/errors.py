@@ -1,0 +1,56 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""The error that a user can mend, and how commands report it."""
+
+import contextlib
+import sys
+
+
+class UserError(ValueError):
+    """Something that the user can mend.
+
+    The message says what is wrong and what would be right, in one line; several
+    problems that are found at once have a line each. A library function names no
+    options of a command line: the command puts them in front.
+    """
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's message on one line, or its type where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextlib.contextmanager
+def reported_errors(
+    program: str, interrupted: str = "nothing is written", extra: str = ""
+):
+    """End the program with a line for each problem, instead of a traceback.
+
+    Args:
+        program: Name that the lines begin with.
+        interrupted: What to say of the state after Ctrl-C.
+        extra: Optional dependencies of this package that the program needs.
+
+    Raises:
+        SystemExit: With status 1, or 130 after Ctrl-C.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as e:
+        if not extra:
+            raise
+        lines, status = [f"no {e.name} here: pip install 'espnet-reuse[{extra}]'"], 1
+    except UserError as e:
+        lines, status = str(e).splitlines(), 1
+    except OSError as e:
+        where = f"{e.filename}: " if e.filename else ""
+        lines, status = [where + (e.strerror or one_line(e))], 1
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted; {interrupted}", file=sys.stderr)
+        sys.exit(130)
+    else:
+        return
+    for line in lines:
+        print(f"{program}: error: {line}", file=sys.stderr)
+    sys.exit(status)
