@@ -1,0 +1,258 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Train, decode, score and compare models with and without reuse of attention maps.
+
+Drives the recipes' run.sh, ESPnet's asr.sh, and writes
+egs2/<corpus>/asr1/exp/{RESULTS.md,comparison.json,comparison.png,comparison_details.md}.
+Finished steps are not done again; an interrupted run is continued.
+
+Stages:
+    0: Set-up (tools/setup.sh) and a check of the configs
+    1: Data preparation
+    2: Tokens, statistics and (--use_lm true) the LM, shared by all models
+    3: Training
+    4: Decoding
+    5: Scoring
+    6: Comparison
+    7: Analysis of the attention maps, if you ask for it
+
+Any other option goes to the recipe's local/data.sh, if it has the option (LibriSpeech:
+--librispeech PATH, --parts "train-clean-100 ...", --allow_partial true; custom: --data
+DIR), and to ESPnet's asr.sh, e.g. --nbpe 30.
+"""
+
+import argparse
+import os
+import sys
+
+# run.sh reads the options before anything is installed: the standard library alone here
+LAST_STAGE = 7
+
+
+def number(least: int):
+    """Return a function that reads a whole number of at least `least`."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(
+                f"'{text}' is not a whole number from {least} up"
+            )
+        return int(text)
+
+    return read
+
+
+def read_stage(text: str) -> int:
+    """Read the number of a stage."""
+    if not text.isdecimal() or int(text) > LAST_STAGE:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is not a stage; choose from 0 to {LAST_STAGE}"
+        )
+    return int(text)
+
+
+def read_bool(text: str) -> bool:
+    """Read true or false, as ESPnet's scripts write them."""
+    if text not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"'{text}' is not true or false")
+    return text == "true"
+
+
+def read_seeds(text: str) -> list[int]:
+    """Read numbers with spaces between them, each once."""
+    seeds = []
+    for word in text.split():
+        if not word.isdecimal():
+            raise argparse.ArgumentTypeError(f"'{word}' is not a seed, a number")
+        seeds.append(int(word))
+    return read_once(seeds)
+
+
+def read_names(text: str) -> list[str]:
+    """Read names with spaces between them, each once and at least one."""
+    if not text.split():
+        raise argparse.ArgumentTypeError(
+            "it is empty: name at least one model, e.g. 'baseline reuse3'"
+        )
+    return read_once(text.split())
+
+
+def read_once(values: list) -> list:
+    """Return the values, none of which may be there more than once."""
+    for value in values:
+        if values.count(value) > 1:
+            raise argparse.ArgumentTypeError(f"'{value}' is there more than once")
+    return values
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Return the parser of the options that are not passed on."""
+    parser = argparse.ArgumentParser(
+        prog="run.sh",
+        usage="./run.sh [--option value ...]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.error = lambda message: parser.exit(
+        2, f"run.sh: error: {message.removeprefix('argument ')}\n"
+    )
+    cores = len(os.sched_getaffinity(0))
+    add = parser.add_argument
+    add(
+        "--corpus",
+        default="mini_an4",
+        help='recipe to run, a folder of egs2 (default="%(default)s")',
+    )
+    add(
+        "--models",
+        type=read_names,
+        default="baseline reuse2 reuse3",
+        help="models to compare, the first is the baseline. baseline is "
+        "conf/train_asr_conformer.yaml of the recipe; reuse<N>, groups of N layers; "
+        "names in conf/models.yaml, also joined by _, e.g. layers8_reuse2; <name>, a "
+        "YAML of yours, conf/tuning/train_asr_conformer_<name>.yaml of the recipe; "
+        "<name>_warm, fine-tuned from the first model "
+        '(default="%(default)s")',
+    )
+    add(
+        "--stage",
+        type=read_stage,
+        default="0",
+        help='first stage to run (default="%(default)s")',
+    )
+    add(
+        "--stop_stage",
+        type=read_stage,
+        help='last stage to run (default="6", or with --stage 7 "7")',
+    )
+    add(
+        "--seeds",
+        type=read_seeds,
+        default="",
+        help='seeds to train each model with, e.g. "1 2 3"; the results are means over '
+        "them (default: the config's seed)",
+    )
+    add(
+        "--jobs",
+        type=number(1),
+        default="1",
+        help="models and seeds to work on side by side; each has its share of the "
+        'cores and GPUs (default="%(default)s")',
+    )
+    add(
+        "--nj",
+        type=number(1),
+        default=str(cores),
+        help="the number of parallel jobs of data preparation and decoding, shared out "
+        'over --jobs (default="%(default)s", the number of cores)',
+    )
+    add(
+        "--ngpu",
+        type=number(0),
+        help='the number of gpus of one training, "0" uses cpu (default: as in the '
+        "recipe, or 0 where there is no GPU)",
+    )
+    add(
+        "--resume",
+        type=read_bool,
+        default="true",
+        help="whether to continue trainings that were stopped, to the same result "
+        '(default="%(default)s")',
+    )
+    add(
+        "--dry_run",
+        type=read_bool,
+        default="false",
+        help="whether to change nothing, and say of each step whether it is done, to "
+        'do, or stale and why (default="%(default)s")',
+    )
+    add(
+        "--asr_args",
+        default="",
+        help="training options that override the configs (default: none), e.g. "
+        '--asr_args "--max_epoch 10"',
+    )
+    add(
+        "--inference_config",
+        default="conf/decode_asr.yaml",
+        help="config for decoding, of the recipe, or else relative to the current "
+        'folder (default="%(default)s")',
+    )
+    add(
+        "--inference_args",
+        default="",
+        help="decoding options that override it (default: none)",
+    )
+    add(
+        "--analysis_set",
+        help="set to analyse the attention maps on, in dump/raw (default: the last "
+        "test set)",
+    )
+    add(
+        "--analysis_args",
+        default="",
+        help="options of the analysis (default: none), e.g. "
+        '--analysis_args "--num_utts 50 --alignments /path/to/TextGrids" (all of them: '
+        "python3 -m espnet_reuse.bin.analyze --help)",
+    )
+    add(
+        "--results",
+        help="folder for a copy of the comparison, to publish it; the command in it "
+        "names no folders (default: no copy)",
+    )
+    return parser
+
+
+def read_options(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
+    """Read the command line, Kaldi's pairs of option and value.
+
+    A value may begin with dashes (`--asr_args "--max_epoch 10"`), and an option may be
+    written with dashes for underscores, as in ESPnet's scripts.
+
+    Returns:
+        The driver's own options, and {name: value} of those to pass on.
+    """
+    parser = get_parser()
+    own = {action.dest for action in parser._actions}
+    mine, others, words = [], {}, list(argv)
+    while words:
+        word = words.pop(0)
+        name = word.removeprefix("--").replace("-", "_")
+        if word in ("-h", "--help"):
+            parser.parse_args(["--help"])
+        if not word.startswith("--") or not name:
+            parser.error(f"unexpected argument '{word}' (see ./run.sh --help)")
+        if not words:
+            parser.error(f"{word} needs a value (see ./run.sh --help)")
+        value = words.pop(0)
+        if name in own:
+            mine.append(f"--{name}={value}")
+        else:
+            others[name] = value
+    options = parser.parse_args(mine)
+    if options.stop_stage is None:
+        options.stop_stage = max(6, options.stage)
+    if options.stage > options.stop_stage:
+        parser.error(
+            f"--stage: {options.stage} comes after --stop_stage {options.stop_stage}"
+        )
+    return options, others
+
+
+def main(argv=None):
+    """Compare the models; the exit status is 0 if all that was asked for is done."""
+    argv = sys.argv[1:] if argv is None else argv
+    options, others = read_options(argv)
+
+    from espnet_reuse.comparison.driver import compare
+    from espnet_reuse.errors import reported_errors
+
+    with reported_errors("run.sh", "the same command continues"):
+        sys.exit(compare(options, others, argv))
+
+
+if __name__ == "__main__":
+    # as a script, by its path, only the options are read
+    main() if __package__ else read_options(sys.argv[1:])

@@ -1,0 +1,297 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""What the steps of a comparison run: the recipe's run.sh, and programs of ours."""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from espnet_reuse.comparison.cells import Cell, Comparison, write_config
+from espnet_reuse.comparison.plan import Step
+from espnet_reuse.comparison.runner import Runner
+from espnet_reuse.data.data_dir import need_disk
+from espnet_reuse.errors import UserError
+from espnet_reuse.files import write_text
+
+PYTHON = (sys.executable, "-m")
+RUNNER = (*PYTHON, "espnet_reuse.run", "-m")  # registers the encoders
+
+
+class Actions:
+    """Does the steps of a comparison.
+
+    Attributes:
+        runner: What runs the commands.
+    """
+
+    def __init__(self, comparison: Comparison, runner: Runner):
+        """Take what is compared, and what runs the commands."""
+        self._of, self.runner = comparison, runner
+        self._recipe, self._options = comparison.recipe, comparison.options
+
+    def _log(self, name: str) -> Path:
+        return self._of.exp / "log" / f"{name}.log"
+
+    def _relative(self, path: Path) -> str:
+        return str(path.relative_to(self._recipe.folder))
+
+    def _asr_sh(self, step: Step, stages: str, log: Path, *options, train_log=None):
+        """Run stages of asr.sh, `first-last`, by way of the recipe's run.sh."""
+        nj = max(1, self._options.nj // self._options.jobs)
+        decoding = {"inference_nj": str(nj)}
+        if self._recipe["gpu_inference"] == "true":
+            decoding = {}  # on GPUs the recipe knows how many decode side by side
+        first, last = stages.split("-")
+        self.runner.command(
+            step.title,
+            *("./run.sh", "--nj", nj),
+            # on GPUs the recipe knows how many decode side by side
+            *(
+                ()
+                if self._recipe["gpu_inference"] == "true"
+                else ("--inference_nj", nj)
+            ),
+            *pairs(self._recipe.chosen),
+            *options,
+            *("--stage", first, "--stop_stage", last),
+            log=log,
+            train_log=train_log,
+        )
+
+    def _check_sets(self, step: Step, folder: str) -> None:
+        """Check the tables and the audio of all sets in a folder."""
+        recipe = self._recipe
+        # not the sets that an earlier run has left beside them
+        sets = [*recipe.train_sets, recipe["valid_set"], *recipe.test_sets]
+        self.runner.command(
+            f"{step.title}: check of {folder}",
+            *(*PYTHON, "espnet_reuse.data.check"),
+            *(f"{folder}/{name}" for name in sets),
+            log=self._log("check_data"),
+        )
+
+    def check_configs(self, step: Step) -> None:
+        """Build the models: a wrong config is found before any data are made."""
+        sources = {}
+        for model in self._of.models:
+            path = self._of.checked_config(model)
+            write_config(model.config, path)
+            sources[self._relative(path)] = f"{model.sources['encoder']} ({model.name})"
+        try:
+            self.runner.command(
+                step.title,
+                *(*RUNNER, "espnet_reuse.comparison.check_config"),
+                *("--configs", *sources, "--asr_args", self._options.asr_args),
+                *("--inference_config", self._of.inference_config),
+                *("--inference_args", self._options.inference_args),
+                *("--output", self._of.checked / "checked.json"),
+                log=self._log("check_configs"),
+            )
+        except UserError as e:
+            message = str(e)
+            for path, source in sources.items():
+                message = message.replace(path, source)
+            raise UserError(message) from e
+
+    def prepare_data(self, step: Step) -> None:
+        """Run the recipe's local/data.sh."""
+        options = [self._recipe["local_data_opts"], *pairs(self._recipe.data_options)]
+        log = self._log("data")
+        self._asr_sh(step, "1-1", log, "--local_data_opts", " ".join(options).strip())
+        for line in log.read_text("utf-8", "replace").splitlines():
+            if line.startswith("note: "):
+                self.runner.display.log(f"Note: {line.removeprefix('note: ')}")
+        self._check_sets(step, "data")
+
+    def format_data(self, step: Step) -> None:
+        """Make dump/raw of data/."""
+        self._asr_sh(step, "2-4", self._log("dump"))
+
+    def make_tokens(self, step: Step) -> None:
+        """Make the tokens, and the statistics of the features."""
+        for folder in ("dump/raw", "dump/raw/org"):
+            self._check_sets(step, folder)
+        config = self._relative(self._of.checked_config(self._of.models[0]))
+        self._asr_sh(
+            step,
+            "5-10",
+            self._log("tokens"),
+            *("--asr_config", config, "--asr_args", self._options.asr_args),
+            *("--use_lm", "false"),
+        )
+
+    def train_lm(self, step: Step) -> None:
+        """Train the language model; some recipes have more text for it."""
+        if self._recipe.accepts("local/data.sh", "external_text", "true"):
+            options = self._recipe.data_options | {"external_text": "true"}
+            self.runner.command(
+                f"{step.title}: text",
+                *("local/data.sh", *pairs(options), "--stage", 4, "--stop_stage", 4),
+                log=self._log("lm_text"),
+            )
+        lm_exp = ("--lm_exp", self._of.lm_exp)
+        statistics = (*lm_exp, "--skip_stages", "5 ")
+        self._asr_sh(step, "4-6", self._log("lm_stats"), *statistics)
+        train_log = self._recipe.path(self._of.lm_exp, "train.log")
+        self._asr_sh(step, "7-8", self._log("lm"), *lm_exp, train_log=train_log)
+
+    def _model_options(self, cell: Cell) -> list[str]:
+        """Return what asr.sh is told of a model, in training and decoding."""
+        options = {
+            "asr_config": self._relative(cell.config_file),
+            "asr_args": self._options.asr_args,
+            "asr_tag": cell.folder.name.removeprefix("asr_"),
+            "inference_asr_model": self._of.checkpoint(cell),
+            "inference_config": str(self._of.inference_config),
+            "inference_args": self._options.inference_args,
+            "inference_tag": self._of.inference_tag,
+        }
+        if self._of.lm_exp:
+            options["lm_exp"] = self._of.lm_exp
+        if cell.model.warm:
+            start = cell.folder / "warm_start/model.pth"
+            options["pretrained_model"] = self._relative(start)
+        return pairs(options)
+
+    def train(self, cell: Cell, step: Step) -> None:
+        """Train a model, or continue a training that was stopped."""
+        folder = cell.folder
+        begun = (folder / "checkpoint.pth").is_file()
+        if begun and not self._options.resume:
+            raise UserError(
+                f"--resume false: {self._relative(folder)} holds a training that was "
+                "stopped: remove it to start anew"
+            )
+        write_config(cell.config, cell.config_file)
+        if cell.model.warm and not begun:
+            self._make_start(cell)
+        needed = self._of.facts[cell.model.name]["disk_bytes"]
+        room = need_disk(needed, folder, f"the checkpoints of {cell.name}")
+        self.runner.display.log(f"{step.title}: {room}")
+        if not begun:
+            write_text(commit_of(self._recipe.root) + "\n", folder / "commit")
+        self.runner.command(
+            f"{step.title}: check of the checkpoint",
+            *(*PYTHON, "espnet_reuse.comparison.repair_checkpoint"),
+            self._relative(folder),
+            log=folder / "run_repair.log",
+        )
+        options = self._model_options(cell)
+        log, train_log = folder / "run_train.log", folder / "train.log"
+        self._asr_sh(step, "11-11", log, *options, train_log=train_log)
+
+    def _make_start(self, cell: Cell) -> None:
+        """Make the model that a fine-tuned one starts from, of the first model."""
+        size = cell.config["encoder_conf"].get("reuse_group_size")
+        if size is None:
+            raise UserError(
+                f"--models: '{cell.model.name}' does not reuse maps: only models that "
+                "do are made of the first one and fine-tuned"
+            )
+        first, start = self._of.first(cell.seed), cell.folder / "warm_start"
+        log = cell.folder / "run_convert.log"
+        shutil.rmtree(start, ignore_errors=True)
+        self.runner.command(
+            f"Stage 3: making {cell.name} of {first.name}",
+            *(*PYTHON, "espnet_reuse.bin.convert", "--reuse_group_size", size),
+            *self._trained(first),
+            *("--data_dir", f"dump/raw/{self._recipe['valid_set']}"),
+            *("--output_dir", self._relative(start)),
+            log=log,
+        )
+        for line in log.read_text("utf-8", "replace").splitlines():
+            if re.match("Kept|Dropped|Jensen|    layer|Heads", line):
+                self.runner.display.log(line)
+
+    def _trained(self, cell: Cell) -> list[str]:
+        """Return the options that name a trained model."""
+        config, checkpoint = "config.yaml", self._of.checkpoint(cell)
+        return pairs(
+            {
+                "asr_train_config": self._relative(cell.folder / config),
+                "asr_model_file": self._relative(cell.folder / checkpoint),
+            }
+        )
+
+    def decode(self, cell: Cell, name: str, step: Step) -> None:
+        """Decode a set."""
+        # what an earlier state of the model, or another decoding, has left
+        shutil.rmtree(step.record.parent, ignore_errors=True)
+        log = cell.folder / f"run_decode_{name}.log"
+        self._asr_sh(
+            step, "12-12", log, *self._model_options(cell), "--test_sets", name
+        )
+
+    def score(self, cell: Cell, step: Step) -> None:
+        """Score the sets of this run, and drop others that are out of date."""
+        folder = step.record.parent
+
+        def but_contents(record):
+            inputs = record["inputs"].items()
+            return {k: v for k, v in inputs if not k.startswith("dump/")}
+
+        current = but_contents(step.needs[0].read_record())
+        for record in folder.glob("**/.record.json"):
+            # decoded when the model was in an earlier state, of a set not asked for now
+            found = json.loads(record.read_text(encoding="utf-8"))
+            if but_contents(found) != current:
+                shutil.rmtree(record.parent)
+        self.runner.command(
+            step.title,
+            *(*PYTHON, "espnet_reuse.comparison.score", "--dumpdir", "dump/raw"),
+            *("--expdir", self._relative(folder), "--sets"),
+            *(self._of.place(name) for name in self._recipe.test_sets),
+            log=cell.folder / "run_score.log",
+        )
+
+    def compare(self, cells: list[Cell], step: Step) -> None:
+        """Write the comparison of cells."""
+        self.runner.command(
+            step.title,
+            *(*RUNNER, "espnet_reuse.comparison.results", "--models"),
+            *(f"{cell.model.name}={self._relative(cell.folder)}" for cell in cells),
+            *("--inference_tag", self._of.inference_tag, "--sets"),
+            *(self._of.place(name) for name in self._recipe.test_sets),
+            *("--command", self._of.command),
+            *("--dumpdir", "dump/raw", "--output_dir", "exp"),
+            log=self._log("compare"),
+        )
+
+    def analyse(self, cell: Cell, name: str, step: Step) -> None:
+        """Analyse the attention maps of a model on a set."""
+        sets = self._recipe.path("dump/raw")
+        if not (sets / name).is_dir():
+            there = " ".join(sorted(path.name for path in sets.glob("[!.]*")))
+            raise UserError(
+                f"--analysis_set: there is no set '{name}' in dump/raw; choose from: "
+                f"{there}"
+            )
+        output, log = step.record.parent, cell.folder / "run_analysis.log"
+        self.runner.command(
+            step.title,
+            *(*PYTHON, "espnet_reuse.bin.analyze", *self._trained(cell)),
+            *("--data_dir", f"dump/raw/{name}", "--cache", "exp/analysis_cache"),
+            *("--output", self._relative(output)),
+            *shlex.split(self._options.analysis_args),
+            log=log,
+        )
+        for line in log.read_text("utf-8", "replace").splitlines():
+            if line.startswith(("reuse_group_size", "Written")):
+                self.runner.display.log(line)
+
+
+def pairs(options: dict[str, str]) -> list[str]:
+    """Return options as the arguments of a command."""
+    return [part for name, value in options.items() for part in (f"--{name}", value)]
+
+
+def commit_of(root: Path) -> str:
+    """Return the commit that the repository is at."""
+    command = ["git", "-C", str(root), "rev-parse", "--short", "HEAD"]
+    run = subprocess.run(command, capture_output=True, text=True)
+    return run.stdout.strip() or "unknown"

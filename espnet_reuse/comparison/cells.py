@@ -1,0 +1,174 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""What is compared: models and seeds, their configs and folders."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import re
+from argparse import Namespace
+from pathlib import Path
+
+import yaml
+
+from espnet_reuse.comparison import models
+from espnet_reuse.comparison.plan import flatten
+from espnet_reuse.comparison.recipe import Recipe
+from espnet_reuse.errors import UserError
+from espnet_reuse.files import write_text
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A model of the comparison with a seed.
+
+    Attributes:
+        model: The model.
+        seed: None for the config's.
+        folder: ESPnet's folder of the experiment.
+    """
+
+    model: models.Model
+    seed: int | None
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """The model, and the seed if seeds were asked for."""
+        return self.model.name + ("" if self.seed is None else f", seed {self.seed}")
+
+    @property
+    def config(self) -> dict:
+        """The training config."""
+        seed = {} if self.seed is None else {"seed": self.seed}
+        return self.model.config | seed
+
+    @property
+    def config_file(self) -> Path:
+        """The file for asr.sh that the config is written to."""
+        return self.folder / f"{self.model.tag}.yaml"
+
+
+class Comparison:
+    """Models and seeds of a recipe, and how they are decoded.
+
+    Attributes:
+        recipe: The recipe with its options.
+        options: The command line's.
+        command: What the user typed.
+        exp: The recipe's folder exp.
+        models: The models, the first of which is the baseline.
+        cells: Each model with each seed, seed by seed.
+        inference_config: The decoding's config.
+        inference_tag: Name of the decoding's folders.
+        lm_exp: Folder of the language model, None where there is none.
+        checked: Folder for the configs of the models and what was found out of them;
+            another one for other configs, for runs may go on side by side.
+    """
+
+    def __init__(self, recipe: Recipe, options: Namespace, command: str):
+        """Find the models and configs.
+
+        Raises:
+            UserError: A model or a config is not there, or cannot be read.
+        """
+        self.recipe, self.options, self.command = recipe, options, command
+        self.exp = recipe.path("exp")
+        self.inference_config = self._find_inference_config()
+        self.inference_tag = self.inference_config.stem + slug(options.inference_args)
+        self.lm_exp = None
+        if recipe.has_lm:
+            name = Path(recipe["lm_config"] or "train").stem + slug(recipe["lm_args"])
+            self.lm_exp = f"exp/lm_{name}"
+            self.inference_tag += f"_lm_{name}"
+        self.models = [models.resolve(name, recipe.folder) for name in options.models]
+        if self.models[0].warm:
+            raise UserError(
+                f"--models: '{self.models[0].name}' is fine-tuned from the first "
+                "model: put a baseline before it"
+            )
+        if options.seeds and re.search(r"--seed\b", options.asr_args):
+            raise UserError("--asr_args: it has --seed: name the seeds with --seeds")
+        self.cells = [
+            self.cell(model, seed)
+            for seed in options.seeds or [None]
+            for model in self.models
+        ]
+        configs = {model.name: model.config for model in self.models}
+        configs["decoding"] = [flatten(self.inference()), options.inference_args]
+        configs["asr_args"] = options.asr_args
+        digest = hashlib.sha256(json.dumps(configs).encode()).hexdigest()[:8]
+        self.checked = self.exp / "configs" / digest
+
+    def _find_inference_config(self) -> Path:
+        """Return the decoding's config, of the recipe or of the current folder."""
+        name = self.options.inference_config
+        path = self.recipe.path(name)
+        path = path if path.is_file() else Path(name)
+        if not path.is_file():
+            raise UserError(f"--inference_config: there is no file '{name}'")
+        if read_yaml(path).get("lm_weight") and not self.recipe.has_lm:
+            raise UserError(
+                f"--inference_config: {path.name} weighs a language model, of which "
+                "there is none: add --use_lm true, or take another"
+            )
+        return path.absolute()
+
+    def inference(self) -> dict:
+        """Return the options in the decoding's config."""
+        return read_yaml(self.inference_config)
+
+    def cell(self, model: models.Model, seed: int | None) -> Cell:
+        """Return a model with a seed."""
+        tag = model.tag + slug(self.options.asr_args)
+        tag += "" if seed is None else f"_seed{seed}"
+        return Cell(model, seed, self.exp / f"asr_{tag}")
+
+    def first(self, seed: int | None) -> Cell:
+        """Return the first model with a seed: fine-tuned ones start from it."""
+        return self.cell(self.models[0], seed)
+
+    def checked_config(self, model: models.Model) -> Path:
+        """Return the file that a model's config is checked in."""
+        return self.checked / f"{model.tag}.yaml"
+
+    @functools.cached_property
+    def facts(self) -> dict[str, dict]:
+        """What the check of the configs found out, {model: facts}."""
+        text = (self.checked / "checked.json").read_text(encoding="utf-8")
+        facts = {Path(name).name: value for name, value in json.loads(text).items()}
+        return {m.name: facts[self.checked_config(m).name] for m in self.models}
+
+    def checkpoint(self, cell: Cell) -> str:
+        """Return the name of the averaged checkpoint that a cell is decoded with."""
+        return self.facts[cell.model.name]["checkpoint"]
+
+    def place(self, test_set: str) -> str:
+        """Return where asr.sh has a set, in dump/raw and among what is decoded."""
+        # of the validation set, it decodes what was not filtered
+        return f"org/{test_set}" if test_set == self.recipe["valid_set"] else test_set
+
+
+def slug(text: str, limit: int = 80) -> str:
+    """Return options as a part of a file's name, with `_` in front."""
+    name = re.sub("_+", "_", re.sub(r"[^\w.,+-]+|--", "_", text)).strip("_")
+    if len(name) > limit:
+        name = f"{name[:limit]}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return name and f"_{name}"
+
+
+def read_yaml(path: Path) -> dict:
+    """Read a YAML file with options."""
+    try:
+        options = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as e:
+        raise UserError(f"{path} is not YAML: {' '.join(str(e).split())}") from e
+    return options or {}
+
+
+def write_config(config: dict, path: Path) -> None:
+    """Write a training config for asr.sh."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), path)

@@ -1,0 +1,116 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""What a run shows: lines of a log, and on a terminal the steps at work."""
+
+import re
+import threading
+import time
+from datetime import datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+EVERY = 5.0  # seconds between two lines of a step, where there is no terminal
+TAIL = 20000  # bytes at the end of a log that are searched
+EPOCH = re.compile(
+    r"(\d+/\d+)epoch started(?:\. Estimated time to finish: (.*))?", re.MULTILINE
+)
+STAGE = re.compile(r"^[-\dT:]+ \((?:asr|data)\.sh:[^)]*\) ([Ss]tage .*)", re.MULTILINE)
+UTTERANCE = re.compile(r"^Analysing.*\| (\d+/\d+) .*<([\d:]+),", re.MULTILINE)
+DISK = re.compile(r"^.* (?:GiB|MiB|bytes) are free in .*", re.MULTILINE)
+
+
+def read_progress(log: Path, train_log: Path | None, since: float) -> str:
+    """Return how far a command is: an epoch, a stage of asr.sh, an utterance.
+
+    Args:
+        log: What the command prints.
+        train_log: ESPnet's log of the training, if the command trains.
+        since: When the command was started; an older train.log is another training's.
+    """
+    if train_log is not None:
+        if not train_log.is_file() or train_log.stat().st_mtime < since:
+            return ""
+        found = EPOCH.findall(_tail(train_log))
+        epoch, left = found[-1] if found else ("", "")
+        return epoch and f"epoch {epoch}" + (left and f", {left} to go")
+    text = _tail(log).replace("\r", "\n")
+    last = max(
+        (m for p in (STAGE, UTTERANCE, DISK) for m in p.finditer(text)),
+        key=lambda m: m.start(),
+        default=None,
+    )
+    if last is None:
+        return ""
+    if last.re is UTTERANCE:
+        return f"utterance {last[1]}, {last[2]} to go"
+    return last[last.re.groups]
+
+
+def _tail(path: Path) -> str:
+    with path.open("rb") as f:
+        f.seek(max(path.stat().st_size - TAIL, 0))
+        return f.read().decode("utf-8", "replace")
+
+
+class Display:
+    """Lines of a log; below them, on a terminal, a line for each step at work."""
+
+    def __init__(self, console: Console | None = None):
+        self.console = console or Console(highlight=False)
+        self._at_work = {}  # {name: (started, progress, when it was last printed)}
+        self._lock = threading.Lock()
+        self._live = Live(
+            get_renderable=self._table, console=self.console, refresh_per_second=2
+        )
+
+    def __enter__(self):
+        """Show the steps at work, on a terminal."""
+        if self.console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception):
+        """Leave the lines of the log alone."""
+        self._live.stop()
+
+    def log(self, message: str) -> None:
+        """Print a line, with the time, as ESPnet's scripts do."""
+        stamp = datetime.now().strftime("%Y-%m-%dT%H:%M:%S")
+        self.console.print(Text(f"{stamp} (run.sh) {message}"), soft_wrap=True)
+
+    def begin(self, name: str) -> None:
+        """Show a step as at work."""
+        with self._lock:
+            self._at_work[name] = (time.monotonic(), "", -EVERY)
+
+    def progress(self, name: str, text: str) -> None:
+        """Show how far a step is; as a line of the log where there is no terminal."""
+        with self._lock:
+            started, shown, printed = self._at_work[name]
+            if text in ("", shown):
+                return
+            now = time.monotonic()
+            due = not self.console.is_terminal and now - printed >= EVERY
+            if self.console.is_terminal or due:
+                self._at_work[name] = (started, text, now)
+        if due:
+            self.log(f"{name}: {text}")
+
+    def end(self, name: str) -> float:
+        """Show a step no longer; return the seconds that it took."""
+        with self._lock:
+            return time.monotonic() - self._at_work.pop(name)[0]
+
+    def _table(self) -> Table:
+        table = Table.grid(padding=(0, 2))
+        with self._lock:
+            rows = list(self._at_work.items())
+        for name, (started, progress, _) in rows:
+            minutes, seconds = divmod(int(time.monotonic() - started), 60)
+            table.add_row(Text(name), f"{minutes}:{seconds:02d}", Text(progress))
+        return table

@@ -1,0 +1,191 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""A run of the comparison: plan, share out, do, report."""
+
+import fcntl
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+from argparse import Namespace
+from pathlib import Path
+
+from espnet_reuse.comparison.actions import Actions
+from espnet_reuse.comparison.cells import Cell, Comparison
+from espnet_reuse.comparison.display import Display
+from espnet_reuse.comparison.plan import Step, explain
+from espnet_reuse.comparison.recipe import ROOT, Recipe
+from espnet_reuse.comparison.runner import Runner
+from espnet_reuse.comparison.steps import Steps
+from espnet_reuse.comparison.tables import print_comparison
+from espnet_reuse.errors import UserError
+
+PUBLISHED = ("RESULTS.md", "comparison.json", "comparison.png")
+
+
+def compare(options: Namespace, others: dict[str, str], argv: list[str]) -> int:
+    """Do what the command line asks for.
+
+    Args:
+        options: The driver's own options, see espnet_reuse/bin/compare.py.
+        others: {option: value} for the recipe's data.sh and for ESPnet's asr.sh.
+        argv: The command line.
+
+    Returns:
+        0 if all that was asked for is done.
+
+    Raises:
+        UserError: An option is wrong, or a step failed.
+    """
+    root = Path(os.environ.get("ESPNET_REUSE_ROOT", ROOT))
+    recipe = Recipe(root, options.corpus, others)
+    with Display() as display:
+        gpus = [] if options.dry_run else share_gpus(recipe, options, display)
+        runner = Runner(recipe.folder, display, options.jobs, gpus)
+        command = format_command(argv, published=bool(options.results))
+        comparison = Comparison(recipe, options, command)
+        steps = Steps(comparison, Actions(comparison, runner))
+        if options.dry_run:
+            lines = explain(s for s in steps.all if s.stage <= options.stop_stage)
+            display.console.print("\n".join(lines), soft_wrap=True, markup=False)
+            return 0
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.default_int_handler)
+        run(steps, comparison, runner)
+    return 0
+
+
+def format_command(argv: list[str], published: bool) -> str:
+    """Return what the user typed; without names of folders if it is published."""
+    words = list(argv)
+    for n in range(1, len(words) if published else 0, 2):
+        name = words[n - 1].removeprefix("--").replace("-", "_")
+        keep = name in ("inference_config", "results")
+        if name == "data" or ("/" in words[n] and not keep):
+            words[n] = "DIR"
+    return shlex.join(["./run.sh", *words])
+
+
+def share_gpus(recipe: Recipe, options: Namespace, display: Display) -> list[str]:
+    """Settle how many GPUs a training has, and share them out over the jobs.
+
+    Returns:
+        CUDA_VISIBLE_DEVICES of each job; empty where there is nothing to share.
+
+    Raises:
+        UserError: There are fewer GPUs than one training needs.
+    """
+    wanted = options.ngpu
+    if recipe.cluster() == "run.pl":
+        there = visible_gpus()
+        asked = int(recipe["ngpu"] or 1) if wanted is None else wanted
+        if wanted is None and asked and not there:
+            display.log("This machine has no GPU: --ngpu 0")
+            wanted = 0
+        elif asked > len(there):
+            raise UserError(
+                f"--ngpu: {asked} GPUs are asked for, this machine has {len(there)}: "
+                f"add --ngpu {len(there)}"
+            )
+    if wanted is not None:
+        recipe.choose("ngpu", str(wanted))
+    if wanted == 0 and "gpu_inference" not in recipe.chosen:
+        recipe.choose("gpu_inference", "false")
+    each = int(recipe["ngpu"] or 1)
+    if recipe.cluster() != "run.pl" or options.jobs == 1 or not each:
+        return []
+    groups = [there[n : n + each] for n in range(0, len(there) - each + 1, each)]
+    return [",".join(groups[job % len(groups)]) for job in range(options.jobs)]
+
+
+def visible_gpus() -> list[str]:
+    """Return the numbers of this machine's GPUs that a program may use."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [number for number in chosen.split(",") if number]
+    if not shutil.which("nvidia-smi"):
+        return []
+    listed = os.popen("nvidia-smi -L 2> /dev/null").read()
+    return re.findall(r"^GPU (\d+)", listed, re.MULTILINE)
+
+
+def run(steps: Steps, comparison: Comparison, runner: Runner) -> None:
+    """Do the steps of the stages that were asked for, and report.
+
+    Raises:
+        UserError: A step failed, or one before the first stage is not done.
+    """
+    options, failed = comparison.options, {}
+
+    def asked(step: Step) -> bool:
+        return options.stage <= step.stage <= options.stop_stage
+
+    def do(group: list[Step]) -> None:
+        failed.update(runner.run([step for step in group if asked(step)]))
+
+    check, *data = steps.shared
+    raise_first(runner.run([check]))
+    data_done = all(step.is_done() for step in data)
+    with runner.locked("the data", shared=data_done) as lock:
+        runner.held.append(lock)
+        refuse_too_early(data, options)
+        if not data_done:
+            raise_first(runner.run([step for step in data if asked(step)]))
+            fcntl.flock(lock, fcntl.LOCK_SH)
+        refuse_too_early(steps.cells, options)
+        do(steps.cells)
+        if options.stage <= 6 <= options.stop_stage:
+            compare_complete(steps, comparison, runner, failed)
+        done = [s for s in steps.analyses if s.needs[0].name not in failed]
+        do(done)
+    if failed:
+        raise UserError("\n".join(str(error) for error in failed.values()))
+
+
+def raise_first(failed: dict[str, UserError]) -> None:
+    """Raise the error of a step without which nothing goes on."""
+    for error in failed.values():
+        raise error
+
+
+def refuse_too_early(steps: list[Step], options: Namespace) -> None:
+    """Raise an error if a step before the first stage is not done."""
+    for step in steps:
+        if step.stage < options.stage and step.missing and not step.is_done():
+            raise UserError(f"--stage {options.stage}: {step.missing}")
+
+
+def compare_complete(
+    steps: Steps, comparison: Comparison, runner: Runner, failed: dict
+) -> None:
+    """Compare the models of which every seed is scored, and show the table."""
+
+    def is_complete(cell: Cell) -> bool:
+        same = (c for c in comparison.cells if c.model is cell.model)
+        return all(steps.scoring[c.name].is_done() for c in same)
+
+    complete = [cell for cell in comparison.cells if is_complete(cell)]
+    first = comparison.models[0]
+    if first not in [cell.model for cell in complete]:
+        runner.display.log(f"No comparison: {first.name} is not complete")
+        return
+    step = steps.plan_comparison(complete)
+    failed |= runner.run([step])
+    if step.name in failed:
+        return
+    exp, recipe = comparison.exp, comparison.recipe
+    text = (exp / "comparison.json").read_text(encoding="utf-8")
+    print_comparison(json.loads(text), runner.display.console)
+    written = f"egs2/{recipe.name}/asr1/exp"
+    runner.display.log(
+        f"Written: {written}/{{{','.join(PUBLISHED)},comparison_details.md}}"
+    )
+    if comparison.options.results:
+        folder = Path(comparison.options.results)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in PUBLISHED:
+            shutil.copy(exp / name, folder)
+        runner.display.log(f"Written: {folder}/{{{','.join(PUBLISHED)}}}")

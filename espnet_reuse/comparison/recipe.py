@@ -1,0 +1,163 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""A recipe: the options in its conf/asr.conf, and what its scripts take."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+from espnet_reuse.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+# A run sets these itself, or does without them.
+RESERVED = re.compile(
+    "config|dumpdir|expdir|asr_(exp|tag|config|stats_dir)|lm_exp|inference_tag"
+    "|feats_type|skip_.*|use_lightning|download_model|hyp_cleaner|(local_)?score_opts"
+    "|local_data_opts"
+)
+# Words with spaces or commas between them.
+SETS = ("train_set", "valid_set", "test_sets")
+
+
+class Recipe:
+    """A folder egs2/<corpus>/asr1, and the options of its asr.sh in this run.
+
+    Attributes:
+        name: The corpus.
+        folder: The recipe's folder.
+        options: {option of asr.sh: value}, of conf/asr.conf and of the user.
+        chosen: The user's alone.
+        data_options: {option of local/data.sh: value}, the user's.
+    """
+
+    def __init__(self, root: Path, name: str, chosen: dict[str, str]):
+        """Read the recipe and share the user's options out.
+
+        Args:
+            root: The repository.
+            name: A folder of egs2.
+            chosen: The user's {option: value} for asr.sh and local/data.sh.
+
+        Raises:
+            UserError: There is no such recipe, or an option is wrong.
+        """
+        recipes = sorted(p.parts[-3] for p in (root / "egs2").glob("*/asr1/run.sh"))
+        if name not in recipes:
+            raise UserError(
+                f"--corpus: no recipe '{name}' in egs2; choose from: "
+                f"{' '.join(recipes)}"
+            )
+        self.root, self.name = root, name
+        self.folder = root / "egs2" / name / "asr1"
+        self.chosen, self.data_options = {}, {}
+        for option, value in chosen.items():
+            self._take(option, value)
+        self.options = self._read_conf() | self.chosen
+        if "parts" in self.data_options and "test_sets" not in self.chosen:
+            self._choose_test_sets(self.data_options["parts"])
+
+    def __getitem__(self, option: str) -> str:
+        """Return the value of an option of asr.sh, "" for asr.sh's own default."""
+        return self.options.get(option, "")
+
+    def path(self, *parts: str) -> Path:
+        """Return a path in the recipe's folder."""
+        return self.folder.joinpath(*parts)
+
+    def bash(self, script: str, *args: str) -> subprocess.CompletedProcess:
+        """Run lines of bash in the recipe's folder."""
+        command = ["bash", "-c", script, "bash", *args]
+        return subprocess.run(
+            command, cwd=self.folder, capture_output=True, text=True, encoding="utf-8"
+        )
+
+    def _read_conf(self) -> dict[str, str]:
+        """Read what conf/asr.conf sets, as bash does."""
+        script = 'env -i bash -c "set -a; $1 env -0"'
+        without, with_conf = (
+            dict(row.split("=", 1) for row in output.split("\0") if row)
+            for output in (
+                self.bash(script, source).stdout
+                for source in ("", ". ./conf/asr.conf || exit;")
+            )
+        )
+        if with_conf.keys() <= without.keys():
+            raise UserError(f"{self.path('conf/asr.conf')} cannot be read by bash")
+        return {k: v for k, v in with_conf.items() if k not in without}
+
+    def accepts(self, script: str, option: str, value: str) -> bool:
+        """Ask a script with Kaldi's parse_options.sh whether it has an option."""
+        asked = self.bash('"$@"', script, f"--{option}", value, "--help")
+        if asked.returncode == 0 or "invalid option" in asked.stderr:
+            return asked.returncode == 0
+        reason = (asked.stderr + asked.stdout).strip().splitlines()[-1]
+        raise UserError(f"--{option}: {reason}")
+
+    def _take(self, option: str, value: str) -> None:
+        """Keep an option of the user for the scripts that have it."""
+        if RESERVED.fullmatch(option):
+            raise UserError(
+                f"--{option}: run.sh sets it, or does without; with the recipe's own "
+                f"run.sh in egs2/{self.name}/asr1 you can choose it"
+            )
+        for_asr = self.accepts("./asr.sh", option, value)
+        for_data = self.accepts("local/data.sh", option, value)
+        if not for_asr and not for_data:
+            raise UserError(
+                f"unknown option --{option}: neither run.sh nor the recipe's "
+                "local/data.sh nor ESPnet's asr.sh has it (see ./run.sh --help)"
+            )
+        if option in SETS and re.search("[,/]", value):
+            raise UserError(
+                f"--{option}: '{value}' is not the name of a set; several have spaces "
+                "between them"
+            )
+        if for_asr:
+            self.chosen[option] = value
+        if for_data:
+            # a folder; names of sets are asr.sh's, too
+            if "/" in value or (not for_asr and Path(value).is_dir()):
+                value = os.path.abspath(value)
+                if len(value.split()) > 1:
+                    raise UserError(
+                        f"--{option}: ESPnet's scripts do not take a path with spaces: "
+                        f"'{value}'; make a link to it without spaces"
+                    )
+            # asr.sh splits local_data_opts at spaces
+            self.data_options[option] = ",".join(value.split()) or ","
+
+    def _choose_test_sets(self, parts: str) -> None:
+        """Test on those of the recipe's test sets that are among the parts."""
+        chosen = parts.replace("-", "_").split(",")
+        sets = [name for name in self["test_sets"].split() if name in chosen]
+        if not sets:
+            raise UserError(
+                "--parts: none of them is to test on: add one of "
+                + self["test_sets"].replace("_", "-")
+            )
+        self.choose("test_sets", " ".join(sets))
+
+    def choose(self, option: str, value: str) -> None:
+        """Set an option of asr.sh as if the user had."""
+        self.chosen[option] = self.options[option] = value
+
+    @property
+    def train_sets(self) -> list[str]:
+        """The set to train on, and the same at several speeds, if it is there."""
+        return [self["train_set"], f"{self['train_set']}_sp"]
+
+    @property
+    def test_sets(self) -> list[str]:
+        """The sets to decode."""
+        return self["test_sets"].split()
+
+    @property
+    def has_lm(self) -> bool:
+        """Whether decoding uses a language model; asr.sh's default is yes."""
+        return self.options.get("use_lm", "true") == "true"
+
+    def cluster(self) -> str:
+        """Return the program that cmd.sh starts trainings with; run.pl is none."""
+        return self.bash(". ./cmd.sh && echo ${cuda_cmd%% *}").stdout.strip()

@@ -1,0 +1,266 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Running steps side by side: commands, their logs, locks and failures."""
+
+import contextlib
+import fcntl
+import graphlib
+import os
+import queue
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+
+from espnet_reuse.comparison.display import Display, read_progress
+from espnet_reuse.comparison.plan import Step, some
+from espnet_reuse.errors import UserError
+
+POLL = 0.3  # seconds
+# Lines of a log that say why a command failed, rather than where.
+DECIDING = re.compile(
+    r"error: |^[A-Za-z_.]*(Error|Exception): .|Error: .|no longer exists"
+)
+OWN_ERROR = re.compile(r"^[A-Za-z_.]+: error: ")
+
+
+def deciding_lines(log: str) -> list[str]:
+    """Return the lines of a failed command's log that say why it failed."""
+    lines = log.strip().splitlines() or ["it printed nothing"]
+    line = next((x for x in reversed(lines) if DECIDING.search(x)), lines[-1])
+    own = OWN_ERROR.match(line)
+    # a program of ours lists all that is wrong
+    return [x for x in lines if own and x.startswith(own[0])] or [line]
+
+
+class Stopped(Exception):
+    """The run is being stopped."""
+
+
+class Runner:
+    """Runs steps, each of which holds a lock while it is at work.
+
+    Attributes:
+        folder: The recipe's folder, in which commands run.
+        display: What is shown.
+        jobs: How many steps run side by side.
+    """
+
+    def __init__(self, folder: Path, display: Display, jobs: int, gpus: Sequence[str]):
+        """Make a runner.
+
+        Args:
+            folder: The recipe's folder.
+            display: Where to show what is going on.
+            jobs: Steps to run side by side.
+            gpus: CUDA_VISIBLE_DEVICES of each of them; empty to leave it as it is.
+        """
+        self.folder, self.display, self.jobs = folder, display, jobs
+        self._gpus = queue.SimpleQueue()
+        for devices in gpus:
+            self._gpus.put(devices)
+        self._share_gpus = bool(gpus)
+        self._stopping = threading.Event()
+        self._children = set()
+        self._local = threading.local()  # of a step: its lock, its environment
+        self.held = []  # locks that all commands hold
+
+    def stop(self) -> None:
+        """Stop all commands, with what they have started."""
+        self._stopping.set()
+        for child in list(self._children):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGTERM)
+
+    @contextlib.contextmanager
+    def locked(self, name: str, shared: bool = False) -> Iterator[int]:
+        """Keep other runs from working on something.
+
+        Args:
+            name: What it is, as the message to a run that waits names it.
+            shared: Whether others may hold it as well.
+
+        Yields:
+            The lock's descriptor. A command that inherits it holds the lock, too, also
+            when it outlives a run that was killed.
+        """
+        folder = self.folder / "exp/.locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / re.sub(r"[^\w.-]+", "_", name)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        told = False
+        try:
+            while not self._stopping.is_set():
+                try:
+                    fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if not told:
+                        self.display.log(
+                            f"Another run is at work on {name}, perhaps left over from "
+                            "one that was killed: waiting for it to end"
+                        )
+                    told = True
+                    self._stopping.wait(POLL)
+                except OSError as e:
+                    self.display.log(
+                        f"WARNING: {folder} cannot be locked ({e.strerror}): see to it "
+                        "that no other run is at work on this recipe"
+                    )
+                    break
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def command(self, what: str, *command, log: Path, train_log: Path | None = None):
+        """Run a command in the recipe's folder, and show how it gets on.
+
+        Args:
+            what: What it does, as messages name it.
+            command: The program and its arguments.
+            log: File for what it prints.
+            train_log: ESPnet's log of the training, if it trains.
+
+        Raises:
+            UserError: It failed; the message is the deciding line of its log.
+        """
+        log.parent.mkdir(parents=True, exist_ok=True)
+        since = time.time() - 1
+        if self._stopping.is_set():
+            raise Stopped
+        env = os.environ | getattr(self._local, "env", {})
+        self.display.begin(what)
+        try:
+            with log.open("wb") as output:
+                child = subprocess.Popen(
+                    list(map(str, command)),
+                    cwd=self.folder,
+                    env=env,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,  # so that stop() reaches all of it
+                    pass_fds=[*self.held, *getattr(self._local, "held", [])],
+                )
+            self._children.add(child)
+            while True:
+                if self._stopping.is_set():  # it was started in that moment
+                    self.stop()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(POLL)
+                self.display.progress(what, read_progress(log, train_log, since))
+                if child.returncode is not None:
+                    break
+            self._children.discard(child)
+        finally:
+            seconds = self.display.end(what)
+        if self._stopping.is_set():
+            raise Stopped
+        if child.returncode:
+            where = f"(log: {log})"
+            *others, last = deciding_lines(log.read_text("utf-8", "replace"))
+            if others:
+                count = f"for the {len(others) + 1} reasons above"
+                raise UserError(
+                    "\n".join([*others, last, f"{what} failed: {count} {where}"])
+                )
+            raise UserError(f"{what} failed: {last} {where}")
+        self.display.log(f"{what}: done in {seconds:.0f} s")
+
+    def run_step(self, step: Step) -> None:
+        """Do a step if it is not done.
+
+        Raises:
+            UserError: It failed, or what is there cannot be gone on with.
+        """
+        title = f"Stage {step.stage}: {step.name[0].upper()}{step.name[1:]}"
+        if not step.is_done():
+            with self.locked(step.name) as lock:
+                self._local.held = [lock]
+                if not step.is_done():
+                    self._do(step, title)
+                    return
+        self.display.log(f"{title}: done already")
+
+    def _do(self, step: Step, title: str) -> None:
+        refusals = step.refusals()
+        if refusals:
+            folder = step.record.parent
+            raise UserError(
+                f"{folder} was made with other settings, or of other data: "
+                f"{some(refusals)}; remove it, undo the change, or give the new config "
+                "a name of its own"
+            )
+        self.display.log(title)
+        if step.adaptable is None:
+            step.record.unlink(missing_ok=True)
+        else:
+            step.write_record(done=False)
+        step.action(step)
+        step.write_record(done=True)
+
+    def run(self, steps: Sequence[Step]) -> dict[str, UserError]:
+        """Do steps, as many side by side as `jobs`; a failed one stops only its heirs.
+
+        Args:
+            steps: In the order to begin them; what they need may be left out.
+
+        Returns:
+            {name: error} of those that failed.
+        """
+        chosen = {step.name: step for step in steps}
+        sorter = graphlib.TopologicalSorter(
+            {
+                step.name: [s.name for s in (*step.needs, *step.after)]
+                for step in chosen.values()
+            }
+        )
+        sorter.prepare()
+        order = {name: n for n, name in enumerate(chosen)}
+        ready, failed, at_work = [], {}, {}
+        with ThreadPoolExecutor(self.jobs) as pool:
+            try:
+                while sorter.is_active():
+                    ready += sorter.get_ready()
+                    for name in [name for name in ready if name not in chosen]:
+                        ready.remove(name)
+                        sorter.done(name)
+                    ready.sort(key=lambda name: order.get(name, -1))
+                    while ready and len(at_work) < self.jobs:
+                        step = chosen[ready.pop(0)]
+                        at_work[pool.submit(self._work, step)] = step
+                    if not at_work:
+                        if sorter.is_active() and not ready and failed:
+                            break  # what is left waits for what failed
+                        continue
+                    for future in wait(at_work, return_when=FIRST_COMPLETED).done:
+                        step = at_work.pop(future)
+                        self._collect(step, future, sorter, failed)
+            except BaseException:
+                self.stop()
+                raise
+        return failed
+
+    def _collect(self, step: Step, future: Future, sorter, failed: dict) -> None:
+        try:
+            future.result()
+        except UserError as e:
+            failed[step.name] = e
+            self.display.log(f"{step.name}: failed")
+        else:
+            sorter.done(step.name)
+
+    def _work(self, step: Step) -> None:
+        devices = self._gpus.get() if self._share_gpus else None
+        self._local.env = {} if devices is None else {"CUDA_VISIBLE_DEVICES": devices}
+        try:
+            self.run_step(step)
+        finally:
+            if devices is not None:
+                self._gpus.put(devices)

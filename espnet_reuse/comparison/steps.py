@@ -1,0 +1,264 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""The steps of a comparison, and what the result of each depends on."""
+
+import ast
+import functools
+import hashlib
+import re
+from pathlib import Path
+
+from espnet_reuse.comparison.actions import Actions
+from espnet_reuse.comparison.cells import Cell, Comparison, read_yaml
+from espnet_reuse.comparison.plan import Step, digest_of, flatten
+
+# Every option of asr.sh counts for every step, also one that a future asr.sh brings,
+# but for options that change no result,
+WITHOUT_EFFECT = "nj|inference_nj|ngpu|num_nodes|gpu_inference|python|config|skip_.*"
+# and for those that only other steps read.
+OF_DECODING = (
+    "inference_(?!lm|ngram).*|batch_size|use_k2|k2_.*|use_streaming|use_maskctc"
+    "|num_paths|nll_batch_size|use_nbest_rescoring|eval_valid_set"
+)
+OF_LM = "use_lm|lm_.*|inference_lm|use_word_lm|word_vocab_size|num_splits_lm|.*ngram.*"
+OF_TRAINING = (
+    "asr_.*|pretrained_model|ignore_init_mismatch|feats_normalize|num_splits_asr"
+)
+OF_TOKENS = (
+    "token_type|nbpe|bpe.*|oov|blank|sos_eos|nlsyms_txt|cleaner|g2p|lang|sot_asr"
+    "|hugging_face_model_name_or_path|use_(lang_|nlp_)?prompt"
+)
+TEST_SETS = "test_sets"
+
+
+def code_of(path: Path) -> str:
+    """Return a script without its comments: a changed comment changes no data."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".py":
+        return ast.dump(ast.parse(text))
+    return "\n".join(x for x in text.splitlines() if not re.match(r"\s*(#|$)", x))
+
+
+class Steps:
+    """The plan of a comparison.
+
+    Attributes:
+        shared: Steps that all models share, up to tokens and the language model.
+        training: {name of a cell: step}.
+        scoring: The same.
+        cells: All steps of the models, in the order to begin them.
+        comparison: The step that compares all models.
+        analyses: A step for each cell.
+    """
+
+    def __init__(self, comparison: Comparison, actions: Actions):
+        """Make the steps.
+
+        Args:
+            comparison: What is compared.
+            actions: What does the steps.
+        """
+        self._of, self._actions = comparison, actions
+        self._recipe, self._options = comparison.recipe, comparison.options
+        self._configs = self._plan_configs()
+        self._data = self._plan_data()
+        self._dump = self._plan_dump()
+        self._tokens = self._plan_tokens()
+        self._lm = [self._plan_lm()] if comparison.lm_exp else []
+        self.shared = [self._configs, self._data, self._dump, self._tokens, *self._lm]
+        self.training, self.scoring, self.cells, self.analyses = {}, {}, [], []
+        for cell in comparison.cells:
+            training = self._plan_training(cell)
+            decoding = [
+                self._plan_decoding(cell, training, name)
+                for name in self._recipe.test_sets
+            ]
+            scoring = self._plan_scoring(cell, decoding)
+            self.training[cell.name], self.scoring[cell.name] = training, scoring
+            self.cells += [training, *decoding, scoring]
+            self.analyses.append(self._plan_analysis(cell))
+        self.comparison = self.plan_comparison(comparison.cells)
+        self.all = [*self.shared, *self.cells, self.comparison, *self.analyses]
+
+    def _options_but(self, *patterns: str) -> dict[str, str]:
+        """Return the options of asr.sh that a step's result depends on."""
+        without = re.compile("|".join([WITHOUT_EFFECT, *patterns]))
+        options = self._recipe.options
+        return {k: v for k, v in options.items() if not without.fullmatch(k)}
+
+    def _contents(self, *sets: str) -> dict[str, str]:
+        """Return digests of what models are trained or tested on."""
+        folders = {
+            f"dump/raw/{name}": self._recipe.path("dump/raw", name) for name in sets
+        }
+        return {
+            name: digest_of(folder / "text", folder / "utt2num_samples")
+            for name, folder in folders.items()
+        }
+
+    def _plan_configs(self) -> Step:
+        folder = self._of.checked
+        return Step(
+            "check of the configs",
+            0,
+            folder / "record.json",
+            lambda: {"configs": folder.name},
+            self._actions.check_configs,
+        )
+
+    def _data_inputs(self) -> dict[str, str]:
+        options = self._recipe.data_options
+        inputs = {f"--{option}": value for option, value in options.items()}
+        for option, value in options.items():
+            for path in sorted(Path(value).glob("*/*")) if "/" in value else ():
+                if path.name in ("wav.scp", "text", "utt2spk", "segments"):
+                    part = path.relative_to(value)
+                    inputs[f"--{option} {part}"] = digest_of(path)
+        for path in sorted(self._recipe.path("local").glob("*.[ps][yh]")):
+            digest = hashlib.sha256(code_of(path).encode()).hexdigest()[:8]
+            inputs[f"local/{path.name}"] = digest
+        return inputs | self._options_but(OF_TOKENS, OF_LM, OF_TRAINING, OF_DECODING)
+
+    def _plan_data(self) -> Step:
+        return Step(
+            "data preparation",
+            1,
+            self._recipe.path("data/.record.json"),
+            functools.cache(self._data_inputs),
+            self._actions.prepare_data,
+            after=(self._configs,),
+            missing="the data are not prepared; start from --stage 1",
+        )
+
+    def _plan_dump(self) -> Step:
+        return Step(
+            "formatting of the data",
+            1,
+            self._recipe.path("dump/raw/.record.json"),
+            dict,
+            self._actions.format_data,
+            needs=(self._data,),
+            missing="the data are not prepared; start from --stage 1",
+        )
+
+    def _token_inputs(self) -> dict[str, str]:
+        inputs = self._options_but(OF_LM, OF_TRAINING, OF_DECODING, TEST_SETS)
+        # statistics are of the features of the first config; the others' are the same
+        for key, value in flatten(self._of.models[0].config).items():
+            if key.startswith("frontend"):
+                inputs[f"config {key}"] = value
+        if "--frontend" in self._options.asr_args:
+            inputs["--asr_args"] = self._options.asr_args
+        sets = *self._recipe.train_sets, self._recipe["valid_set"]
+        return inputs | self._contents(*sets)
+
+    def _plan_tokens(self) -> Step:
+        made = ("data/*token_list/*/tokens.txt", "exp/asr_stats*")
+        return Step(
+            "tokens and statistics",
+            2,
+            self._of.exp / ".tokens.json",
+            self._token_inputs,
+            self._actions.make_tokens,
+            after=(self._dump,),
+            made=tuple(str(self._recipe.path(pattern)) for pattern in made),
+            missing="there are no tokens yet; start from --stage 1",
+        )
+
+    def _plan_lm(self) -> Step:
+        inputs = self._options_but(OF_TRAINING, OF_DECODING, TEST_SETS)
+        config = self._recipe["lm_config"]
+        if config:
+            inputs |= flatten(read_yaml(self._recipe.path(config)), f"{config} ")
+        return Step(
+            "language model",
+            2,
+            self._recipe.path(self._of.lm_exp, ".record.json"),
+            lambda: inputs,
+            self._actions.train_lm,
+            needs=(self._tokens,),
+            missing="there is no language model yet; start from --stage 2",
+        )
+
+    def _plan_training(self, cell: Cell) -> Step:
+        inputs = {f"config {k}": v for k, v in flatten(cell.config).items()}
+        inputs["--asr_args"] = self._options.asr_args
+        inputs |= self._options_but(OF_LM, OF_DECODING, TEST_SETS)
+        needs = [self._tokens]
+        if cell.model.warm:
+            needs.append(self.training[self._of.first(cell.seed).name])
+        return Step(
+            f"training {cell.name}",
+            3,
+            cell.folder / ".training.json",
+            lambda: inputs,
+            functools.partial(self._actions.train, cell),
+            needs=tuple(needs),
+            after=(self._configs, *self._lm),
+            adaptable=frozenset({"config max_epoch"}),
+            labels={f"config {k}": f"{v} {k}" for k, v in cell.model.sources.items()},
+            missing=f"{cell.name} is not trained yet; start from --stage 3",
+        )
+
+    def _plan_decoding(self, cell: Cell, training: Step, name: str) -> Step:
+        inputs = flatten(self._of.inference(), f"{self._of.inference_config.name} ")
+        inputs["--inference_args"] = self._options.inference_args
+        inputs |= self._options_but(OF_LM, OF_TRAINING, OF_TOKENS, TEST_SETS)
+        place = self._of.place(name)
+        folder = cell.folder / self._of.inference_tag / place
+        return Step(
+            f"decoding {cell.name}, {name}",
+            4,
+            folder / ".record.json",
+            lambda: inputs | self._contents(place),
+            functools.partial(self._actions.decode, cell, name),
+            needs=(training, *self._lm),
+            missing=f"{cell.name} is not decoded yet; start from --stage 3",
+        )
+
+    def _plan_scoring(self, cell: Cell, decodings: list[Step]) -> Step:
+        return Step(
+            f"scoring {cell.name}",
+            5,
+            cell.folder / self._of.inference_tag / ".scoring.json",
+            dict,
+            functools.partial(self._actions.score, cell),
+            needs=tuple(decodings),
+            made=(str(cell.folder / "RESULTS.md"),),
+            missing=f"{cell.name} is not scored yet; start from --stage 3",
+        )
+
+    def plan_comparison(self, cells: list[Cell]) -> Step:
+        """Return the step that compares cells, all seeds of each model."""
+        inputs = {
+            "--models": " ".join(dict.fromkeys(cell.model.name for cell in cells)),
+            "--seeds": " ".join(map(str, self._options.seeds)),
+            "--test_sets": " ".join(self._recipe.test_sets),
+        }
+        if self._options.results:
+            inputs["command"] = self._of.command
+        exp = self._of.exp
+        return Step(
+            "comparison",
+            6,
+            exp / ".comparison.json",
+            lambda: inputs,
+            functools.partial(self._actions.compare, cells),
+            needs=tuple(self.scoring[cell.name] for cell in cells),
+            made=(str(exp / "comparison.json"), str(exp / "RESULTS.md")),
+        )
+
+    def _plan_analysis(self, cell: Cell) -> Step:
+        name = self._options.analysis_set or self._recipe.test_sets[-1]
+        return Step(
+            f"analysis of {cell.name}",
+            7,
+            cell.folder / "analysis" / name / ".record.json",
+            lambda: {
+                "--analysis_args": self._options.analysis_args,
+                **self._contents(name),
+            },
+            functools.partial(self._actions.analyse, cell, name),
+            needs=(self.training[cell.name],),
+        )
