@@ -11,6 +11,10 @@ import tempfile
 from pathlib import Path
 from typing import Iterator
 
+import humanfriendly
+
+from espnet_reuse.errors import UserError
+
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
@@ -45,3 +49,30 @@ def write_json(value, path: Path) -> None:
     """Write compact JSON, whole or not at all."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     write_text(text + "\n", path)
+
+
+def need_disk(needed: int, folder: Path, what: str) -> str:
+    """Check, before something begins, that the disk has room for it.
+
+    Args:
+        needed: Bytes that it takes.
+        folder: The folder it goes into, or that will be made for it.
+        what: Name of what takes the room, for the messages.
+
+    Returns:
+        A sentence with both sizes, to print.
+
+    Raises:
+        UserError: Too little is free.
+    """
+    folder = Path(folder).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    needs, has = (
+        humanfriendly.format_size(size, binary=True) for size in (needed, free)
+    )
+    sizes = f"about {needs}, {has} are free in {folder}"
+    if free < needed:
+        raise UserError(f"no space left for {what}: {sizes}")
+    return f"{what}: {sizes}"

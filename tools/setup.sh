@@ -3,7 +3,8 @@
 # Copyright 2026 The espnet-reuse authors
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-# Install the package with its pinned dependencies and unpack ESPnet's recipes.
+# Install the package with its pinned dependencies, unpack ESPnet's recipes and link ours
+# to them.
 
 set -euo pipefail
 
@@ -144,8 +145,8 @@ unpack_espnet() {
         ln -sfn "$(cd "${ESPNET_ROOT}" && pwd)" "${tools}/espnet"
         return
     fi
-    [ -L "${tools}/espnet" ] || [ "$(cat "${tools}/espnet/.unpacked" 2> /dev/null)" \
-        != "${parts[*]}" ] || return 0
+    [ -L "${tools}/espnet" ] || [ ! -f "${tools}/espnet/egs2/TEMPLATE/asr1/asr.sh" ] \
+        || [ "$(cat "${tools}/espnet/.unpacked" 2> /dev/null)" != "${parts[*]}" ] || return 0
     log "Downloading the source distribution of espnet ${espnet_version} (35 MB)"
     rm -rf "${partial}"
     mkdir -p "${partial}"
@@ -177,6 +178,38 @@ write_activate() {
     } > "${tools}/activate_python.sh"
 }
 
+# What a recipe has of ESPnet's TEMPLATE: links, and copies, which are the user's to edit.
+links=(asr.sh path.sh scripts pyscripts steps utils)
+copies=(cmd.sh db.sh conf/{fbank,pbs,pitch,queue,slurm}.conf)
+an4=egs2/mini_an4/asr1   # its recordings come with ESPnet
+recipes_are_ready() {
+    local recipe name
+    for recipe in "${root}"/egs2/*/asr1/run.sh; do
+        for name in "${links[@]}" "${copies[@]}"; do
+            [ -e "${recipe%/run.sh}/${name}" ] || return 1
+        done
+    done
+    [ ! -d "${root}/${an4}" ] || [ -e "${root}/${an4}/downloads.tar.gz" ]
+}
+prepare_recipes() {
+    local recipe name
+    ln -sfT ../tools/espnet/egs2/TEMPLATE "${root}/egs2/TEMPLATE"
+    for recipe in "${root}"/egs2/*/asr1/run.sh; do
+        recipe=${recipe%/run.sh}
+        for name in "${links[@]}"; do
+            [ -e "${recipe}/${name}" ] || ln -sfT "../../TEMPLATE/asr1/${name}" "${recipe}/${name}"
+        done
+        for name in "${copies[@]}"; do
+            if [ ! -e "${recipe}/${name}" ]; then
+                cp "${root}/egs2/TEMPLATE/asr1/${name}" "${recipe}/${name}.partial"
+                mv "${recipe}/${name}.partial" "${recipe}/${name}"
+            fi
+        done
+    done
+    [ ! -d "${root}/${an4}" ] \
+        || ln -sfT "../../../tools/espnet/${an4}/downloads.tar.gz" "${root}/${an4}/downloads.tar.gz"
+}
+
 active=
 if [ -n "${VIRTUAL_ENV:-${CONDA_PREFIX:-}}" ]; then
     active="${VIRTUAL_ENV:-${CONDA_PREFIX}}/bin/python3"
@@ -191,10 +224,15 @@ is_ready() {
         && [ -x "$(tail -n 1 "${tools}/.setup_done")" ] \
         && [ -f "${tools}/espnet/egs2/TEMPLATE/asr1/asr.sh" ]
 }
-is_ready && exit 0
-exec 8>> "${tools}/.setup_lock"   # another set-up may be at work
-flock 8
-is_ready && exit 0
+is_ready && recipes_are_ready && exit 0
+# Another set-up may be at work.
+exec 8>> "${tools}/.setup_lock"
+why=$(flock 8 2>&1) || log "WARNING: no lock in ${tools} (flock: ${why##*: }):" \
+    "start no second set-up until this one has ended"
+if is_ready; then
+    prepare_recipes
+    exit 0
+fi
 rm -f "${tools}/.setup_done"
 
 if [ -n "${active}" ] && has_packages "${active}"; then
@@ -209,6 +247,7 @@ else
     python="${root}/.venv/bin/python3"
 fi
 unpack_espnet "${python}"
+prepare_recipes
 write_activate "${python}"
 found=$(cat "${tools}/espnet/version.txt" "${tools}/espnet/espnet/version.txt" \
     2> /dev/null | head -n 1 || true)

@@ -5,31 +5,5 @@ set -e
 set -u
 set -o pipefail
 
-train_set="train_960"
-valid_set="dev"
-test_sets="test_clean test_other dev_clean dev_other"
-
-asr_config=conf/train_asr_conformer.yaml
-lm_config=conf/train_lm_transformer.yaml
-inference_config=conf/decode_asr.yaml
-
-# Stage 2 needs sox: local/data.sh perturbs the speed. Stage 13 needs sclite:
-# local/score.py of the top level does its work with jiwer.
-./asr.sh \
-    --python "python3 -m espnet_reuse.run" \
-    --lang en \
-    --ngpu 4 \
-    --nbpe 5000 \
-    --max_wav_duration 30 \
-    --speed_perturb_factors "0.9 1.0 1.1" \
-    --feats_type raw \
-    --use_lm false \
-    --skip_stages "2 13 " \
-    --asr_config "${asr_config}" \
-    --lm_config "${lm_config}" \
-    --inference_config "${inference_config}" \
-    --train_set "${train_set}" \
-    --valid_set "${valid_set}" \
-    --test_sets "${test_sets}" \
-    --lm_train_text "data/${train_set}/text data/local/other_text/text" \
-    --bpe_train_text "data/${train_set}/text" "$@"
+# conf/asr.conf has the options of this recipe; those that are given here win.
+./asr.sh --config conf/asr.conf "$@"

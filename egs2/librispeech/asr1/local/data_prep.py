@@ -9,8 +9,10 @@ import argparse
 import shutil
 from pathlib import Path
 
-from check_data import check_audios
-from data_dir import errors_in_one_line, write_data_dir
+from espnet_reuse.data.check import check_audios
+from espnet_reuse.data.data_dir import write_data_dir
+from espnet_reuse.errors import UserError, reported_errors
+from espnet_reuse.files import write_text
 
 # utterances of each part
 OFFICIAL = {
@@ -28,7 +30,7 @@ TRAIN = {
     "train_clean_100": ("train-clean-100",),
     "train_960": ("train-clean-100", "train-clean-360", "train-other-500"),
 }
-HOLD_OUT = 20  # every so manieth training utterance, where there is no dev part
+HOLD_OUT = 20  # where there is no dev part, each 20th training utterance is held out
 PARTIAL_HINT = "or accept it with --allow_partial true"
 
 
@@ -40,17 +42,15 @@ def choose_parts(parts, train_set):
         train_set: Name of the training set.
 
     Raises:
-        ValueError: A name is unknown, or there is nothing to train on.
+        UserError: A name is unknown, or there is nothing to train on.
     """
     known = (*DEV, *TEST, *TRAIN[train_set])
     chosen = parts.replace(",", " ").split() or list(known)
     for part in chosen:
         if part not in known:
-            raise ValueError(
-                f"--parts: no part '{part}'; choose from {' '.join(known)}"
-            )
+            raise UserError(f"--parts: no part '{part}'; choose from {' '.join(known)}")
     if not set(chosen) & set(TRAIN[train_set]):
-        raise ValueError(
+        raise UserError(
             f"--parts: nothing to train on; add {' or '.join(TRAIN[train_set])}"
         )
     return sorted(set(chosen))
@@ -67,18 +67,18 @@ def find_corpus(path, parts):
         {part: folder}.
 
     Raises:
-        ValueError: There is no corpus, or a part is not there.
+        UserError: There is no corpus, or a part is not there.
     """
     corpus = path / "LibriSpeech" if (path / "LibriSpeech").is_dir() else path
     if not any((corpus / part).is_dir() for part in OFFICIAL):
-        raise ValueError(
+        raise UserError(
             f"--librispeech: no corpus in '{path}': it has none of the folders "
             f"{' '.join(OFFICIAL)}, nor LibriSpeech/; without --librispeech they are "
             "downloaded"
         )
     missing = [part for part in parts if not (corpus / part).is_dir()]
     if missing:
-        raise ValueError(
+        raise UserError(
             f"{corpus} has no {' '.join(missing)}: choose what is there with --parts, "
             "or leave out --librispeech to download"
         )
@@ -89,12 +89,12 @@ def folders_of(folder, what):
     """Return the sorted folders of a folder, whose names are numbers.
 
     Raises:
-        ValueError: One's name is not.
+        UserError: One's name is not.
     """
     folders = sorted(p for p in folder.iterdir() if p.is_dir())
     for path in folders:
         if not path.name.isdecimal():
-            raise ValueError(f"{path} is not a {what}: its name is not an integer")
+            raise UserError(f"{path} is not a {what}: its name is not an integer")
     return folders
 
 
@@ -106,18 +106,18 @@ def read_chapter(chapter):
         reader, whom a score by speaker is about; upstream's recipe takes the chapter.
 
     Raises:
-        ValueError: Transcripts and audio are not of the same utterances.
+        UserError: Transcripts and audio are not of the same utterances.
     """
     reader = chapter.parent.name
     prefix = f"{reader}-{chapter.name}"
     trans = chapter / f"{prefix}.trans.txt"
     if not trans.is_file():
-        raise ValueError(f"{trans} is missing")
+        raise UserError(f"{trans} is missing")
     words = {}
     for line in trans.read_text(encoding="utf-8").splitlines():
         utt_id, _, text = line.partition(" ")
         if not utt_id.startswith(f"{prefix}-") or not text.strip() or utt_id in words:
-            raise ValueError(f"{trans}: not one utterance of {prefix}: '{line}'")
+            raise UserError(f"{trans}: not one utterance of {prefix}: '{line}'")
         words[utt_id] = text.strip()
     audio = {p.stem for p in chapter.glob("*.flac")}
     for ids, why in (
@@ -125,7 +125,7 @@ def read_chapter(chapter):
         (audio - words.keys(), "have audio and no transcript"),
     ):
         if ids:
-            raise ValueError(f"{chapter}: {len(ids)} utterances {why}: {min(ids)} ...")
+            raise UserError(f"{chapter}: {len(ids)} utterances {why}: {min(ids)} ...")
     return [
         (utt_id, reader, text, chapter / f"{utt_id}.flac")
         for utt_id, text in words.items()
@@ -136,7 +136,7 @@ def read_part(part, folder, allow_partial):
     """Read a part and check its number of utterances and its audio.
 
     Raises:
-        ValueError: Utterances are missing or there are too many, or audio is broken.
+        UserError: Utterances are missing or there are too many, or audio is broken.
     """
     utterances = [
         utterance
@@ -146,17 +146,17 @@ def read_part(part, folder, allow_partial):
     ]
     missing = OFFICIAL[part] - len(utterances)
     if missing < 0 or not utterances:
-        raise ValueError(
+        raise UserError(
             f"{folder} has {len(utterances)} utterances, not {OFFICIAL[part]}"
         )
     if missing and not allow_partial:
-        raise ValueError(
+        raise UserError(
             f"{folder} is short of {missing} of {OFFICIAL[part]} utterances: complete "
             f"it, {PARTIAL_HINT}"
         )
     problems, broken = check_audios({u[0]: u[3] for u in utterances})
     if problems:
-        raise ValueError(f"{len(broken)} broken files: {problems[0]}")
+        raise UserError(f"{len(broken)} broken files: {problems[0]}")
     print(f"{part}: {len(utterances)} of {OFFICIAL[part]} utterances", flush=True)
     return utterances
 
@@ -165,12 +165,12 @@ def prepare(corpus, data, parts, train_set, allow_partial):
     """Make the data directories of some parts, and data/partial if need be.
 
     Raises:
-        ValueError: The corpus is not what it should be.
+        UserError: The corpus is not what it should be.
     """
     needed = (*DEV, *TRAIN[train_set])
     left_out = [part for part in needed if part not in parts]
     if left_out and not allow_partial:
-        raise ValueError(
+        raise UserError(
             f"--parts: training and validation need {' '.join(left_out)}, too: add it, "
             f"{PARTIAL_HINT}"
         )
@@ -189,7 +189,7 @@ def prepare(corpus, data, parts, train_set, allow_partial):
         train = [u for u in train if u not in set(dev)]
         notes.append(f"- dev: {len(dev)} utterances held out of the training part")
     if not train:
-        raise ValueError("--parts: too few utterances to hold some out for validation")
+        raise UserError("--parts: too few utterances to hold some out for validation")
     sets |= {"dev": dev, train_set: train}
 
     # what an earlier call made of other parts
@@ -200,7 +200,7 @@ def prepare(corpus, data, parts, train_set, allow_partial):
     shutil.rmtree(data / f"{train_set}_sp", ignore_errors=True)
     (data / "partial").unlink(missing_ok=True)
     if notes:
-        (data / "partial").write_text("".join(f"{note}\n" for note in notes))
+        write_text("".join(f"{note}\n" for note in notes), data / "partial")
     for name, utterances in sets.items():
         write_data_dir(data / name, utterances)
 
@@ -214,7 +214,7 @@ def main():
     parser.add_argument("--parts", default="", help="with commas between")
     parser.add_argument("--allow_partial", choices=("true", "false"), default="false")
     args = parser.parse_args()
-    with errors_in_one_line():
+    with reported_errors("data_prep.py"):
         parts = choose_parts(args.parts, args.train_set)
         allow_partial = args.allow_partial == "true"
         prepare(args.corpus, args.data, parts, args.train_set, allow_partial)

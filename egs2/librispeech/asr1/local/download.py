@@ -9,9 +9,11 @@ import argparse
 import shutil
 from pathlib import Path
 
-from data_dir import errors_in_one_line, need_disk
 from data_prep import TRAIN, choose_parts
 from torchaudio.datasets import LIBRISPEECH
+
+from espnet_reuse.errors import UserError, one_line, reported_errors
+from espnet_reuse.files import need_disk
 
 # bytes of the archives
 ARCHIVES = {
@@ -36,13 +38,16 @@ def download(part, downloads):
         downloads: Folder for LibriSpeech/.
 
     Raises:
-        RuntimeError: The archive's checksum is wrong.
+        UserError: The archive's checksum is wrong.
         OSError: It could not be downloaded, or the disk is full.
     """
     partial, corpus = downloads / "partial", downloads / "LibriSpeech"
     shutil.rmtree(partial / "LibriSpeech", ignore_errors=True)
     partial.mkdir(parents=True, exist_ok=True)
-    LIBRISPEECH(partial, part, download=True)
+    try:
+        LIBRISPEECH(partial, part, download=True)
+    except RuntimeError as e:
+        raise UserError(one_line(e)) from e
     corpus.mkdir(exist_ok=True)
     (partial / "LibriSpeech" / part).rename(corpus / part)
     (partial / f"{part}.tar.gz").unlink()
@@ -55,16 +60,15 @@ def main():
     parser.add_argument("--train_set", choices=TRAIN, required=True)
     parser.add_argument("--parts", default="", help="with commas between")
     args = parser.parse_args()
-    with errors_in_one_line():
+    with reported_errors("download.py", interrupted="the next run continues"):
         missing = [
             part
             for part in choose_parts(args.parts, args.train_set)
             if not (args.downloads / "LibriSpeech" / part).is_dir()
         ]
         if missing:  # an archive and what is in it
-            need_disk(
-                2 * sum(ARCHIVES[part] for part in missing), args.downloads, "downloads"
-            )
+            needed = 2 * sum(ARCHIVES[part] for part in missing)
+            print(need_disk(needed, args.downloads, "downloads"), flush=True)
         for part in missing:
             print(f"{part}: {ARCHIVES[part] / 1e9:.1f} GB to download", flush=True)
             download(part, args.downloads)

@@ -7,11 +7,12 @@
 
 import argparse
 import gzip
-import os
 from pathlib import Path
 
 import torch
-from data_dir import errors_in_one_line, need_disk
+
+from espnet_reuse.errors import UserError, one_line, reported_errors
+from espnet_reuse.files import need_disk, written_whole
 
 URL = "http://www.openslr.org/resources/11/librispeech-lm-norm.txt.gz"
 SIZE = 7 * 2**30  # the archive, and the text with an id for each line
@@ -25,18 +26,23 @@ def main():
     text, archive = args.folder / "text", args.folder / URL.rpartition("/")[2]
     if text.is_file() and text.stat().st_size > 0:
         return
-    with errors_in_one_line():
-        need_disk(SIZE, args.folder, "text for the LM")
+    with reported_errors("prepare_lm_text.py", interrupted="the next run continues"):
+        print(need_disk(SIZE, args.folder, "text for the LM"), flush=True)
         args.folder.mkdir(parents=True, exist_ok=True)
         if not archive.is_file():
             # to a temporary name first
             torch.hub.download_url_to_file(URL, str(archive), progress=False)
-        partial = text.with_suffix(".partial")
         # gzip verifies its own checksum at the end
-        with gzip.open(archive, "rt", encoding="utf-8") as f, partial.open("w") as out:
-            for n, line in enumerate(f, 1):
-                out.write(f"librispeech_lng_{n:08d} {line}")
-        os.replace(partial, text)
+        try:
+            with (
+                gzip.open(archive, "rt", encoding="utf-8") as lines,
+                written_whole(text) as partial,
+                partial.open("w", encoding="utf-8") as out,
+            ):
+                for n, line in enumerate(lines, 1):
+                    out.write(f"librispeech_lng_{n:08d} {line}")
+        except EOFError as e:
+            raise UserError(f"{archive}: {one_line(e)}") from e
 
 
 if __name__ == "__main__":

@@ -7,10 +7,10 @@
 
 import argparse
 import re
-import sys
 from pathlib import Path
 
-from data_dir import write_data_dir
+from espnet_reuse.data.data_dir import write_data_dir
+from espnet_reuse.errors import UserError, reported_errors
 
 FOLDERS = {"train": "an4_clstk", "test": "an4test_clstk"}
 
@@ -24,19 +24,21 @@ def read_transcription(an4_root, part):
 
     Returns:
         (utterance id, speaker, words, audio file) of every utterance, sorted.
+
+    Raises:
+        UserError: The transcription is missing or is not one.
     """
     path = an4_root / "etc" / f"an4_{part}.transcription"
     if not path.is_file() or path.stat().st_size == 0:
-        sys.exit(
-            f"data_prep.py: error: {path} is missing or empty: remove "
-            f"{an4_root.parent} and run this again"
+        raise UserError(
+            f"{path} is missing or empty: remove {an4_root.parent} and run this again"
         )
     utterances = []
-    for line in filter(str.strip, path.read_text().splitlines()):
+    for line in filter(str.strip, path.read_text(encoding="utf-8").splitlines()):
         # "<s> GO </s> (an253-fash-b)"
         match = re.fullmatch(r"(?:<s> )?(.*?)(?: </s>)? \((\w+)-(\w+)-(\w+)\)", line)
         if match is None:
-            sys.exit(f"data_prep.py: error: {path}: not a transcription: '{line}'")
+            raise UserError(f"{path}: not a transcription: '{line}'")
         words, sentence, speaker, suffix = match.groups()
         audio = f"wav/{FOLDERS[part]}/{speaker}/{sentence}-{speaker}-{suffix}.sph"
         utterances.append(
@@ -52,12 +54,14 @@ def main():
     parser.add_argument("data", type=Path, help="where to make the data directories")
     args = parser.parse_args()
 
-    train = read_transcription(args.an4_root, "train")
-    write_data_dir(args.data / "train_dev", train[:1])
-    write_data_dir(args.data / "train_nodev", train[1:])
-    # asr.sh refuses to decode the training set under its own name
-    write_data_dir(args.data / "train_nodev_eval", train[1:])
-    write_data_dir(args.data / "test", read_transcription(args.an4_root, "test"))
+    with reported_errors("data_prep.py"):
+        train = read_transcription(args.an4_root, "train")
+        test = read_transcription(args.an4_root, "test")
+        write_data_dir(args.data / "train_dev", train[:1])
+        write_data_dir(args.data / "train_nodev", train[1:])
+        # asr.sh refuses to decode the training set under its own name
+        write_data_dir(args.data / "train_nodev_eval", train[1:])
+        write_data_dir(args.data / "test", test)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,0 @@
-../../../librispeech/asr1/local/prepare_lm_text.py

@@ -1,1 +1,0 @@
-../../../../local/data_dir.py

@@ -1,1 +1,0 @@
-../../../custom/asr1/local/data_prep.py

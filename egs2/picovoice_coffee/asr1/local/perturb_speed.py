@@ -1,1 +1,0 @@
-../../../librispeech/asr1/local/perturb_speed.py

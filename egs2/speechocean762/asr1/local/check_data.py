@@ -1,1 +1,0 @@
-../../../../local/check_data.py

@@ -1,0 +1,132 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Check Kaldi data directories and the audio they list, before training."""
+
+import argparse
+import re
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import soundfile
+
+from espnet_reuse.data.data_dir import scan_scp, some
+from espnet_reuse.errors import UserError, reported_errors
+
+FILES = ("text", "wav.scp", "utt2spk")
+NO_FILE = re.compile(r"\|$|:\d+$")  # a command, a place in an archive
+
+
+def check_audio(path: Path | str) -> str | None:
+    """Return what is wrong with an audio file, or None.
+
+    Reads the header and the last sample, so that it is quick and yet notices a file
+    that was cut short.
+    """
+    try:
+        if Path(path).stat().st_size == 0:
+            return "is empty"
+        with soundfile.SoundFile(path) as f:
+            frames = f.frames
+            # the headers of SPHERE files and what libsndfile says of WAV and Ogg
+            if f.format == "NIST":
+                header = Path(path).read_bytes()[:1024].decode("ascii", "replace")
+                match = re.search(r"sample_count -i (\d+)", header)
+                if match and int(match[1]) > frames:
+                    return f"is cut short: {frames} of {match[1]} samples"
+            if re.search(r"should be|ended unexpectedly", f.extra_info):
+                return "is cut short"
+            if frames == 0:
+                return "has no samples"
+            f.seek(frames - 1)
+            if len(f.read(1)) != 1:
+                return "is cut short"
+    except OSError as e:
+        return f"cannot be read: {e.strerror}"
+    except soundfile.LibsndfileError as e:
+        return f"cannot be read or is cut short: {e.error_string}"
+    return None
+
+
+def check_audios(audio: Mapping[str, Path | str]) -> tuple[list[str], list[str]]:
+    """Check audio files.
+
+    Args:
+        audio: {utterance id: file}.
+
+    Returns:
+        A line for each kind of problem, with the first file and the ids of some others
+        that have it; and the ids of all files with problems.
+    """
+    with ThreadPoolExecutor() as pool:
+        found = dict(zip(audio, pool.map(check_audio, audio.values()), strict=True))
+    broken, alike = [], {}
+    for utt_id, problem in found.items():
+        if problem:
+            broken.append(utt_id)
+            alike.setdefault(re.sub(r"\d+", "", problem), []).append(utt_id)
+    lines = [
+        f"{first}: {audio[first]} {found[first]}"
+        + (f"; likewise {some(others)}" if others else "")
+        for first, *others in alike.values()
+    ]
+    return lines, broken
+
+
+def check_data_dir(data_dir: Path) -> list[str]:
+    """Return a list of what is wrong with a data directory."""
+    tables, problems = {}, []
+    for name in FILES:
+        tables[name], found = scan_scp(data_dir / name)
+        problems += found
+    if problems:
+        return problems
+
+    has_segments = (data_dir / "segments").is_file()
+    for name in ("text",) if has_segments else ("text", "wav.scp"):
+        for here, there in ((name, "utt2spk"), ("utt2spk", name)):
+            missing = sorted(tables[there].keys() - tables[here].keys())
+            if missing:
+                problems.append(
+                    f"{data_dir / here}: {len(missing)} utterances of {there} are "
+                    f"missing: {some(missing)}"
+                )
+    audio = {k: v for k, v in tables["wav.scp"].items() if not NO_FILE.search(v)}
+    broken, _ = check_audios(audio)
+    return problems + [f"{data_dir / 'wav.scp'}: {problem}" for problem in broken]
+
+
+def check_data_dirs(data_dirs: Iterable[Path]) -> None:
+    """Check data directories; folders that hold none of their files are passed over.
+
+    Raises:
+        UserError: Something is wrong, a line for each problem.
+    """
+    problems = [
+        problem
+        for data_dir in data_dirs
+        if any((data_dir / name).exists() for name in FILES)
+        for problem in check_data_dir(data_dir)
+    ]
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def main(argv: list[str] | None = None):
+    """Exit with a line for each problem, if there are any."""
+    prog = "espnet_reuse.data.check"
+    parser = argparse.ArgumentParser(prog, description=__doc__)
+    parser.add_argument(
+        "data_dirs",
+        nargs="+",
+        type=Path,
+        help=f"folders that hold none of the files {', '.join(FILES)} are passed over",
+    )
+    args = parser.parse_args(argv)
+    with reported_errors(prog):
+        check_data_dirs(args.data_dirs)
+
+
+if __name__ == "__main__":
+    main()

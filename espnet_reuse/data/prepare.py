@@ -1,0 +1,371 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Make data directories for asr.sh from Kaldi-style ones that anyone has."""
+
+import argparse
+import collections
+import hashlib
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import librosa
+import numpy as np
+import soundfile
+
+from espnet_reuse.data.check import NO_FILE, check_audios
+from espnet_reuse.data.data_dir import scan_scp, some, write_data_dir
+from espnet_reuse.errors import UserError, reported_errors
+
+PROG = "espnet_reuse.data.prepare"
+MARGIN = 0.1  # seconds kept around what is louder than the silence
+THRESHOLD = 35  # dB below the loudest sample: silence, for the note on silence
+MUCH = 0.3  # share of silence in the training set that is worth a note
+HELD_OUT = 0.05  # least share of the training set that is held out, of whole speakers
+MOST_HELD_OUT = 0.2  # a speaker with whom it would exceed this share is passed over
+
+
+@dataclass
+class Utterance:
+    """A line of wav.scp, text and utt2spk, with what its audio file's header says."""
+
+    utt_id: str
+    speaker: str
+    words: str
+    audio: Path
+    seconds: float
+    channels: int
+
+
+def read_set(folder: Path, root: Path) -> tuple[list[Utterance], list[str]]:
+    """Read a data directory.
+
+    Args:
+        folder: Data directory.
+        root: Folder that relative paths in wav.scp start from.
+
+    Returns:
+        The utterances whose audio can be read, and a list of what is wrong with the
+        directory. Without utt2spk every utterance has a speaker of its own.
+    """
+    if (folder / "segments").exists():
+        return [], [
+            f"{folder / 'segments'}: segments are not supported: cut the recordings "
+            "into one file for each utterance"
+        ]
+    tables, problems = {}, []
+    names = ["wav.scp", "text", *(["utt2spk"] if (folder / "utt2spk").exists() else [])]
+    for name in names:
+        tables[name], found = scan_scp(folder / name)
+        problems += found
+
+    def report(name, what, ids):
+        if ids:
+            problems.append(f"{folder / name}: {what}: {some(ids)}")
+
+    audio, words = tables["wav.scp"], tables["text"]
+    speakers = tables.get("utt2spk") or {utt_id: utt_id for utt_id in audio}
+    for name, table in tables.items():
+        others = {
+            key: None for other in tables.values() if table and other for key in other
+        }
+        report(name, "no line for", [key for key in others if key not in table])
+    report("text", "no words", [k for k, v in words.items() if not v])
+    report("utt2spk", "no speaker", [k for k, v in speakers.items() if not v])
+    spaced = [f"{k} ({v})" for k, v in speakers.items() if len(v.split()) > 1]
+    report("utt2spk", "a speaker's name with spaces", spaced)
+    report("wav.scp", "no file", [k for k, v in audio.items() if not v])
+    no_files = {k: None for k, v in audio.items() if NO_FILE.search(v)}
+    report("wav.scp", "a command or an archive instead of a file", list(no_files))
+    files = {k: root / v for k, v in audio.items() if v and k not in no_files}
+    found, broken = check_audios(files)
+    problems += [f"{folder / 'wav.scp'}: {problem}" for problem in found]
+    utterances = []
+    for utt_id in sorted(files.keys() - set(broken)):
+        info = soundfile.info(files[utt_id])
+        utterances.append(
+            Utterance(
+                utt_id,
+                speakers.get(utt_id, ""),
+                words.get(utt_id, ""),
+                files[utt_id].resolve(),
+                info.duration,
+                info.channels,
+            )
+        )
+    return utterances, problems
+
+
+def identify(paths: Iterable[Path]) -> dict[Path, Path | bytes]:
+    """Return {audio file: an identifier of its content}.
+
+    Only files whose size another one has, too, are read.
+    """
+    sizes = {path: path.stat().st_size for path in paths}
+    alike = collections.Counter(sizes.values())
+    keys = {}
+    for path, size in sizes.items():
+        keys[path] = path
+        if alike[size] > 1:
+            with open(path, "rb") as f:
+                keys[path] = hashlib.file_digest(f, "sha256").digest()
+    return keys
+
+
+def find_overlaps(root: Path, sets: Mapping[str, Sequence[Utterance]]) -> list[str]:
+    """Return a list of ids, and of recordings under any name, that two sets share."""
+    recording = identify({u.audio for utterances in sets.values() for u in utterances})
+    problems = []
+    for (a, in_a), (b, in_b) in itertools.combinations(sets.items(), 2):
+        for name, what, key in (
+            ("text", "ids", lambda u: u.utt_id),
+            ("wav.scp", "recordings", lambda u: recording[u.audio]),
+        ):
+            keys = {key(u) for u in in_a}
+            shared = [u.utt_id for u in in_b if key(u) in keys]
+            if shared:
+                problems.append(
+                    f"{root / b / name}: {what} that {a} has, too: {some(shared)}"
+                )
+    return problems
+
+
+def find_mixed_channels(
+    root: Path, sets: Mapping[str, Sequence[Utterance]]
+) -> list[str]:
+    """Return a list of what is wrong where recordings differ in their channels."""
+    alike = {}
+    for name, utterances in sets.items():
+        for u in utterances:
+            alike.setdefault(u.channels, []).append(f"{name}/{u.utt_id}")
+    if len(alike) < 2:
+        return []
+    counts = "; ".join(f"{n}: {some(ids)}" for n, ids in sorted(alike.items()))
+    return [f"{root}: recordings have different numbers of channels: {counts}"]
+
+
+def hold_out(
+    utterances: Sequence[Utterance],
+) -> tuple[list[Utterance], list[Utterance]]:
+    """Split off some speakers: the same ones each time, 5 % of the utterances or more.
+
+    A speaker with whom it would be above 20 % is passed over, unless no other is left.
+
+    Args:
+        utterances: Utterances.
+
+    Returns:
+        The utterances of the other speakers, and of those held out.
+
+    Raises:
+        UserError: There are fewer than two speakers.
+    """
+    counts = collections.Counter(u.speaker for u in utterances)
+    if len(counts) < 2:
+        raise UserError("a single speaker: none can be held out to validate on")
+    shuffled = sorted(counts, key=lambda s: hashlib.sha256(s.encode()).digest())
+    held_out, count = set(), 0
+    for speaker in shuffled:
+        if count >= HELD_OUT * len(utterances):
+            break
+        if count + counts[speaker] <= MOST_HELD_OUT * len(utterances):
+            held_out.add(speaker)
+            count += counts[speaker]
+    held_out = held_out or {min(shuffled, key=counts.get)}
+    return (
+        [u for u in utterances if u.speaker not in held_out],
+        [u for u in utterances if u.speaker in held_out],
+    )
+
+
+def find_speech(path: Path, threshold: float) -> tuple[float, float]:
+    """Find where the silence before an utterance ends, and that after it begins.
+
+    Args:
+        path: Audio file.
+        threshold: Silence is at least so many dB below the loudest.
+
+    Returns:
+        (start, end) in seconds.
+
+    Raises:
+        UserError: Samples are not finite.
+    """
+    wav, fs = soundfile.read(path, dtype="float32", always_2d=True)
+    if not np.isfinite(wav).all():
+        raise UserError(f"{path} has samples that are not finite numbers")
+    _, (start, end) = librosa.effects.trim(wav.mean(axis=1), top_db=threshold)
+    return max(start / fs - MARGIN, 0.0), min(end / fs + MARGIN, len(wav) / fs)
+
+
+def find_all_speech(
+    utterances: Sequence[Utterance], threshold: float
+) -> dict[str, tuple[float, float]]:
+    """Return {utterance id: (start, end) of its speech}: see `find_speech`."""
+    with ThreadPoolExecutor() as pool:
+        found = pool.map(lambda u: find_speech(u.audio, threshold), utterances)
+        return dict(zip((u.utt_id for u in utterances), found, strict=True))
+
+
+def measure_silence(utterances: Sequence[Utterance]) -> float:
+    """Measure the share of silence around the speech, in 100 of the utterances."""
+    chosen = utterances[:: len(utterances) // 100 + 1]
+    speech = sum(
+        end - start for start, end in find_all_speech(chosen, THRESHOLD).values()
+    )
+    return 1 - speech / sum(u.seconds for u in chosen)
+
+
+def write_set(
+    data_dir: Path,
+    utterances: Sequence[Utterance],
+    speech: Mapping[str, tuple[float, float]] | None,
+) -> None:
+    """Write a data directory with ids that begin with the speaker, as Kaldi wants it.
+
+    Args:
+        data_dir: Directory to make or replace.
+        utterances: Utterances.
+        speech: {utterance id: (start, end)} in seconds, to leave out what is around it;
+            None: nothing is left out.
+    """
+    prefixed = all(
+        u.utt_id == u.speaker or u.utt_id.startswith(f"{u.speaker}-")
+        for u in utterances
+    )
+    own_ids = {
+        u.utt_id: u.utt_id if prefixed else f"{u.speaker}-{u.utt_id}"
+        for u in utterances
+    }
+    write_data_dir(
+        data_dir,
+        [(own_ids[u.utt_id], u.speaker, u.words, u.audio) for u in utterances],
+        speech and {own_ids[utt_id]: times for utt_id, times in speech.items()},
+    )
+
+
+def read_sets(
+    root: Path, names: Iterable[str], test_sets: Sequence[str], shortest: float
+) -> dict[str, list[Utterance]]:
+    """Read data directories of a folder.
+
+    Args:
+        root: Folder with a directory for each set.
+        names: Names of the sets.
+        test_sets: Those of which ESPnet leaves no utterance out.
+        shortest: Seconds that an utterance of a test set has to last.
+
+    Raises:
+        UserError: Something is wrong, a line for each problem.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root} is not a folder")
+    sets, problems = {}, []
+    for name in names:
+        sets[name], found = read_set(root / name, root)
+        problems += found
+        short = [u.utt_id for u in sets[name] if u.seconds < shortest]
+        if name in test_sets and short:
+            problems.append(
+                f"{root / name}/wav.scp: shorter than {shortest:g} s, too short to be "
+                f"recognised: {some(short)}"
+            )
+    problems += find_overlaps(root, sets) + find_mixed_channels(root, sets)
+    if problems:
+        raise UserError("\n".join(problems))
+    return sets
+
+
+def note_shared_speakers(sets: Mapping[str, Sequence[Utterance]], train_set, test_sets):
+    """Print which test sets have speakers of the training set."""
+    of_training = {u.speaker for u in sets[train_set]}
+    for name in sorted(set(test_sets) - {train_set}):
+        shared = sorted({u.speaker for u in sets[name]} & of_training)
+        if shared:
+            print(f"note: {name} has speakers of {train_set}: {some(shared)}")
+
+
+def check_lengths(root, sets, names, shortest: float, longest: float):
+    """Print how many utterances asr.sh will leave out, for their length in seconds.
+
+    Raises:
+        UserError: Nothing would be left of a set.
+    """
+    problems = []
+    for name in names:
+        left_out = [u.utt_id for u in sets[name] if not shortest < u.seconds < longest]
+        line = (
+            f"{len(left_out)} of {len(sets[name])} utterances are left out, which do "
+            f"not last from {shortest:g} to {longest:g} s (--min_wav_duration, "
+            f"--max_wav_duration): {some(left_out)}"
+        )
+        if len(left_out) == len(sets[name]):
+            problems.append(f"{root / name}: {line}")
+        elif left_out:
+            print(f"note: {name}: {line}")
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def prepare(args: argparse.Namespace) -> None:
+    """Make the data directories, once nothing is wrong with any; see `main`."""
+    root, train_set, valid_set = args.root, args.train_set, args.valid_set or "dev"
+    test_sets = args.test_sets.replace(",", " ").split()
+    is_held_out = not (args.valid_set or "dev" in test_sets or (root / "dev").exists())
+    names = dict.fromkeys([train_set, valid_set, *test_sets])
+    if is_held_out:
+        del names[valid_set]
+    sets = read_sets(root, names, test_sets, args.min_wav_duration)
+    note_shared_speakers(sets, train_set, test_sets)
+    if is_held_out:
+        try:
+            sets[train_set], sets[valid_set] = hold_out(sets[train_set])
+        except UserError as e:
+            raise UserError(
+                f"{root / train_set}: {e}: make a set, and name it with --valid_set"
+            ) from e
+        speakers = sorted({u.speaker for u in sets[valid_set]})
+        count = f"{len(sets[valid_set])} utterances of {train_set}"
+        print(f"note: {valid_set}: {count}, held out: all of {some(speakers)}")
+    speech = dict.fromkeys(sets)
+    if args.trim_silence:
+        for name, utterances in sets.items():
+            speech[name] = find_all_speech(utterances, args.trim_silence)
+            for u in utterances:
+                start, end = speech[name][u.utt_id]
+                u.seconds = end - start
+    elif (share := measure_silence(sets[train_set])) > MUCH:
+        print(
+            f"note: {share:.0%} of {train_set} is silence before and after the speech: "
+            f"models learn sooner without it, with --trim_silence {THRESHOLD}"
+        )
+    lengths = args.min_wav_duration, args.max_wav_duration
+    check_lengths(root, sets, (train_set, valid_set), *lengths)
+    for name, utterances in sets.items():
+        write_set(args.data / name, utterances, speech[name])
+
+
+def main(argv: list[str] | None = None):
+    """Write the data directories, or say everything that is wrong with them."""
+    parser = argparse.ArgumentParser(PROG, description=__doc__)
+    parser.add_argument("--train_set", required=True)
+    parser.add_argument("--valid_set", required=True, help="'': dev, or held out")
+    parser.add_argument("--test_sets", required=True, help="commas or spaces between")
+    parser.add_argument(
+        "--trim_silence", type=float, help="leave out what is so many dB too quiet"
+    )
+    # asr.sh leaves out the others, but of test sets
+    parser.add_argument("--min_wav_duration", type=float, default=0.1, help="seconds")
+    parser.add_argument("--max_wav_duration", type=float, default=20, help="seconds")
+    parser.add_argument("root", type=Path, help="folder with a directory for each set")
+    parser.add_argument("data", type=Path, help="where to make the data directories")
+    args = parser.parse_args(argv)
+    with reported_errors(PROG):
+        prepare(args)
+
+
+if __name__ == "__main__":
+    main()
