@@ -50,13 +50,7 @@ class Actions:
         self.runner.command(
             step.title,
             *("./run.sh", "--nj", nj),
-            # on GPUs the recipe knows how many decode side by side
-            *(
-                ()
-                if self._recipe["gpu_inference"] == "true"
-                else ("--inference_nj", nj)
-            ),
-            *pairs(self._recipe.chosen),
+            *pairs(decoding | self._recipe.chosen),
             *options,
             *("--stage", first, "--stop_stage", last),
             log=log,
