@@ -14,10 +14,10 @@ from pathlib import Path
 from espnet_reuse.comparison.cells import Cell, Comparison, write_config
 from espnet_reuse.comparison.plan import Step
 from espnet_reuse.comparison.runner import Runner
-from espnet_reuse.data.data_dir import need_disk
 from espnet_reuse.errors import UserError
-from espnet_reuse.files import write_text
+from espnet_reuse.files import need_disk, write_text
 
+WORTH_TELLING = 100 * 2**20  # bytes
 PYTHON = (sys.executable, "-m")
 RUNNER = (*PYTHON, "espnet_reuse.run", "-m")  # registers the encoders
 
@@ -166,15 +166,17 @@ class Actions:
             self._make_start(cell)
         needed = self._of.facts[cell.model.name]["disk_bytes"]
         room = need_disk(needed, folder, f"the checkpoints of {cell.name}")
-        self.runner.display.log(f"{step.title}: {room}")
-        if not begun:
+        if needed > WORTH_TELLING:
+            self.runner.display.log(f"{step.title}: {room}")
+        if begun:
+            self.runner.command(
+                f"{step.title}: check of the checkpoint",
+                *(*PYTHON, "espnet_reuse.comparison.repair_checkpoint"),
+                self._relative(folder),
+                log=folder / "run_repair.log",
+            )
+        else:
             write_text(commit_of(self._recipe.root) + "\n", folder / "commit")
-        self.runner.command(
-            f"{step.title}: check of the checkpoint",
-            *(*PYTHON, "espnet_reuse.comparison.repair_checkpoint"),
-            self._relative(folder),
-            log=folder / "run_repair.log",
-        )
         options = self._model_options(cell)
         log, train_log = folder / "run_train.log", folder / "train.log"
         self._asr_sh(step, "11-11", log, *options, train_log=train_log)

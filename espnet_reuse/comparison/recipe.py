@@ -92,8 +92,8 @@ class Recipe:
         asked = self.bash('"$@"', script, f"--{option}", value, "--help")
         if asked.returncode == 0 or "invalid option" in asked.stderr:
             return asked.returncode == 0
-        reason = (asked.stderr + asked.stdout).strip().splitlines()[-1]
-        raise UserError(f"--{option}: {reason}")
+        reason = (asked.stdout + asked.stderr).strip().splitlines()[-1]
+        raise UserError(f"--{option}: {reason.removeprefix(f'{script}: ')}")
 
     def _take(self, option: str, value: str) -> None:
         """Keep an option of the user for the scripts that have it."""

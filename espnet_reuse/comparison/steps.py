@@ -127,7 +127,6 @@ class Steps:
             self._recipe.path("data/.record.json"),
             functools.cache(self._data_inputs),
             self._actions.prepare_data,
-            after=(self._configs,),
             missing="the data are not prepared; start from --stage 1",
         )
 
@@ -195,7 +194,7 @@ class Steps:
             lambda: inputs,
             functools.partial(self._actions.train, cell),
             needs=tuple(needs),
-            after=(self._configs, *self._lm),
+            after=tuple(self._lm),
             adaptable=frozenset({"config max_epoch"}),
             labels={f"config {k}": f"{v} {k}" for k, v in cell.model.sources.items()},
             missing=f"{cell.name} is not trained yet; start from --stage 3",

@@ -1,0 +1,385 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""The plan of a comparison: what is stale after which change. Nothing is trained."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from espnet_reuse.bin.compare import read_options
+from espnet_reuse.comparison.actions import Actions
+from espnet_reuse.comparison.cells import Comparison
+from espnet_reuse.comparison.plan import explain
+from espnet_reuse.comparison.recipe import Recipe
+from espnet_reuse.comparison.steps import Steps
+from espnet_reuse.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+MADE_BY_RUNS = shutil.ignore_patterns("data", "downloads", "dump", "exp")
+SETS = ("train", "dev", "test_a", "test_b")
+CHECK = {"check of the configs"}  # of other configs, it is another one
+DATA = {"data preparation", "formatting of the data"}
+TOKENS = {"tokens and statistics"}
+MODELS = ("baseline", "reuse3", "reuse3_warm")
+
+
+def of(*models, sets=("test_a", "test_b")):
+    """Return the names of what goes on from the trainings of models."""
+    return {
+        "comparison",
+        *(f"scoring {m}" for m in models),
+        *(f"decoding {m}, {s}" for m in models for s in sets),
+        *(f"analysis of {m}" for m in models if "test_b" in sets),
+    }
+
+
+ANALYSES = {f"analysis of {m}" for m in MODELS}
+
+
+def trained(*models):
+    return {f"training {m}" for m in models} | of(*models)
+
+
+ALL_MODELS = trained(*MODELS)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A repository with the custom recipe, a corpus and the data that it became."""
+    for name in ("tools", "conf"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "egs2").mkdir()
+    (tmp_path / "egs2/TEMPLATE").symlink_to(ROOT / "egs2/TEMPLATE")
+    for name in ("custom", "mini_an4"):
+        folder = f"egs2/{name}"
+        shutil.copytree(
+            ROOT / folder, tmp_path / folder, symlinks=True, ignore=MADE_BY_RUNS
+        )
+    recipe = tmp_path / "egs2/custom/asr1"
+    for name in SETS:
+        for folder in (tmp_path / "corpus" / name, recipe / "dump/raw" / name):
+            folder.mkdir(parents=True)
+            for file in ("wav.scp", "text", "utt2num_samples"):
+                (folder / file).write_text(f"{name}-1 something\n")
+    for path in ("data/token_list/char/tokens.txt", "exp/asr_stats/x"):
+        (recipe / path).parent.mkdir(parents=True)
+        (recipe / path).touch()
+    return tmp_path
+
+
+def plan(root, *argv):
+    argv = [
+        *("--corpus", "custom", "--data", f"{root}/corpus"),
+        *("--models", " ".join(MODELS), "--test_sets", "test_a test_b"),
+        *argv,
+    ]
+    options, others = read_options(argv)
+    recipe = Recipe(root, options.corpus, others)
+    comparison = Comparison(recipe, options, "./run.sh")
+    return Steps(comparison, Actions(comparison, None))
+
+
+@pytest.fixture
+def finished(root):
+    """The repository after a run: every step has its record."""
+    steps = plan(root)
+    for step in steps.all:
+        step.write_record(done=True)
+        for path in step.made:
+            if "*" not in path:
+                Path(path).touch()
+    return root
+
+
+def recipe_of(root):
+    return root / "egs2/custom/asr1"
+
+
+def replace(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def open_steps(root, *argv):
+    return {s.name for s in plan(root, *argv).all if not s.is_done()}
+
+
+def test_before_a_run_everything_is_to_do_and_after_it_nothing(root):
+    assert {s.state() for s in plan(root).all if not s.needs} == {("to do", "")}
+
+
+@pytest.mark.parametrize(
+    "argv, stale",
+    [
+        pytest.param((), set(), id="nothing"),
+        pytest.param(("--nj", "9", "--jobs", "3"), set(), id="jobs"),
+        pytest.param(("--ngpu", "0", "--num_nodes", "2"), set(), id="GPUs and nodes"),
+        pytest.param(("--python", "coverage run"), set(), id="the interpreter"),
+        pytest.param(("--stage", "4"), set(), id="stages"),
+        pytest.param(("--fs", "8k"), DATA | TOKENS | ALL_MODELS, id="sampling rate"),
+        pytest.param(("--nbpe", "40"), TOKENS | ALL_MODELS, id="tokens"),
+        pytest.param(("--feats_normalize", "none"), ALL_MODELS, id="normalization"),
+        pytest.param(
+            ("--batch_size", "4"),
+            of(*MODELS) - ANALYSES,
+            id="batches in decoding",
+        ),
+        pytest.param(
+            ("--analysis_args", "--num_utts 3"),
+            ANALYSES,
+            id="analysis",
+        ),
+        pytest.param(("--models", "baseline reuse3"), {"comparison"}, id="models"),
+        pytest.param(
+            ("--seeds", "1"),
+            {
+                "comparison",
+                *(
+                    f"{step} {m}, seed 1" + rest
+                    for m in MODELS
+                    for step, rest in (
+                        ("training", ""),
+                        ("decoding", ", test_a"),
+                        ("decoding", ", test_b"),
+                        ("scoring", ""),
+                        ("analysis of", ""),
+                    )
+                ),
+            },
+            id="seeds",
+        ),
+        pytest.param(
+            ("--test_sets", "test_a"),
+            DATA
+            | {"comparison"}
+            | {f"{step} {m}" for m in MODELS for step in ("scoring", "analysis of")},
+            id="fewer test sets",
+        ),
+    ],
+)
+def test_an_option_makes_stale_what_depends_on_it(finished, argv, stale):
+    assert open_steps(finished, *argv) - CHECK == stale
+
+
+def edit_config(name, **changes):
+    def edit(root):
+        path = recipe_of(root) / "conf" / name
+        path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changes))
+
+    return edit
+
+
+def append(path, text):
+    return lambda root: (root / path).open("a").write(text)
+
+
+def remove(path):
+    return lambda root: shutil.rmtree(recipe_of(root) / path)
+
+
+RECIPE = "egs2/custom/asr1"
+
+
+@pytest.mark.parametrize(
+    "edit, stale",
+    [
+        pytest.param(
+            append(f"{RECIPE}/conf/train_asr_conformer.yaml", "# a comment\n"),
+            set(),
+            id="a comment in a config",
+        ),
+        pytest.param(
+            append(f"{RECIPE}/local/data.sh", "    # a comment\n\n"),
+            set(),
+            id="a comment in a script",
+        ),
+        pytest.param(
+            append(f"{RECIPE}/local/data.sh", "rm -f data/x\n"), DATA, id="a script"
+        ),
+        pytest.param(
+            append("corpus/train/text", "train-2 more\n"), DATA, id="the corpus"
+        ),
+        pytest.param(
+            append(f"{RECIPE}/dump/raw/train/text", "train-2 more\n"),
+            TOKENS | ALL_MODELS,
+            id="what is trained on",
+        ),
+        pytest.param(
+            append(f"{RECIPE}/dump/raw/test_a/text", "test_a-2 more\n"),
+            of(*MODELS, sets=("test_a",)),
+            id="a test set",
+        ),
+        pytest.param(
+            edit_config("train_asr_conformer.yaml", seed=4711),
+            ALL_MODELS,
+            id="the config of all models",
+        ),
+        pytest.param(
+            edit_config("decode_asr.yaml", beam_size=3),
+            of(*MODELS) - ANALYSES,
+            id="the decoding",
+        ),
+        pytest.param(
+            remove("exp/asr_train_asr_conformer_reuse3"),
+            trained("reuse3"),
+            id="a model that is gone",
+        ),
+        pytest.param(
+            remove("exp/asr_train_asr_conformer"),
+            trained("baseline", "reuse3_warm"),
+            id="the model that others start from",
+        ),
+        pytest.param(
+            remove("exp/asr_train_asr_conformer/decode_asr/test_b"),
+            {"comparison", "scoring baseline", "decoding baseline, test_b"},
+            id="a decoding that is gone",
+        ),
+        pytest.param(remove("data/token_list"), TOKENS | ALL_MODELS, id="tokens gone"),
+        pytest.param(
+            remove("dump"),
+            DATA - {"data preparation"} | TOKENS | ALL_MODELS,
+            id="dump/raw gone",
+        ),
+    ],
+)
+def test_an_edit_makes_stale_what_depends_on_it(finished, edit, stale):
+    edit(finished)
+    assert open_steps(finished) - CHECK == stale
+
+
+def test_an_option_that_a_future_asr_sh_brings_makes_all_stale(finished):
+    steps = plan(finished)
+    steps._recipe.options["brand_new"] = "1"
+    again = Steps(steps._of, steps._actions)
+    done = {s.name for s in again.all if s.is_done()}
+    assert done <= CHECK
+
+
+def lines_of(root, *argv):
+    return dict(line.split(": ", 1) for line in explain(plan(root, *argv).all))
+
+
+def test_dry_run_tells_the_input_that_changed_and_both_values(finished):
+    edit_config("train_asr_conformer.yaml", seed=4711)(finished)
+    lines = lines_of(finished)
+    change = "stale: conf/train_asr_conformer.yaml seed: 2026 -> 4711"
+    assert lines["training reuse3"].startswith(change)
+    assert "a run refuses it" in lines["training reuse3"]
+    assert lines["decoding reuse3, test_a"] == (
+        "stale: training reuse3: conf/train_asr_conformer.yaml seed: 2026 -> 4711"
+    )
+    assert lines["data preparation"] == "done"
+
+
+def test_dry_run_says_that_later_steps_depend_on_what_the_data_become(finished):
+    append("corpus/train/text", "train-2 more\n")(finished)
+    lines = lines_of(finished)
+    assert lines["data preparation"].startswith("stale: --data train/text: ")
+    assert lines["tokens and statistics"].startswith("done: unless formatting of the")
+
+
+def test_more_epochs_are_gone_on_with_and_anything_else_is_refused(finished):
+    config = "train_asr_conformer.yaml"
+    edit_config(config, max_epoch=99)(finished)
+    step = plan(finished).training["baseline"]
+    assert step.state()[0] == "stale" and step.refusals() == []
+    edit_config(config, grad_clip=1.0)(finished)
+    (refusal,) = plan(finished).training["baseline"].refusals()
+    assert refusal == f"conf/{config} grad_clip: none -> 1.0"
+
+
+def test_a_model_that_was_made_from_a_file_of_the_same_values_is_the_same(finished):
+    tuning = recipe_of(finished) / "conf/tuning"
+    tuning.mkdir()
+    shutil.copy(
+        recipe_of(finished) / "conf/train_asr_conformer_reuse.yaml",
+        tuning / "train_asr_conformer_reuse3.yaml",
+    )
+    assert open_steps(finished) - CHECK == set()
+
+
+def test_asr_args_and_seeds_have_folders_of_their_own(root):
+    first, second = (
+        plan(root, "--seeds", "1 2", "--asr_args", args)._of.cells
+        for args in ("--max_epoch 2", "--encoder_conf output_size=32 " * 20)
+    )
+    folders = [cell.folder.name for cell in (*first, *second)]
+    assert len(set(folders)) == len(folders)
+    assert "asr_train_asr_conformer_reuse3_max_epoch_2_seed2" in folders
+    assert all(len(name) < 200 for name in folders)
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (
+            ("--corpus", "timit"),
+            "--corpus: no recipe 'timit' in egs2; choose from: custom",
+        ),
+        (("--models", "reuse99x"), "no model 'reuse99x'; choose from"),
+        (
+            ("--models", "reuse3_warm"),
+            "'reuse3_warm' is fine-tuned from the first model",
+        ),
+        (("--nosuch", "1"), "unknown option --nosuch: neither run.sh"),
+        (("--expdir", "x"), "--expdir: run.sh sets it, or does without"),
+        (("--use_lm", "maybe"), '--use_lm: expected "true" or "false"'),
+        (
+            ("--test_sets", "test,dev"),
+            "--test_sets: 'test,dev' is not the name of a set",
+        ),
+        (
+            ("--data", "/no such/corpus"),
+            "ESPnet's scripts do not take a path with spaces",
+        ),
+        (
+            ("--inference_config", "x.yaml"),
+            "--inference_config: there is no file 'x.yaml'",
+        ),
+        (("--seeds", "1", "--asr_args", "--seed 2"), "--asr_args: it has --seed"),
+    ],
+)
+def test_what_cannot_be_planned_is_said_in_one_line(root, argv, message):
+    with pytest.raises(UserError) as raised:
+        plan(root, *argv)
+    assert message in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_decoding_with_a_language_model_needs_one(root):
+    config = recipe_of(root) / "conf/decode_lm.yaml"
+    config.write_text("lm_weight: 0.3\n")
+    argv = ("--inference_config", "conf/decode_lm.yaml")
+    with pytest.raises(UserError, match="weighs a language model, of which there is"):
+        plan(root, *argv)
+    steps = plan(root, *argv, "--use_lm", "true")
+    assert "language model" in {s.name for s in steps.all}
+
+
+def test_a_recipes_own_decoding_config_goes_before_one_in_the_current_folder(
+    root, monkeypatch
+):
+    (root / "conf2").mkdir()
+    monkeypatch.chdir(root)
+    steps = plan(root, "--inference_config", "conf/decode_asr.yaml")
+    assert steps._of.inference_config == recipe_of(root) / "conf/decode_asr.yaml"
+
+
+def test_librispeech_is_tested_on_the_parts_that_are_asked_for(root):
+    shutil.copytree(
+        ROOT / "egs2/librispeech_100",
+        root / "egs2/librispeech_100",
+        symlinks=True,
+        ignore=MADE_BY_RUNS,
+    )
+    if (root / "egs2/librispeech_100/asr1/local").is_symlink():
+        (root / "egs2/librispeech").symlink_to(ROOT / "egs2/librispeech")
+    given = {"parts": "train-clean-100 test-other", "librispeech": "/corpus"}
+    recipe = Recipe(root, "librispeech_100", given)
+    assert recipe.test_sets == ["test_other"]
+    assert recipe.data_options["parts"] == "train-clean-100,test-other"
+    with pytest.raises(UserError, match="--parts: none of them is to test on: add one"):
+        Recipe(root, "librispeech_100", given | {"parts": "train-clean-100"})
