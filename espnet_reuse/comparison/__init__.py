@@ -1,0 +1,1 @@
+"""Comparison of models that are trained, decoded and scored alike."""
