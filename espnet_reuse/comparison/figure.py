@@ -3,10 +3,9 @@
 
 """Picture of a comparison: error rate against encoder time, and what is behind it."""
 
-from pathlib import Path
-
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 MARKERS = "os^Dv<>phX*P"
 MAX_NAME = 25  # characters
@@ -90,8 +89,8 @@ def plot_tradeoff(axes: Axes, models: dict, set_: str) -> None:
             },
         )
     axes.set_xlabel(
-        "encoder time (ms per second of audio); horizontal bars: range over the rounds\n"
-        f"vertical bars: 95 % interval of the difference to {first} (dashed line)"
+        "encoder time (ms per second of audio); horizontal: range over the rounds\n"
+        f"vertical: 95 % interval of the difference to {first} (dashed line)"
     )
     axes.set_ylabel(f"WER on {set_} (%)")
 
@@ -117,23 +116,20 @@ def plot_models(
     axes.invert_yaxis()
 
 
-def plot(comparison: dict, path: Path) -> None:
+def draw(comparison: dict) -> Figure:
     """Draw error rates, encoder time and training time of each model.
 
     Args:
         comparison: Content of a comparison.json.
-        path: PNG to write.
     """
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     models = comparison["models"]
     scores = next(iter(models.values()))["scores"]
     words = {name: counts["wer"]["tokens"] for name, counts in scores.items()}
     rows, columns = 1.3 + 0.3 * len(models), len(scores) + 1
     options = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9}
-    with plt.rc_context(options):
-        figure = plt.figure(figsize=(3.2 * columns, 5 + rows), layout="constrained")
+    with matplotlib.rc_context(options):
+        figure = Figure(figsize=(3.2 * columns, 5 + rows), dpi=150)
+        figure.set_layout_engine("constrained")
         upper, lower = figure.subfigures(2, height_ratios=[5, rows])
         plot_tradeoff(upper.subplots(), models, max(words, key=words.get))
         *panels, training = lower.subplots(1, columns)
@@ -154,5 +150,4 @@ def plot(comparison: dict, path: Path) -> None:
         labels = [label.get_text() for label in panels[0].get_yticklabels()]
         lines = zip(map(shortened, models), labels, strict=True)
         panels[0].set_yticks(range(len(models)), map("   ".join, lines))
-        figure.savefig(path, dpi=150)
-        plt.close(figure)
+    return figure

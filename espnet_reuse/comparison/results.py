@@ -21,7 +21,7 @@ from espnet2.train.abs_espnet_model import AbsESPnetModel
 
 from espnet_reuse.comparison.details import format_details
 from espnet_reuse.comparison.encoder_time import ROUNDS, measure_encoders, read_audio
-from espnet_reuse.comparison.figure import plot
+from espnet_reuse.comparison.figure import draw
 from espnet_reuse.comparison.intervals import (
     interval,
     interval_by_speaker,
@@ -299,7 +299,7 @@ def main():
         details = format_details(comparison["models"], args.inference_tag, args.dumpdir)
         write_text(details, args.output_dir / "comparison_details.md")
         with written_whole(args.output_dir / "comparison.png") as partial:
-            plot(comparison, partial)
+            draw(comparison).savefig(partial)
         write_text(format_results(comparison), args.output_dir / "RESULTS.md")
         write_json(comparison, args.output_dir / "comparison.json")
 
