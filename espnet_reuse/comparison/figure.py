@@ -57,17 +57,16 @@ def plot_tradeoff(axes: Axes, models: dict, set_: str) -> None:
     for name, model in models.items():
         wer, color = model["scores"][set_]["wer"], styles[name]["color"]
         time, *time_range = (1000 * model[key] for key in ("rtf", "rtf_min", "rtf_max"))
-        rate, limits = wer["error_rate"], wer["interval"] or (0, 0)
-        if wer["interval"]:
-            # paired with the baseline: an interval of the rate itself says less
-            limits = [baseline_rate + limit for limit in wer["interval"]]
-            axes.plot([time] * 2, limits, color=color, linewidth=1.5)
+        rate = wer["error_rate"]
+        # models are compared on the same utterances: an interval of the rate itself
+        # would be wider, and hide a difference
+        limits = [baseline_rate + limit for limit in wer["interval"] or ()]
+        axes.plot([time] * len(limits), limits, color=color, linewidth=1.5)
         axes.plot(time_range, [rate] * 2, color=color, linewidth=1.5)
         axes.plot(time, rate, markersize=9, **styles[name])
-        tops[name] = time, max(rate, limits[1])
+        tops[name] = time, max([rate, *limits])
     axes.margins(0.1)
-    low, high = axes.get_ylim()
-    if high - low < 2:
+    if len({top for _, top in tops.values()}) == 1:  # equal models
         axes.set_ylim(max(baseline_rate - 1, -0.2), baseline_rate + 1)
     # the names stand above the panel, where they hide nothing
     order = sorted(tops, key=lambda name: (tops[name][0], name))

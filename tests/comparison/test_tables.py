@@ -44,6 +44,17 @@ def equal(published):
 
 
 @pytest.fixture
+def close(equal):
+    """A comparison of three models whose error rates are 0.0, 0.75 and 1.5 %."""
+    for n, model in enumerate(equal["models"].values()):
+        for scores in model["scores"].values():
+            scores["wer"] |= {"error_rate": 0.75 * n, "error_rates": [0.75 * n]}
+            if n:
+                scores["wer"]["interval"] = (0.75 * n - 0.1, 0.75 * n + 0.1)
+    return equal
+
+
+@pytest.fixture
 def long_names(published):
     """A comparison of nine models and four sets, with long names."""
     models = published["models"]
@@ -56,7 +67,7 @@ def long_names(published):
     return published
 
 
-@pytest.fixture(params=["published", "equal", "long_names"])
+@pytest.fixture(params=["published", "equal", "close", "long_names"])
 def comparison(request):
     return request.getfixturevalue(request.param)
 
@@ -130,6 +141,8 @@ def test_the_picture_can_be_read(comparison):
     markers = [line.get_marker() for line in tradeoff.lines]
     markers = [marker for marker in markers if marker != "None"]
     assert len(set(markers)) == len(markers) == len(names)
+    low, high = tradeoff.get_ylim()
+    assert all(low < y < high for line in tradeoff.lines for y in line.get_ydata())
     # numbers stand beside the axis, and so do bars and seeds for each model
     for axes in figure.subfigs[1].axes:
         left = axes.get_window_extent().x0
