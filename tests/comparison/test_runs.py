@@ -1,7 +1,7 @@
 # Copyright 2026 The espnet-reuse authors
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""local/compare_runs.py: the tables of comparisons, from their JSON alone."""
+"""The tables of several comparisons, from their JSON alone."""
 
 import json
 import subprocess
@@ -9,11 +9,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from compare_runs import format_rates, read_runs
-from compare_utterances import by_speaker, interval, points
+
+from espnet_reuse.comparison.intervals import interval, interval_by_speaker, points
+from espnet_reuse.comparison.runs import format_rates, read_runs
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = 20
+
+
+def read_table(markdown):
+    """Return the cells of each line of a table in Markdown."""
+    lines = (line for line in markdown.splitlines() if line.startswith("|"))
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
 
 
 def make_run(name, seed, errors, set_="test"):
@@ -61,7 +68,7 @@ def test_models_of_several_files_are_compared_with_all_seeds_of_the_first(write)
         "reuse2": 1,
         "reuse3": 1,
     }
-    rows = [line.split("|")[1:-1] for line in format_rates(models).splitlines()]
+    rows = read_table(format_rates(models))
     assert rows[2] == ["test", "baseline", "2", "12.5 ± 3.5", "", "", ""]
     assert rows[3][:5] == ["test", "reuse2", "1", "5.0", "-7.5"]
     assert rows[4][:5] == ["test", "reuse3", "1", "10.0", "-2.5"]
@@ -69,8 +76,7 @@ def test_models_of_several_files_are_compared_with_all_seeds_of_the_first(write)
         [run["test"] for run in models[m].values()] for m in ("baseline", "reuse3")
     )
     assert rows[4][5] == points(interval(baseline, reuse3))
-    of_speakers = ([by_speaker(e) for e in seeds] for seeds in (baseline, reuse3))
-    assert rows[4][6] == points(interval(*of_speakers))
+    assert rows[4][6] == points(interval_by_speaker(baseline, reuse3))
 
 
 @pytest.mark.parametrize(
@@ -92,6 +98,7 @@ def test_models_of_several_files_are_compared_with_all_seeds_of_the_first(write)
             id="other sets",
         ),
         pytest.param({"models": []}, "is not a comparison.json", id="another JSON"),
+        pytest.param({"models": {}}, "is not a comparison.json", id="no runs"),
         pytest.param(
             {**OTHER, "run": {"decoding": "decode_asr_lm"}},
             "the runs were decoded differently",
@@ -108,18 +115,13 @@ def test_what_cannot_be_compared_is_refused_in_one_line(write, other, message):
     )
     assert process.returncode != 0
     (line,) = process.stderr.splitlines()
-    assert line.startswith("compare_runs.py: error:") and message in line
+    assert line.startswith("compare_runs: error:") and message in line
 
 
 def test_the_published_tables_are_what_the_published_runs_give():
     results = ROOT / "results/picovoice_coffee/decode_asr"
-    table = format_rates(read_runs([results / "comparison.json"]))
-    published = (results / "RESULTS.md").read_text()
-    for line in table.splitlines()[2:]:
-        set_, model, _, rate, *difference = line.split("|")[1:-1]
-        row = next(
-            row.split("|")[1:-1]
-            for row in published.splitlines()
-            if row.startswith(f"|{set_}|") and f"|{model}|" in row
-        )
+    table = read_table(format_rates(read_runs([results / "comparison.json"])))
+    published = read_table((results / "RESULTS.md").read_text())
+    for set_, model, _, rate, *difference in table[2:]:
+        (row,) = (row for row in published if row[::2][:2] == [set_, model])
         assert row[3:7] == [rate, *difference]

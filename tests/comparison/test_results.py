@@ -1,10 +1,16 @@
 # Copyright 2026 The espnet-reuse authors
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""local/compare.py: what it reads of a decoding."""
+"""What a comparison reads of trainings and decodings."""
 
-import compare
 import pytest
+
+from espnet_reuse.comparison.results import (
+    add_intervals,
+    read_decoding_rtf,
+    read_scores,
+)
+from espnet_reuse.errors import UserError
 
 
 def decode(tmp_path, batch_size, report="RTF: 0.125 [sec/sec]\n"):
@@ -21,7 +27,7 @@ def decode(tmp_path, batch_size, report="RTF: 0.125 [sec/sec]\n"):
 
 
 def test_the_real_time_factor_is_what_espnet_reports(tmp_path):
-    assert compare.read_rtf(decode(tmp_path, 1)) == 0.125
+    assert read_decoding_rtf(decode(tmp_path, 1)) == 0.125
 
 
 @pytest.mark.parametrize(
@@ -33,4 +39,18 @@ def test_the_real_time_factor_is_what_espnet_reports(tmp_path):
     ],
 )
 def test_a_wrong_or_missing_real_time_factor_is_none(tmp_path, batch_size, report):
-    assert compare.read_rtf(decode(tmp_path, batch_size, report)) is None
+    assert read_decoding_rtf(decode(tmp_path, batch_size, report)) is None
+
+
+def test_a_set_that_is_not_scored_is_named(tmp_path):
+    with pytest.raises(UserError, match="test is not scored"):
+        read_scores(tmp_path / "test")
+
+
+def test_models_scored_on_other_references_are_refused():
+    results = {
+        name: {"runs": [{"utterances": {"test": {"u0": ["s0", words, 1]}}}]}
+        for name, words in {"baseline": 3, "reuse2": 4}.items()
+    }
+    with pytest.raises(UserError, match="other references of test"):
+        add_intervals(results, ["test"])

@@ -4,17 +4,21 @@
 """Intervals of differences of error rates, speakers and examples."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
-from compare_utterances import (
+
+from espnet_reuse.comparison.details import format_examples, format_speakers
+from espnet_reuse.comparison.intervals import (
     by_speaker,
-    format_examples,
-    format_speakers,
     interval,
+    interval_by_speaker,
     mean_errors,
-    read_errors,
 )
+
+ROOT = Path(__file__).resolve().parents[2]
+PUBLISHED = ROOT / "results/picovoice_coffee/decode_asr/comparison.json"
 
 WORDS = 20
 
@@ -64,7 +68,7 @@ def test_errors_that_go_with_the_speaker_widen_the_interval_by_speaker(rng):
     baseline = utterances(np.zeros(500), speakers)
     model = utterances(rng.integers(-1, 2, 20)[speakers], speakers)
     low, high = interval([baseline], [model])
-    wide_low, wide_high = interval([by_speaker(baseline)], [by_speaker(model)])
+    wide_low, wide_high = interval_by_speaker([baseline], [model])
     assert wide_low < low < high < wide_high
 
 
@@ -91,22 +95,38 @@ def test_seeds_are_drawn_for_each_model_by_itself_and_vary_without_bias(rng, cou
     assert (low, high) == pytest.approx((-half, half), rel=0.1)
 
 
-def test_errors_of_seeds_are_averaged(tmp_path):
-    for seed, errors in enumerate((2, 3)):
-        (tmp_path / str(seed)).mkdir()
-        scores = {"a-1": ["a", 5, errors], "a-2": ["a", 4, 0]}
-        (tmp_path / str(seed) / "utterances.json").write_text(json.dumps(scores))
-    errors = mean_errors([read_errors(tmp_path / seed) for seed in ("0", "1")])
+def test_the_published_intervals_are_reproduced():
+    models = json.loads(PUBLISHED.read_text())["models"]
+    baseline, *others = models.values()
+    for model in others:
+        for set_, scores in model["scores"].items():
+            pair = [
+                [r["utterances"][set_] for r in m["runs"]] for m in (baseline, model)
+            ]
+            for key, function in (
+                ("interval", interval),
+                ("interval_by_speaker", interval_by_speaker),
+            ):
+                assert function(*pair) == pytest.approx(scores["wer"][key], rel=1e-12)
+
+
+def test_errors_of_seeds_are_averaged():
+    seeds = [{"a-1": ["a", 5, errors], "a-2": ["a", 4, 0]} for errors in (2, 3)]
+    errors = mean_errors(seeds)
     assert errors == {"a-1": ("a", 5, 2.5), "a-2": ("a", 4, 0)}
     assert by_speaker(errors) == {"a": ("a", 9, 2.5)}
 
 
-def test_speakers_and_the_utterances_that_differ_most_stand_side_by_side():
+def test_speakers_and_utterances_are_compared_side_by_side():
     errors = {
         "baseline": utterances([4, 0, 1, 2], [1, 1, 2, 2]),
         "reuse3": utterances([1, 5, 1, 1], [1, 1, 2, 2]),
     }
-    assert format_speakers(errors)[2:] == ["|s1|40|10.0|15.0|", "|s2|40|7.5|5.0|"]
+    rows = [line.split() for line in format_speakers(errors).splitlines()[2:]]
+    assert [row[1::2] for row in rows] == [
+        ["s1", "40", "10.0", "15.0"],
+        ["s2", "40", "7.5", "5.0"],
+    ]
     refs = {u: f"ref of {u}" for u in errors["baseline"]}
     texts = {m: {u: f"{m} of {u}" for u in refs} for m in errors}
     fewer, more = "\n".join(format_examples(errors, texts, refs, "reuse3")).split(

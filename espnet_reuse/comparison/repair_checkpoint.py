@@ -1,5 +1,3 @@
-#!/usr/bin/env python3
-
 # Copyright 2026 The espnet-reuse authors
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
@@ -15,8 +13,11 @@ from pathlib import Path
 
 import torch
 
+from espnet_reuse.errors import reported_errors
+from espnet_reuse.files import written_whole
 
-def repair(asr_exp):
+
+def repair(asr_exp: Path) -> str | None:
     """Remove a checkpoint that is cut short; restore the last epoch's model from one.
 
     Args:
@@ -36,9 +37,8 @@ def repair(asr_exp):
     latest = asr_exp / "latest.pth"  # made after the model was saved
     if latest.is_symlink() and os.readlink(latest) == model.name:
         return None
-    partial = model.with_suffix(".partial")
-    torch.save(states["model"], partial)
-    partial.rename(model)
+    with written_whole(model) as partial:
+        torch.save(states["model"], partial)
     latest.unlink(missing_ok=True)
     latest.symlink_to(model.name)
     return f"{model} was not saved: restored from {checkpoint.name}"
@@ -48,7 +48,9 @@ def main():
     """Print what was done, if anything."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("asr_exp", type=Path)
-    done = repair(parser.parse_args().asr_exp)
+    args = parser.parse_args()
+    with reported_errors("repair_checkpoint"):
+        done = repair(args.asr_exp)
     if done is not None:
         print(done)
 

@@ -1,11 +1,12 @@
 # Copyright 2026 The espnet-reuse authors
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""local/repair_checkpoint.py mends what a kill leaves of ESPnet's saving."""
+"""repair_checkpoint mends what a kill leaves of ESPnet's saving."""
 
 import pytest
-import repair_checkpoint
 import torch
+
+from espnet_reuse.comparison.repair_checkpoint import repair
 
 
 @pytest.fixture
@@ -23,18 +24,18 @@ def asr_exp(tmp_path):
 
 def test_a_whole_experiment_is_left_alone(asr_exp):
     before = {p: p.stat().st_mtime_ns for p in asr_exp.iterdir()}
-    assert repair_checkpoint.repair(asr_exp) is None
+    assert repair(asr_exp) is None
     assert {p: p.stat().st_mtime_ns for p in asr_exp.iterdir()} == before
 
 
 def test_without_a_checkpoint_there_is_nothing_to_do(tmp_path):
-    assert repair_checkpoint.repair(tmp_path) is None
+    assert repair(tmp_path) is None
 
 
 def test_a_checkpoint_that_is_cut_short_is_removed(asr_exp):
     checkpoint = asr_exp / "checkpoint.pth"
     checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
-    assert "cut short: training starts anew" in repair_checkpoint.repair(asr_exp)
+    assert "cut short: training starts anew" in repair(asr_exp)
     assert not checkpoint.exists()
 
 
@@ -48,6 +49,6 @@ def test_the_last_epochs_model_is_restored_from_the_checkpoint(asr_exp, left):
         model.write_bytes(content[:left])
     latest.unlink()
     latest.symlink_to("1epoch.pth")
-    assert "restored from checkpoint.pth" in repair_checkpoint.repair(asr_exp)
+    assert "restored from checkpoint.pth" in repair(asr_exp)
     assert torch.load(latest, weights_only=True)["w"].tolist() == [2.0] * 3
-    assert repair_checkpoint.repair(asr_exp) is None
+    assert repair(asr_exp) is None

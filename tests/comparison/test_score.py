@@ -1,14 +1,16 @@
 # Copyright 2026 The espnet-reuse authors
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""local/score.py counts what sclite counts."""
+"""score counts what sclite counts."""
 
 import re
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
-import score
+
+from espnet_reuse.comparison import score
+from espnet_reuse.errors import UserError
 
 SCLITE = Path(__file__).parent / "sclite"
 
@@ -31,7 +33,7 @@ def read_summary(text):
 
 
 def test_summary_equals_sclites_own_output():
-    # In tests/local/sclite, with sclite of Debian's sctk 2.4.10:
+    # In tests/comparison/sclite, with sclite of Debian's sctk 2.4.10:
     # sclite -r ref.trn trn -h hyp.trn trn -i rm -o sum rsum stdout > result.txt
     refs, hyps = read_trn(SCLITE / "ref.trn"), read_trn(SCLITE / "hyp.trn")
     by_speaker = defaultdict(score.Counts)
@@ -61,35 +63,48 @@ def test_counts_of_one_utterance(ref, hyp, expected):
 
 @pytest.fixture
 def decoded(tmp_path):
-    """A decoded set of two utterances, as asr.sh leaves it."""
-    data_dir = tmp_path / "dump/raw/test"
-    decode_dir = tmp_path / "exp/asr_x/decode/test"
-    data_dir.mkdir(parents=True)
-    (decode_dir / "logdir").mkdir(parents=True)
-    (data_dir / "text").write_text("a-1 GO ON\na-2 YES\n")
-    (data_dir / "utt2spk").write_text("a-1 a\na-2 a\n")
-    (decode_dir / "text").write_text("a-1 GO\na-2 YES\n")
-    config = "token_type: char\ncleaner: null\nnon_linguistic_symbols: null\n"
-    (tmp_path / "exp/asr_x/config.yaml").write_text(config)
-    return decode_dir / "text", tmp_path / "dump/raw", {"token_type": "char"}
+    """An experiment with a decoded set of two utterances, as asr.sh leaves it."""
+    for name in ("dump/raw/test", "exp/asr_x/decode/test/logdir"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "dump/raw/test/text").write_text("a-1 GO ON\na-2 YES\n")
+    (tmp_path / "dump/raw/test/utt2spk").write_text("a-1 a\na-2 a\n")
+    (tmp_path / "exp/asr_x/decode/test/text").write_text("a-1 GO\na-2 YES\n")
+    (tmp_path / "exp/asr_x/config.yaml").touch()
+    return tmp_path / "exp/asr_x/decode"
+
+
+def score_test(decode_dir, **config):
+    dumpdir = decode_dir.parents[2] / "dump/raw"
+    score.score_set(decode_dir, "test", dumpdir, {"token_type": "char"} | config)
 
 
 def test_words_and_characters_are_scored_as_stage_13_tokenizes_them(decoded):
-    text, dumpdir, config = decoded
-    score.score_set(text, dumpdir, config)
+    score_test(decoded)
     # "GO ON" is 5 characters with the space, of which 3 are missing
     for name, counts in (
         ("wer", score.Counts(2, 3, 0, 1, 0, 1)),
         ("cer", score.Counts(2, 8, 0, 3, 0, 1)),
     ):
-        result = (text.parent / f"score_{name}/result.txt").read_text()
+        result = (decoded / f"test/score_{name}/result.txt").read_text()
         assert score.format_summary({"a": counts}) in result
-        alignments = (text.parent / f"score_{name}/alignments.txt").read_text()
+        alignments = (decoded / f"test/score_{name}/alignments.txt").read_text()
         assert "a-1" in alignments and "a-2" in alignments
 
 
 def test_hypotheses_of_other_utterances_are_refused(decoded):
-    text, dumpdir, config = decoded
-    text.write_text("a-1 GO\n")
-    with pytest.raises(ValueError, match="not of the same utterances: 1 differ.*a-2"):
-        score.score_set(text, dumpdir, config)
+    (decoded / "test/text").write_text("a-1 GO\n")
+    with pytest.raises(UserError, match="not of the same utterances: 1 differ.*a-2"):
+        score_test(decoded)
+
+
+def test_the_sets_that_are_asked_for_are_scored_and_no_others(decoded):
+    exp = decoded.parents[1]
+    (decoded / "org/dev/logdir").mkdir(parents=True)
+    (decoded / "org/dev/text").touch()
+    assert score.find_decoded(exp, ["test"]) == [(decoded, "test")]
+    assert score.find_decoded(exp, ["dev"]) == [(decoded, "org/dev")]
+    assert score.find_decoded(exp, None) == [(decoded, "org/dev"), (decoded, "test")]
+    with pytest.raises(UserError, match="asr_x/decode: other is not decoded"):
+        score.find_decoded(exp, ["test", "other"])
+    with pytest.raises(UserError, match="nothing is decoded in"):
+        score.find_decoded(exp.parent / "dump", ["test"])

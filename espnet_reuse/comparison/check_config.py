@@ -1,0 +1,152 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Check configs before anything is trained: build the models, compare, add up.
+
+Run it as `python3 -m espnet_reuse.run -m espnet_reuse.comparison.check_config`.
+"""
+
+import argparse
+import shlex
+from pathlib import Path
+
+import torch
+import yaml
+from espnet2.bin import asr_inference
+from espnet2.tasks.asr import ASRTask
+
+from espnet_reuse.errors import UserError, one_line, reported_errors
+from espnet_reuse.files import write_json
+
+VOCABULARY = 5000  # tokens, an upper bound: a model's size before there are tokens
+
+
+def parse(
+    parser: argparse.ArgumentParser, config: str, needed: list[str], more: str = ""
+) -> argparse.Namespace:
+    """Read a config as an ESPnet program does.
+
+    Args:
+        parser: The program's.
+        config: YAML file for its `--config`.
+        needed: Options that it cannot do without.
+        more: Options that override the config, as one string.
+
+    Raises:
+        UserError: The file is missing or not YAML, or an option is wrong.
+    """
+
+    def refuse(message):
+        raise ValueError(message)
+
+    parser.error = refuse  # instead of the usage, some hundred lines
+    try:
+        return parser.parse_args(["--config", config, *needed, *shlex.split(more)])
+    except yaml.YAMLError as e:
+        raise UserError(f"{config} is not YAML: {one_line(e)}") from e
+    except ValueError as e:
+        raise UserError(f"{f'{config} {more}'.strip()}: {one_line(e)}") from e
+
+
+def count_parameters(config: str, train_args: argparse.Namespace) -> int:
+    """Build the model that a config describes and count its parameters.
+
+    Args:
+        config: The config's file, for the error.
+        train_args: The options read from it.
+
+    Raises:
+        UserError: A part of it is unknown or cannot be built so.
+    """
+    train_args.token_list = [str(i) for i in range(VOCABULARY)]
+    try:
+        with torch.device("meta"):  # takes no memory and no time
+            model = ASRTask.build_model(train_args)
+    except Exception as e:  # whatever a wrong option makes ESPnet raise
+        raise UserError(f"{config}: {one_line(e)}") from e
+    return sum(p.numel() for p in model.parameters())
+
+
+def checkpoint_name(train_args: argparse.Namespace) -> str:
+    """Return the name of the averaged checkpoint, after the first criterion."""
+    phase, criterion, _ = train_args.best_model_criterion[0]
+    return f"{phase}.{criterion}.ave.pth"
+
+
+def disk_bytes(train_args: argparse.Namespace, parameters: int) -> int:
+    """Return the bytes that training leaves on the disk, all in float32.
+
+    The best epochs and the last one, their average, and checkpoint.pth: the model and
+    two moments of Adam.
+    """
+    nbest = train_args.keep_nbest_models
+    epochs = max(nbest) if isinstance(nbest, list) else nbest
+    return 4 * parameters * (epochs + 1 + 1 + 3)
+
+
+def check(
+    configs: list[str], asr_args: str, inference_config: str, inference_args: str
+) -> dict[str, dict]:
+    """Check that models can be built, decoded and compared.
+
+    Args:
+        configs: YAML files of the models.
+        asr_args: Training options that override them, as one string.
+        inference_config: YAML file of the decoding.
+        inference_args: Decoding options that override it, as one string.
+
+    Returns:
+        {config: {"checkpoint": the file to decode with, "disk_bytes": ...,
+        "parameters": with 5,000 tokens}}.
+
+    Raises:
+        UserError: A model cannot be built or decoded so, or its features differ from
+            the first model's.
+    """
+    decoding = parse(
+        asr_inference.get_parser(),
+        inference_config,
+        ["--output_dir=-", "--data_path_and_name_and_type=-,speech,sound"],
+        inference_args,
+    )
+    checked, frontends = {}, []
+    for config in configs:
+        train_args = parse(ASRTask.get_parser(), config, [], asr_args)
+        parameters = count_parameters(config, train_args)
+        if train_args.model_conf.get("ctc_weight") == 1.0 and decoding.ctc_weight != 1:
+            # ESPnet's beam search preselects tokens by the scores of a decoder
+            raise UserError(
+                f"{config}: a model with CTC alone is decoded with ctc_weight 1.0, but "
+                f"{inference_config} has {decoding.ctc_weight}: set ctc_weight to 1.0, "
+                "or decode with conf/decode_asr_ctc_greedy.yaml"
+            )
+        frontends.append((train_args.frontend, train_args.frontend_conf))
+        if frontends[-1] != frontends[0]:
+            raise UserError(
+                f"{config}: frontend and frontend_conf differ from those of "
+                f"{configs[0]}: models to compare share their statistics"
+            )
+        checked[config] = {
+            "checkpoint": checkpoint_name(train_args),
+            "disk_bytes": disk_bytes(train_args, parameters),
+            "parameters": parameters,
+        }
+    return checked
+
+
+def main():
+    """Write what `check` returns as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--configs", nargs="+", required=True)
+    parser.add_argument("--asr_args", default="")
+    parser.add_argument("--inference_config", required=True)
+    parser.add_argument("--inference_args", default="")
+    parser.add_argument("--output", type=Path, required=True)
+    args = vars(parser.parse_args())
+    output = args.pop("output")
+    with reported_errors("check_config"):
+        write_json(check(**args), output)
+
+
+if __name__ == "__main__":
+    main()

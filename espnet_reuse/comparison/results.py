@@ -1,0 +1,308 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Compare trained, decoded and scored models: size, time, memory and error rates.
+
+Run it as `python3 -m espnet_reuse.run -m espnet_reuse.comparison.results`.
+"""
+
+import argparse
+import json
+import re
+import statistics
+from pathlib import Path
+
+import humanfriendly
+import torch
+import yaml
+from espnet2.tasks.asr import ASRTask
+from espnet2.torch_utils.safe_torch_load import safe_torch_load
+from espnet2.train.abs_espnet_model import AbsESPnetModel
+
+from espnet_reuse.comparison.details import format_details
+from espnet_reuse.comparison.encoder_time import ROUNDS, measure_encoders, read_audio
+from espnet_reuse.comparison.figure import draw
+from espnet_reuse.comparison.intervals import (
+    interval,
+    interval_by_speaker,
+    require_same_references,
+)
+from espnet_reuse.comparison.score import PARTIAL, decoded_name
+from espnet_reuse.comparison.tables import format_results
+from espnet_reuse.errors import UserError, reported_errors
+from espnet_reuse.files import write_json, write_text, written_whole
+from espnet_reuse.provenance import describe_run
+
+
+def read_model_file(decode_dir: Path) -> Path:
+    """Return the checkpoint that ESPnet decoded with, from the log of the decoding.
+
+    Raises:
+        UserError: Nothing is decoded there.
+    """
+    for log in decode_dir.rglob("asr_inference.1.log"):
+        return Path(re.search(r"--asr_model_file (\S+)", log.read_text("utf-8"))[1])
+    raise UserError(f"nothing is decoded in {decode_dir}")
+
+
+def read_training(asr_exp: Path) -> dict:
+    """Read what ESPnet's trainer reported.
+
+    Returns:
+        Epochs, median seconds per training epoch (without the first, which warms up,
+        where there are more), the best epoch by the config's criterion, the seconds of
+        training and validation up to its end, and the peak memory in MB: the GPU's if
+        there was one, otherwise the process's.
+    """
+    config = yaml.safe_load((asr_exp / "config.yaml").read_text(encoding="utf-8"))
+    phase, key, mode = config["best_model_criterion"][0]
+    stats = safe_torch_load(asr_exp / "checkpoint.pth", "cpu")["reporter"]["stats"]
+    best = {"min": min, "max": max}[mode](stats, key=lambda n: stats[n][phase][key])
+    epochs = [stats[n]["train"] for n in sorted(stats)]
+    seconds = [epoch["time"]["__timedelta_seconds__"] for epoch in epochs]
+    gpu_gb = [epoch.get("gpu_max_cached_mem_GB", 0.0) for epoch in epochs]
+    log = (asr_exp / "train.log").read_text(encoding="utf-8", errors="replace")
+    peak = re.findall(r"Peak memory: (\d+) MB", log)
+    return {
+        "epochs": len(epochs),
+        "seconds_per_epoch": statistics.median(seconds[1:] or seconds),
+        "best_epoch": best,
+        "seconds_to_best": sum(
+            stats[n][part]["time"]["__timedelta_seconds__"]
+            for n in stats
+            for part in ("train", "valid")
+            if n <= best
+        ),
+        "peak_memory_mb": (
+            max(gpu_gb) * 1024 if any(gpu_gb) else float(peak[-1]) if peak else None
+        ),
+        "peak_memory_of": "gpu" if any(gpu_gb) else "process",
+    }
+
+
+def read_commit(asr_exp: Path) -> str | None:
+    """Read which commit a model was trained at, None if nothing noted it."""
+    path = asr_exp / "commit"
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else None
+
+
+def read_decoding_rtf(set_dir: Path) -> float | None:
+    """Read the real-time factor of a decoding.
+
+    Returns:
+        None if ESPnet did not report one, or reported a wrong one: it charges each
+        utterance of a batch with the time of the whole batch.
+    """
+    log = set_dir / "logdir/calculate_rtf.log"
+    report = log.read_text(encoding="utf-8") if log.is_file() else ""
+    match = re.search(r"^RTF: ([\d.]+)", report, re.M)
+    if match is None:
+        return None
+    command = (set_dir / "logdir/asr_inference.1.log").read_text(encoding="utf-8")
+    return float(match[1]) if " --batch_size 1 " in command else None
+
+
+def read_scores(set_dir: Path) -> tuple[dict, dict]:
+    """Read the scores of one decoded set.
+
+    Args:
+        set_dir: `<asr_exp>/<inference_tag>/<set>`, scored.
+
+    Returns:
+        {"wer": counts, "cer": counts, ..., "decoding_rtf": ...}, with the error rate in
+        %; and the errors of each utterance, {utterance id: [speaker, reference tokens,
+        errors]}.
+
+    Raises:
+        UserError: It is not scored.
+    """
+    scores = {"decoding_rtf": read_decoding_rtf(set_dir)}
+    for path in sorted(set_dir.glob("score_*/result.json")):
+        counts = json.loads(path.read_text(encoding="utf-8"))
+        errors = counts["substitutions"] + counts["deletions"] + counts["insertions"]
+        counts["error_rate"] = 100 * errors / max(counts["tokens"], 1)
+        scores[path.parent.name.removeprefix("score_")] = counts
+    if "wer" not in scores:
+        raise UserError(f"{set_dir} is not scored")
+    utterances = (set_dir / "score_wer/utterances.json").read_text(encoding="utf-8")
+    return scores, json.loads(utterances)
+
+
+def mean_of(seeds: list):
+    """Average what differs between seeds, of dicts (of dicts) of numbers.
+
+    The error rates of the seeds are kept beside their mean, as `error_rates`.
+    """
+    first = seeds[0]
+    if isinstance(first, dict):
+        mean = {key: mean_of([seed[key] for seed in seeds]) for key in first}
+        if "error_rate" in first:
+            mean["error_rates"] = [seed["error_rate"] for seed in seeds]
+        return mean
+    if None in seeds:  # not known of all
+        return None
+    if isinstance(first, int | float) and len(set(seeds)) > 1:
+        return statistics.mean(seeds)
+    return first
+
+
+def gather_model(
+    asr_exps: list[Path], inference_tag: str, sets: list[str]
+) -> tuple[dict, AbsESPnetModel, argparse.Namespace]:
+    """Gather what one model's trainings, decodings and scores left.
+
+    Args:
+        asr_exps: An experiment for each seed.
+        inference_tag: Name of the decoding's folder in each.
+        sets: Names of the sets.
+
+    Returns:
+        The model's part of the comparison, the first seed's model, and its config.
+    """
+    model, train_args = ASRTask.build_model_from_file(
+        asr_exps[0] / "config.yaml", read_model_file(asr_exps[0] / inference_tag)
+    )
+    trainings = [read_training(asr_exp) for asr_exp in asr_exps]
+    runs = [
+        {
+            "asr_exp": str(asr_exp),
+            "commit": read_commit(asr_exp),
+            **training,
+            "utterances": {},
+        }
+        for asr_exp, training in zip(asr_exps, trainings, strict=True)
+    ]
+    scores = {}
+    for set_ in sets:
+        seeds = []
+        for asr_exp, run in zip(asr_exps, runs, strict=True):
+            counts, utterances = read_scores(asr_exp / inference_tag / set_)
+            seeds.append(counts)
+            run["utterances"][set_] = utterances
+        scores[set_] = mean_of(seeds)
+    result = {
+        "seeds": len(asr_exps),
+        "encoder": train_args.encoder,
+        "reuse_group_size": train_args.encoder_conf.get("reuse_group_size"),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        **mean_of(trainings),
+        "runs": runs,
+        "scores": scores,
+    }
+    return result, model, train_args
+
+
+def add_intervals(results: dict[str, dict], sets: list[str]) -> None:
+    """Add the intervals of the differences to the first model.
+
+    Raises:
+        UserError: Models were scored on other references.
+    """
+    baseline = next(iter(results.values()))
+    for set_ in sets:
+        errors = {
+            name: [run["utterances"][set_] for run in result["runs"]]
+            for name, result in results.items()
+        }
+        require_same_references([e for seeds in errors.values() for e in seeds], set_)
+        first = next(iter(errors.values()))
+        for name, result in results.items():
+            pair = None if result is baseline else (first, errors[name])
+            result["scores"][set_]["wer"] |= {
+                "interval": pair and interval(*pair),
+                "interval_by_speaker": pair and interval_by_speaker(*pair),
+            }
+
+
+def compare(
+    asr_exps: dict[str, list[Path]],
+    inference_tag: str,
+    sets: list[str],
+    command: str,
+    dumpdir: Path,
+) -> dict:
+    """Gather and measure everything that comparison.json holds.
+
+    Args:
+        asr_exps: An experiment for each seed of each model, the baseline first.
+        inference_tag: Name of the decoding's folder in each.
+        sets: Names of the sets to compare the models on.
+        command: What the user typed.
+        dumpdir: Folder with a data directory per set.
+
+    Raises:
+        UserError: Something is not decoded or scored, or on other references.
+    """
+    decode_dir = next(iter(asr_exps.values()))[0] / inference_tag
+    sets = [decoded_name(decode_dir, name) for name in sets]
+    results, models = {}, {}
+    for name, exps in asr_exps.items():
+        results[name], models[name], train_args = gather_model(
+            exps, inference_tag, sets
+        )
+    add_intervals(results, sets)
+    # measure where they were trained, if that is here
+    baseline = next(iter(results.values()))
+    on_gpu = torch.cuda.is_available() and baseline["peak_memory_of"] == "gpu"
+    for model in models.values():
+        model.to("cuda" if on_gpu else "cpu")
+    wavs = read_audio(dumpdir, sets)
+    fs = humanfriendly.parse_size(str(train_args.frontend_conf["fs"]))
+    for name, rtf in measure_encoders(models, wavs, fs).items():
+        results[name] |= rtf
+    run = describe_run(threads=1, command=command)
+    commits = {run["commit"] for result in results.values() for run in result["runs"]}
+    partial = PARTIAL.read_text(encoding="utf-8") if PARTIAL.is_file() else ""
+    return {
+        "run": {
+            "date": run["date"],
+            "machine": f"{run['cpu']}, {run['cores']} cores"
+            + (f", {run['gpu']}" if run["gpu"] else ""),
+            "versions": f"Python {run['python']}, espnet {run['espnet']}, "
+            f"torch {run['torch']}",
+            "commit": run["commit"],
+            "trained at": ", ".join(sorted(filter(None, commits))) or "unknown",
+            "command": command,
+            "decoding": inference_tag,
+        },
+        "rtf_utterances": len(wavs),
+        "rtf_rounds": ROUNDS,
+        "rtf_device": torch.cuda.get_device_name() if on_gpu else "one CPU thread",
+        "partial": partial.splitlines(),
+        "models": results,
+    }
+
+
+def main():
+    """Write comparison.json, comparison_details.md, RESULTS.md and comparison.png."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        required=True,
+        metavar="NAME=ASR_EXP",
+        help="the first is the baseline; a name that is given again: another seed",
+    )
+    parser.add_argument("--inference_tag", required=True)
+    parser.add_argument("--sets", nargs="+", required=True, help="decoded sets")
+    parser.add_argument("--command", required=True, help="what the user typed")
+    parser.add_argument("--dumpdir", type=Path, default="dump/raw")
+    parser.add_argument("--output_dir", type=Path, default="exp")
+    args = parser.parse_args()
+    asr_exps = {}
+    for name, asr_exp in (model.split("=", 1) for model in args.models):
+        asr_exps.setdefault(name, []).append(Path(asr_exp))
+    with reported_errors("results"):
+        comparison = compare(
+            asr_exps, args.inference_tag, args.sets, args.command, args.dumpdir
+        )
+        details = format_details(comparison["models"], args.inference_tag, args.dumpdir)
+        write_text(details, args.output_dir / "comparison_details.md")
+        with written_whole(args.output_dir / "comparison.png") as partial:
+            draw(comparison).savefig(partial)
+        write_text(format_results(comparison), args.output_dir / "RESULTS.md")
+        write_json(comparison, args.output_dir / "comparison.json")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Compare the runs of one or more comparison.json: error rates and their intervals.
+
+A run is a model with a seed. All are compared with the first file's first model. It
+needs no models, only files that `espnet_reuse.comparison.results` has written.
+"""
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+
+from espnet_reuse.comparison.intervals import (
+    interval,
+    interval_by_speaker,
+    mean_and_spread,
+    points,
+    require_same_references,
+)
+from espnet_reuse.comparison.tables import markdown
+from espnet_reuse.errors import UserError, one_line, reported_errors
+
+
+def read_runs(paths: list[Path]) -> dict:
+    """Read the errors of each utterance in each run.
+
+    Args:
+        paths: Files with {"models": {name: {"runs": [{"asr_exp": ..., "utterances":
+            {set: {utterance id: [speaker, reference tokens, errors]}}}]}}}.
+
+    Returns:
+        {model: {asr_exp: {set: {utterance id: [speaker, reference tokens, errors]}}}}.
+
+    Raises:
+        UserError: A file is no comparison, two files have the same run with other
+            errors, or files are of different decodings.
+    """
+    models, decodings = {}, {}
+    for path in paths:
+        try:
+            comparison = json.loads(path.read_text(encoding="utf-8"))
+            found = [
+                (name, run["asr_exp"], run["utterances"])
+                for name, model in comparison["models"].items()
+                for run in model["runs"]
+            ]
+            if not found:
+                raise LookupError("no runs")
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as e:
+            raise UserError(
+                f"{path} is not a comparison.json: {type(e).__name__}: {one_line(e)}"
+            ) from e
+        decodings.setdefault(comparison.get("run", {}).get("decoding"), path)
+        for name, asr_exp, utterances in found:
+            runs = models.setdefault(name, {})
+            if runs.setdefault(asr_exp, utterances) != utterances:
+                raise UserError(
+                    f"{path}: {asr_exp} has other errors than in a file before: "
+                    "compare the files one by one"
+                )
+    if len(decodings) > 1:
+        raise UserError(
+            "the runs were decoded differently: "
+            + ", ".join(f"{path}: {name}" for name, path in decodings.items())
+        )
+    return models
+
+
+def format_rates(models: dict) -> str:
+    """Format error rates and differences to the first model as Markdown.
+
+    Args:
+        models: As `read_runs` returns them.
+
+    Raises:
+        UserError: Runs were scored on other references, or share no set.
+    """
+    first = next(iter(models))
+    runs = [run for seeds in models.values() for run in seeds.values()]
+    sets = [name for name in runs[0] if all(name in run for run in runs)]
+    if not sets:
+        raise UserError("the runs have no set in common")
+    rows = []
+    for name in sets:
+        require_same_references([run[name] for run in runs], name)
+        tokens = sum(count for _, count, _ in runs[0][name].values())
+        errors = {m: [r[name] for r in seeds.values()] for m, seeds in models.items()}
+        rates = {
+            model: [100 * sum(row[2] for row in run.values()) / tokens for run in seeds]
+            for model, seeds in errors.items()
+        }
+        for model, seeds in errors.items():
+            difference = statistics.mean(rates[model]) - statistics.mean(rates[first])
+            pair = None if model == first else (errors[first], seeds)
+            rows.append(
+                [
+                    name,
+                    model,
+                    str(len(seeds)),
+                    mean_and_spread(rates[model]),
+                    f"{difference:+.1f}" if pair else "",
+                    points(interval(*pair)) if pair else "",
+                    points(interval_by_speaker(*pair)) if pair else "",
+                ]
+            )
+    header = ["set", "model", "seeds", "error rate", f"to {first}"]
+    return markdown([*header, "95 % interval", "by speaker"], rows)
+
+
+def main():
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("comparisons", nargs="+", type=Path, metavar="comparison.json")
+    args = parser.parse_args()
+    with reported_errors("compare_runs"):
+        print(format_rates(read_runs(args.comparisons)))
+
+
+if __name__ == "__main__":
+    main()

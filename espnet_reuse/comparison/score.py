@@ -1,0 +1,260 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Score what ESPnet has decoded with jiwer: WER, CER and token error rate.
+
+Does the work of stage 13 of ESPnet's asr.sh, which needs sclite. jiwer counts the
+fewest errors, while sclite aligns with weights (4 for a substitution, 3 for an
+insertion or a deletion), so that single counts can differ.
+"""
+
+import argparse
+import dataclasses
+import subprocess
+from collections import defaultdict
+from importlib.metadata import version
+from pathlib import Path
+
+import jiwer
+import yaml
+from espnet2.text.build_tokenizer import build_tokenizer
+from espnet2.text.cleaner import TextCleaner
+
+from espnet_reuse.data.data_dir import read_scp
+from espnet_reuse.errors import UserError, reported_errors
+from espnet_reuse.files import write_json, write_text
+
+# A recipe's data.sh writes into this file which parts of the corpus are missing.
+PARTIAL = Path("data/partial")
+
+
+@dataclasses.dataclass
+class Counts:
+    """Sentences, reference tokens and errors, as sclite counts them."""
+
+    sentences: int = 0
+    tokens: int = 0
+    substitutions: int = 0
+    deletions: int = 0
+    insertions: int = 0
+    sentence_errors: int = 0
+
+    def __add__(self, other):
+        """Add up field by field."""
+        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
+        return Counts(*map(sum, pairs))
+
+    @property
+    def errors(self) -> int:
+        """Number of substitutions, deletions and insertions."""
+        return self.substitutions + self.deletions + self.insertions
+
+    def percentages(self) -> list[float]:
+        """Corr, Sub, Del, Ins, Err in % of the reference tokens, S.Err of sentences."""
+        correct = self.tokens - self.substitutions - self.deletions
+        counts = (correct, self.substitutions, self.deletions, self.insertions)
+        tokens = max(self.tokens, 1)
+        return [100 * n / tokens for n in (*counts, self.errors)] + [
+            100 * self.sentence_errors / max(self.sentences, 1)
+        ]
+
+
+def align(ref: str, hyp: str) -> tuple[Counts, str]:
+    """Count the errors of one utterance.
+
+    Args:
+        ref: Reference tokens, joined by spaces.
+        hyp: Hypothesis tokens, joined by spaces.
+
+    Returns:
+        Counts, and the alignment to read.
+    """
+    output = jiwer.process_words(ref, hyp)
+    counts = Counts(
+        sentences=1,
+        tokens=output.hits + output.substitutions + output.deletions,
+        substitutions=output.substitutions,
+        deletions=output.deletions,
+        insertions=output.insertions,
+    )
+    counts.sentence_errors = int(counts.errors > 0)
+    alignment = jiwer.visualize_alignment(output, show_measures=False)
+    return counts, alignment.split("\n", 2)[-1].strip("\n")
+
+
+def format_summary(by_speaker: dict[str, Counts]) -> str:
+    """Format each speaker's counts as sclite's summary.
+
+    ESPnet's show_asr_result.sh reads it.
+    """
+    width = max(map(len, ["Sum/Avg", *by_speaker]))
+    rows = [
+        *sorted(by_speaker.items()),
+        ("Sum/Avg", sum(by_speaker.values(), Counts())),
+    ]
+    titles = " ".join(f"{t:>6}" for t in ("Corr", "Sub", "Del", "Ins", "Err", "S.Err"))
+    lines = [f"| {'SPKR':<{width}} |  # Snt   # Wrd | {titles} |"]
+    for name, counts in rows:
+        sizes = f"{counts.sentences:6d} {counts.tokens:7d}"
+        numbers = " ".join(f"{p:6.1f}" for p in counts.percentages())
+        lines.append(f"| {name:<{width}} | {sizes} | {numbers} |")
+    return "\n".join(lines) + "\n"
+
+
+def write_score(
+    score_dir: Path, refs: dict[str, str], hyps: dict[str, str], utt2spk: dict[str, str]
+) -> None:
+    """Score one set of tokenized utterances.
+
+    Args:
+        score_dir: Where to write result.txt, result.json, alignments.txt, and
+            utterances.json: {utterance id: (speaker, reference tokens, errors)}.
+        refs: {utterance id: reference tokens, joined by spaces}.
+        hyps: The same of the hypotheses.
+        utt2spk: {utterance id: speaker}.
+    """
+    by_speaker, utterances, alignments = defaultdict(Counts), {}, []
+    for utt_id in sorted(refs):
+        counts, alignment = align(refs[utt_id], hyps[utt_id])
+        by_speaker[utt2spk[utt_id]] += counts
+        utterances[utt_id] = utt2spk[utt_id], counts.tokens, counts.errors
+        alignments.append(
+            f"{utt_id}: {counts.tokens} tokens, {counts.substitutions} sub, "
+            f"{counts.deletions} del, {counts.insertions} ins\n{alignment}\n\n"
+        )
+    total = sum(by_speaker.values(), Counts())
+    score_dir.mkdir(exist_ok=True)
+    write_text("".join(alignments), score_dir / "alignments.txt")
+    write_json(utterances, score_dir / "utterances.json")
+    write_json(dataclasses.asdict(total), score_dir / "result.json")
+    summary = f"Scored with jiwer {version('jiwer')}\n\n{format_summary(by_speaker)}"
+    write_text(summary, score_dir / "result.txt")
+
+
+def tokenizers(config: dict) -> dict:
+    """Return the tokenizer of each score, as in stage 13 of asr.sh.
+
+    Args:
+        config: Training config (exp/asr_xxx/config.yaml).
+
+    Returns:
+        {"wer": ..., "cer": ...}, and "ter" for a model of subwords.
+    """
+    options = {
+        "non_linguistic_symbols": config.get("non_linguistic_symbols"),
+        "remove_non_linguistic_symbols": True,
+    }
+    found = {
+        "wer": build_tokenizer("word", **options),
+        "cer": build_tokenizer("char", **options),
+    }
+    if config["token_type"] == "bpe":
+        found["ter"] = build_tokenizer("bpe", bpemodel=config["bpemodel"])
+    return found
+
+
+def score_set(decode_dir: Path, name: str, dumpdir: Path, config: dict) -> None:
+    """Score one decoded set.
+
+    Args:
+        decode_dir: `<asr_exp>/<inference_tag>`.
+        name: The set, or org/<set> for a validation set.
+        dumpdir: Folder with a data directory per set.
+        config: Training config.
+
+    Raises:
+        UserError: The references are missing or not of the decoded utterances.
+    """
+    set_dir, data_dir = decode_dir / name, dumpdir / name
+    refs, hyps = read_scp(data_dir / "text"), read_scp(set_dir / "text")
+    if refs.keys() != hyps.keys():
+        differing = sorted(refs.keys() ^ hyps.keys())
+        raise UserError(
+            f"{set_dir / 'text'} and {data_dir / 'text'} are not of the same "
+            f"utterances: {len(differing)} differ, the first is {differing[0]}; "
+            "decode again"
+        )
+    utt2spk = read_scp(data_dir / "utt2spk")
+    clean = TextCleaner(config.get("cleaner"))
+    for score, tokenizer in tokenizers(config).items():
+        write_score(
+            set_dir / f"score_{score}",
+            {k: " ".join(tokenizer.text2tokens(clean(v))) for k, v in refs.items()},
+            {k: " ".join(tokenizer.text2tokens(v)) for k, v in hyps.items()},
+            utt2spk,
+        )
+
+
+def decoded_name(decode_dir: Path, name: str) -> str:
+    """Return a set's name as ESPnet decodes it: a validation set's is org/<set>."""
+    org = f"org/{name}"
+    return org if (decode_dir / org).is_dir() else name
+
+
+def find_decoded(expdir: Path, sets: list[str] | None) -> list[tuple[Path, str]]:
+    """Find what is decoded.
+
+    Args:
+        expdir: exp, or a folder in it.
+        sets: Names of sets, or None for all that are there.
+
+    Returns:
+        (decode_dir, name) of each decoded set, see `score_set`.
+
+    Raises:
+        UserError: Nothing is decoded, or not each of the sets.
+    """
+    found = defaultdict(list)
+    for text in sorted(expdir.rglob("text")):
+        if (text.parent / "logdir").is_dir():
+            decode_dir = next(
+                folder
+                for folder in text.parents
+                if (folder.parent / "config.yaml").is_file()
+            )
+            found[decode_dir].append(str(text.parent.relative_to(decode_dir)))
+    if not found:
+        raise UserError(f"nothing is decoded in {expdir}")
+    decoded = []
+    for decode_dir, names in found.items():
+        wanted = names
+        if sets is not None:
+            wanted = [decoded_name(decode_dir, name) for name in sets]
+        for name in wanted:
+            if name not in names:
+                raise UserError(f"{decode_dir}: {name} is not decoded")
+            decoded.append((decode_dir, name))
+    return decoded
+
+
+def main():
+    """Score what is decoded below a folder and show ESPnet's RESULTS.md."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--expdir", type=Path, default="exp", help="exp, or a folder in it"
+    )
+    parser.add_argument("--dumpdir", type=Path, default="dump/raw")
+    parser.add_argument(
+        "--sets", nargs="+", help="sets to score (default: all that are decoded)"
+    )
+    args = parser.parse_args()
+    with reported_errors("score"):
+        decoded = find_decoded(args.expdir, args.sets)
+        for decode_dir, name in decoded:
+            text = (decode_dir.parent / "config.yaml").read_text(encoding="utf-8")
+            score_set(decode_dir, name, args.dumpdir, yaml.safe_load(text))
+        for asr_exp in sorted({decode_dir.parent for decode_dir, _ in decoded}):
+            results = subprocess.run(
+                ["scripts/utils/show_asr_result.sh", asr_exp],
+                check=True,
+                stdout=subprocess.PIPE,
+                encoding="utf-8",
+            ).stdout
+            if PARTIAL.is_file():
+                results += f"\nPartial corpus:\n\n{PARTIAL.read_text('utf-8')}"
+            write_text(results, asr_exp / "RESULTS.md")
+            print(results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Tables and picture of a comparison, of published ones and of edge cases."""
+
+import copy
+import io
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from matplotlib.text import Annotation, Text
+from rich.console import Console
+
+from espnet_reuse.comparison.figure import draw, spread_apart
+from espnet_reuse.comparison.tables import format_results, print_comparison
+
+RESULTS = Path(__file__).resolve().parents[2] / "results"
+PUBLISHED = RESULTS / "picovoice_coffee/decode_asr/comparison.json"
+
+
+@pytest.fixture
+def published():
+    """A comparison of eight models with five seeds each."""
+    comparison = json.loads(PUBLISHED.read_text())
+    return comparison | {"rtf_device": "one CPU thread", "rtf_rounds": 15}
+
+
+@pytest.fixture
+def equal(published):
+    """A comparison of three models with one seed that recognise alike."""
+    names = ("baseline", "reuse2", "reuse3")
+    models = {name: copy.deepcopy(published["models"][name]) for name in names}
+    for name, model in models.items():
+        model |= {"seeds": 1, "runs": model["runs"][:1]}
+        for rate, scores in zip((100.0, 0.0), model["scores"].values(), strict=True):
+            interval = None if name == "baseline" else (0.0, 0.0)
+            scores["wer"] |= {"error_rate": rate, "error_rates": [rate]}
+            scores["wer"] |= {"interval": interval, "interval_by_speaker": interval}
+    return published | {"models": models}
+
+
+@pytest.fixture
+def close(equal):
+    """A comparison of three models whose error rates are 0.0, 0.75 and 1.5 %."""
+    for n, model in enumerate(equal["models"].values()):
+        for scores in model["scores"].values():
+            scores["wer"] |= {"error_rate": 0.75 * n, "error_rates": [0.75 * n]}
+            if n:
+                scores["wer"]["interval"] = (0.75 * n - 0.1, 0.75 * n + 0.1)
+    return equal
+
+
+@pytest.fixture
+def long_names(published):
+    """A comparison of nine models and four sets, with long names."""
+    models = published["models"]
+    models["reuse3_of_a_model_with_a_name_longer_than_a_line_has_room"] = models[
+        "reuse3"
+    ]
+    for model in models.values():
+        scores = model["scores"]
+        model["scores"] = scores | {f"{n}_with_a_long_name": scores[n] for n in scores}
+    return published
+
+
+@pytest.fixture(params=["published", "equal", "close", "long_names"])
+def comparison(request):
+    return request.getfixturevalue(request.param)
+
+
+def printed(comparison, **options):
+    file = io.StringIO()
+    print_comparison(comparison, Console(file=file, **options))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("columns", [80, 100, 200])
+def test_the_tables_fit_a_terminal_and_are_plain_text_elsewhere(comparison, columns):
+    text = printed(comparison, width=columns)
+    assert "\x1b" not in text
+    assert "…" not in text  # nothing is cut off
+    assert max(map(len, text.splitlines())) <= min(columns, 100)
+
+
+def test_a_line_of_the_terminals_table_has_the_published_numbers(published):
+    lines = [line.split("  ") for line in printed(published).splitlines()]
+    cells = [[cell.strip() for cell in line if cell.strip()] for line in lines]
+    row = ["reuse2", "1,287,416", "55.32", "x0.90", "2.69", "x0.82", "1539"]
+    assert row in cells
+    assert ["reuse2", "15.8 ± 0.7", "-0.8", "-2.7 to +0.9", "7.0 ± 0.5"] in cells
+    assert ["test_a (1,084 words)"] in cells
+
+
+def test_results_md_has_the_published_lines(published):
+    def lines_of(text):
+        return {
+            "|".join(cell.strip() for cell in line.split("|"))
+            for line in text.splitlines()
+            if "---" not in line and "baseline|95 %" not in line
+        }
+
+    expected = lines_of((PUBLISHED.parent / "RESULTS.md").read_text())
+    found = lines_of(format_results(published))
+    rows = {line for line in expected if line.startswith(("|reuse", "|test", "- "))}
+    assert len(rows) == 6 + 6 + 16 and rows <= found
+
+
+def test_a_partial_corpus_is_said_everywhere(published):
+    published["partial"] = ["test_a: 3 of 97 recordings are missing"]
+    for text in (printed(published), format_results(published)):
+        assert "test_a: 3 of 97 recordings are missing" in text
+
+
+def test_the_tables_wait_for_no_large_library():
+    code = f"""
+import json, sys
+from rich.console import Console
+from espnet_reuse.comparison.tables import print_comparison
+comparison = json.load(open({str(PUBLISHED)!r}))
+print_comparison(comparison | {{"rtf_device": "one CPU thread"}}, Console())
+assert not {{"torch", "espnet2", "pandas"}} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_picture_can_be_read(comparison):
+    figure = draw(comparison)
+    figure.draw_without_rendering()
+    texts = [text for text in figure.findobj(Text) if text.get_text()]
+    assert min(text.get_fontsize() for text in texts) >= 8
+    tradeoff = figure.subfigs[0].axes[0]
+    names = [t for t in tradeoff.texts if isinstance(t, Annotation)]
+    assert len(names) == len(comparison["models"])
+    # names in a slope stand clear of each other if their beginnings do
+    starts = sorted(name.xyann[0] for name in names)
+    assert all(b - a > 0.03 for a, b in itertools.pairwise(starts))
+    markers = [line.get_marker() for line in tradeoff.lines]
+    markers = [marker for marker in markers if marker != "None"]
+    assert len(set(markers)) == len(markers) == len(names)
+    low, high = tradeoff.get_ylim()
+    assert all(low < y < high for line in tradeoff.lines for y in line.get_ydata())
+    # numbers stand beside the axis, and so do bars and seeds for each model
+    for axes in figure.subfigs[1].axes:
+        left = axes.get_window_extent().x0
+        for label in axes.get_yticklabels():
+            assert label.get_window_extent().x1 < left
+        assert len(axes.patches) == len(axes.lines) == len(names)
+
+
+def test_a_vertical_bar_is_the_interval_of_the_difference(published):
+    (axes,) = draw(published).subfigs[0].axes
+    models = published["models"]
+    rate = models["baseline"]["scores"]["test_a"]["wer"]["error_rate"]
+    low, high = models["reuse4"]["scores"]["test_a"]["wer"]["interval"]
+    time = 1000 * models["reuse4"]["rtf"]
+    bars = [list(zip(*line.get_data(), strict=True)) for line in axes.lines]
+    assert [(time, rate + low), (time, rate + high)] in bars
+
+
+@pytest.mark.parametrize(
+    "positions, expected",
+    [
+        pytest.param([0.2, 0.6], [0.2, 0.6], id="apart"),
+        pytest.param([0.5, 0.5, 0.55], [0.5, 0.6, 0.7], id="close"),
+        pytest.param([0.9, 0.95, 1.0], [0.8, 0.9, 1.0], id="at the end"),
+    ],
+)
+def test_labels_are_moved_apart(positions, expected):
+    assert spread_apart(positions, 0.1) == pytest.approx(expected)
