@@ -23,7 +23,7 @@ def probe(states: np.ndarray, labels: np.ndarray, speakers: np.ndarray) -> Dict:
 
     Args:
         states: Hidden states of N frames at S places (N, S, size), float32.
-        labels: Phoneme of each frame (N,), int.
+        labels: Phoneme of each frame (N,), int or str.
         speakers: Speaker of each frame (N,), str.
 
     Returns:

@@ -4,7 +4,6 @@
 """The figures of one utterance, and the cache that keeps them."""
 
 import hashlib
-import os
 import zlib
 from pathlib import Path
 from typing import Callable, Dict, Optional, Sequence
@@ -16,6 +15,7 @@ from espnet_reuse.analysis import alignments, maps, metrics, similarity
 from espnet_reuse.analysis.alignments import Phone
 from espnet_reuse.analysis.maps import FrameTimes, Recording
 from espnet_reuse.analysis.phonemes import SILENCE
+from espnet_reuse.files import written_whole
 
 RADII = np.linspace(0, 1, 101)
 # Neighbouring frames are nearly the same: a sample of them is enough for the probe.
@@ -101,11 +101,10 @@ class Cache:
     def __init__(self, folder: Path, model_key: str):
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        code = (maps, metrics, similarity, alignments)
-        sources = [Path(module.__file__) for module in code] + [Path(__file__)]
         self.base = hashlib.sha256(model_key.encode())
-        for source in sources:
-            self.base.update(source.read_bytes())
+        code = [module.__file__ for module in (maps, metrics, similarity, alignments)]
+        for source in (*code, __file__):
+            self.base.update(Path(source).read_bytes())
 
     def get(
         self,
@@ -123,8 +122,6 @@ class Cache:
             with np.load(path) as file:
                 return dict(file)
         figures = compute()
-        partial = path.with_suffix(f".partial.{os.getpid()}")
-        with partial.open("wb") as file:
-            np.savez_compressed(file, **figures)
-        partial.replace(path)
+        with written_whole(path) as partial:
+            np.savez_compressed(partial, **figures)
         return figures
