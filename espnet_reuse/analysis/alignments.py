@@ -146,8 +146,8 @@ def align_with_pocketsphinx(speech: np.ndarray, rate: int, text: str) -> List[Ph
     """Align the words of a transcript with its audio.
 
     The acoustic model and the dictionary are those of US English that come with
-    pocketsphinx; of the pronunciations of a word it takes the one that fits best. Wrong
-    words are aligned, too, as any forced aligner does it.
+    pocketsphinx. It takes the best-fitting pronunciation of a word. It aligns wrong
+    words, too, as any forced aligner does.
 
     Args:
         speech: Waveform (samples,), float32, between -1 and 1.
@@ -246,7 +246,7 @@ def open_alignments(
 
     Args:
         alignments: `pocketsphinx`, a folder of TextGrids, or a CTM file.
-        cache: Folder that keeps what pocketsphinx has aligned.
+        cache: Folder that keeps pocketsphinx's alignments.
         allow_missing: Whether an utterance that the TextGrids or the CTM file lack is
             `Unaligned` rather than an error.
 

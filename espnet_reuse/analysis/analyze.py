@@ -18,7 +18,7 @@ from espnet_reuse.analysis.dataset import DataDir
 from espnet_reuse.analysis.maps import AnalysedModel, LayerCosts
 from espnet_reuse.analysis.phonemes import SILENCE, group_phonemes
 from espnet_reuse.analysis.probe import probe
-from espnet_reuse.analysis.utterance import PROBE_FRAMES, RADII, Cache, compute_figures
+from espnet_reuse.analysis.utterance import PROBE_FRAMES, RADII, Cache, measure
 
 MAX_PROBE_FRAMES = 10_000
 EXAMPLE_SECONDS = 3.0
@@ -70,25 +70,25 @@ class Totals:
         self.phoneme_frames = collections.Counter()
         self.probe_states, self.probe_labels, self.probe_speakers = [], [], []
 
-    def add(self, figures: Dict[str, np.ndarray], seconds: float, speaker) -> None:
-        """Add one utterance's figures."""
+    def add(self, measures: Dict[str, np.ndarray], seconds: float, speaker) -> None:
+        """Add one utterance's measures."""
         self.utterances += 1
-        self.frames += int(figures["frames"])
+        self.frames += int(measures["frames"])
         self.seconds += seconds
         self.speakers.add(speaker)
         for name in self.MEANS:
-            self.sums[name] = self.sums[name] + figures[name].astype(np.float64)
-        if "phonemes" not in figures:
+            self.sums[name] = self.sums[name] + measures[name].astype(np.float64)
+        if "phonemes" not in measures:
             return
         self.aligned += 1
-        symbols = [str(symbol) for symbol in figures["phonemes"]]
+        symbols = [str(symbol) for symbol in measures["phonemes"]]
         for p, symbol in enumerate(symbols):
-            self.phoneme_frames[symbol] += int(figures["phoneme_frames"][p])
+            self.phoneme_frames[symbol] += int(measures["phoneme_frames"][p])
             for q, other in enumerate(symbols):
-                self.phoneme_sums[symbol, other] += figures["phoneme_sums"][..., p, q]
+                self.phoneme_sums[symbol, other] += measures["phoneme_sums"][..., p, q]
         count = max(1, min(PROBE_FRAMES, MAX_PROBE_FRAMES // self.num_utts))
-        labels = figures["probe_labels"][:count]
-        self.probe_states.append(figures["probe_states"][:count])
+        labels = measures["probe_labels"][:count]
+        self.probe_states.append(measures["probe_states"][:count])
         self.probe_labels += [symbols[label] for label in labels]
         self.probe_speakers += [speaker] * len(labels)
 
@@ -215,7 +215,7 @@ def analyze(
         analysed: The model.
         dataset: The utterances.
         find_phones: Source of alignments, or None.
-        cache: Keeps the figures of each utterance.
+        cache: Keeps the measures of each utterance.
         producers: Numbers of producers to suggest groups for.
         max_distance: Bound to suggest groups for, or None.
 
@@ -242,11 +242,11 @@ def analyze(
 
         def compute(speech=speech, phones=phones, utt_id=utterance.id):
             recording = analysed.record(speech, utt_id)
-            return compute_figures(recording, phones, frame_times, utt_id)
+            return measure(recording, phones, frame_times, utt_id)
 
-        figures = cache.get(utterance.id, utterance.speech, phones, compute)
+        measures = cache.get(utterance.id, utterance.speech, phones, compute)
         seconds = len(speech) / dataset.rate
-        totals.add(figures, seconds, utterance.speaker)
+        totals.add(measures, seconds, utterance.speaker)
         # one with phones if there is one, long enough to show something
         shown = phones is not None, seconds > EXAMPLE_SECONDS
         if example is None or shown > example[0]:

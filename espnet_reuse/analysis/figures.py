@@ -234,8 +234,8 @@ def draw_phoneme_attention(analysis: Dict, quantity: str, layer: int) -> Figure:
         centres, names, rotation=45, ha="left", rotation_mode="anchor", size=7
     )
     right.set_yticks(centres, names, size=7)
-    for side in (top, right):
-        side.tick_params(length=0)
+    for axis in (top, right):
+        axis.tick_params(length=0)
     axes.set_title(f"layer {layer + 1}, mean over heads")
     return figure
 

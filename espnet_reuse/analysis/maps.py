@@ -33,7 +33,7 @@ SUPPORTED = (
 
 
 class Recording(NamedTuple):
-    """What the encoder computed for one utterance, on the CPU.
+    """Maps and hidden states of one utterance, on the CPU.
 
     Attributes:
         maps: Attention maps (layer, head, time, time), float32; a consumer's is its
@@ -51,7 +51,7 @@ class FrameTimes(NamedTuple):
 
     Attributes:
         shift: Seconds from one frame to the next.
-        first: Centre of what the first frame sees, in seconds.
+        first: Centre of the audio that the first frame sees, in seconds.
     """
 
     shift: float
@@ -67,7 +67,7 @@ class LayerCosts(NamedTuple):
 
     Attributes:
         encoder: The whole encoder, with a producer in every layer.
-        saved: What one consumer in a producer's place saves.
+        saved: Operations that one consumer in a producer's place saves.
     """
 
     encoder: float
@@ -256,7 +256,7 @@ class AnalysedModel:
 
 
 def _without_positions(x):
-    """Return the hidden states of what ESPnet's layers pass on."""
+    """Return hidden states without the positions that ESPnet's layers pass along."""
     return x[0] if isinstance(x, tuple) else x
 
 

@@ -1,7 +1,7 @@
 # Copyright 2026 The espnet-reuse authors
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""What a linear classifier finds of the phoneme in each layer's hidden states."""
+"""A linear classifier of the phoneme from each layer's hidden states."""
 
 import warnings
 from typing import Dict

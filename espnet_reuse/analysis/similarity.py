@@ -94,7 +94,7 @@ def match_heads(distance: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
 
 
 def same_head(compared: torch.Tensor) -> torch.Tensor:
-    """Return the mean over heads of what compares each with the same head.
+    """Return the mean over heads of each head's value with the same head.
 
     Args:
         compared: Distances or similarities (L, L, H, H).

@@ -78,8 +78,8 @@ def get_parser() -> argparse.ArgumentParser:
     add(
         "--cache",
         type=Path,
-        help="folder that keeps alignments and each utterance's figures, which several "
-        "models may share (default: cache in the output folder)",
+        help="folder that keeps alignments and each utterance's measures; several "
+        "models may share it (default: cache in the output folder)",
     )
     return parser
 

@@ -299,15 +299,15 @@ LONG_UTTERANCE = """
 import resource, sys
 sys.path.insert(0, {folder!r})
 from test_maps import CONFORMER, AnalysedModel, ConformerEncoder, build, noise
-from espnet_reuse.analysis.utterance import compute_figures
+from espnet_reuse.analysis.utterance import measure
 from espnet_reuse.analysis.alignments import Phone
 
 size = {{"output_size": 256, "attention_heads": 8, "num_blocks": 12}}
 analysed = AnalysedModel(build(ConformerEncoder, CONFORMER | size))
 times = analysed.measure_frame_times(16000)
 phones = [Phone("AH" if n % 2 else "T", n / 10, (n + 1) / 10) for n in range(350)]
-figures = compute_figures(analysed.record(noise(35), "utt"), phones, times, "utt")
-assert figures["frames"] == 874
+measures = measure(analysed.record(noise(35), "utt"), phones, times, "utt")
+assert measures["frames"] == 874
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 """
 

@@ -154,7 +154,7 @@ def test_the_order_of_the_utterances_does_not_matter(exp, data_dir, finished, tm
 
 
 @pytest.mark.slow
-def test_an_utterances_figures_are_the_same_alone(exp, an4, tmp_path):
+def test_an_utterances_measures_are_the_same_alone(exp, an4, tmp_path):
     cads = []
     for name, chosen in (("first", [0]), ("second", [4]), ("both", [0, 4])):
         data_dir = write_data_dir(tmp_path / name, an4, chosen)
