@@ -2,7 +2,3 @@
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
 """Analysis of attention maps: where they look, and which layers may share one."""
-
-
-class AnalysisError(ValueError):
-    """An analysis cannot be made: one line that says what to change."""

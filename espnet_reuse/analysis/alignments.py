@@ -3,9 +3,9 @@
 
 """Phones and their times, from TextGrids, CTM files or pocketsphinx."""
 
+import collections
 import hashlib
 import json
-import os
 import re
 from importlib.metadata import version
 from pathlib import Path
@@ -16,8 +16,9 @@ import torch
 import torchaudio
 from praatio import textgrid
 
-from espnet_reuse.analysis import AnalysisError
 from espnet_reuse.analysis.phonemes import normalise
+from espnet_reuse.errors import UserError, one_line
+from espnet_reuse.files import write_json
 
 POCKETSPHINX_RATE = 16000
 POCKETSPHINX_FRAME = 0.01
@@ -39,14 +40,8 @@ class Phone(NamedTuple):
 class Unaligned(Exception):
     """An utterance has no alignment: it is counted as skipped, nothing is guessed.
 
-    Args:
-        reason: Why, in a word or two that many utterances share.
-        detail: What it is with this utterance.
+    The message is the reason, in a word or two that many utterances share.
     """
-
-    def __init__(self, reason: str, detail: str = ""):
-        super().__init__(f"{reason}: {detail}" if detail else reason)
-        self.reason = reason
 
 
 def label_frames(
@@ -75,24 +70,21 @@ def read_textgrid(path: Path) -> List[Phone]:
     silence.
 
     Raises:
-        AnalysisError: The file is not a TextGrid with one tier of phones in order.
+        UserError: The file is not a TextGrid with one tier of phones in order.
     """
     try:
         grid = textgrid.openTextgrid(str(path), includeEmptyIntervals=True)
     except Exception as error:  # praatio raises whatever its parser meets
-        raise AnalysisError(
-            f"--alignments: {path} is not a TextGrid "
-            f"({' '.join(str(error).split()) or type(error).__name__})"
-        ) from None
+        raise UserError(f"{path} is not a TextGrid ({one_line(error)})") from None
     tiers = [
         tier
         for tier in grid.tiers
         if PHONES_TIER.fullmatch(tier.name) and isinstance(tier, textgrid.IntervalTier)
     ]
     if len(tiers) != 1:
-        raise AnalysisError(
-            f"--alignments: {path} has {len(tiers)} tiers of phones among "
-            f"{list(grid.tierNames)}; it should have one of intervals, named 'phones'"
+        raise UserError(
+            f"{path} has {len(tiers)} tiers of phones among {list(grid.tierNames)}; it "
+            "should have one of intervals, named 'phones'"
         )
     entries = tiers[0].entries
     return _in_order([Phone(normalise(e.label), e.start, e.end) for e in entries], path)
@@ -104,51 +96,47 @@ def read_ctm(path: Path) -> Dict[str, List[Phone]]:
     Its lines are `utterance channel start duration phone [confidence]`, in seconds.
 
     Raises:
-        AnalysisError: It is not text, has no phones, a line has another form, or an
+        UserError: It is not text, has no phones, a line has another form, or an
             utterance's phones overlap.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
-        raise AnalysisError(
-            f"--alignments: {path} is not a CTM file: it should be UTF-8 text"
-        ) from None
-    phones = {}
+        raise UserError(f"{path} is not a CTM file: it should be UTF-8 text") from None
+    phones = collections.defaultdict(list)
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith(";;"):
             continue
         try:
             utt_id, _, start, duration, symbol = line.split()[:5]
-            phone = Phone(
-                normalise(symbol), float(start), float(start) + float(duration)
-            )
+            start, end = float(start), float(start) + float(duration)
         except ValueError:
-            raise AnalysisError(
-                f"--alignments: {path}:{number} should be 'utterance channel start "
-                f"duration phone', but is {line!r}"
+            raise UserError(
+                f"{path}:{number} should be 'utterance channel start duration phone', "
+                f"but is {line!r}"
             ) from None
-        phones.setdefault(utt_id, []).append(phone)
+        phones[utt_id].append(Phone(normalise(symbol), start, end))
     if not phones:
-        raise AnalysisError(
-            f"--alignments: {path} has no phones; its lines should be 'utterance "
-            "channel start duration phone'"
+        raise UserError(
+            f"{path} has no phones; its lines should be 'utterance channel start "
+            "duration phone'"
         )
     return {
-        utt_id: _in_order(sorted(of_utt, key=lambda phone: phone.start), path, utt_id)
-        for utt_id, of_utt in phones.items()
+        utt_id: _in_order(sorted(spoken, key=lambda p: p.start), f"{path}: {utt_id}")
+        for utt_id, spoken in phones.items()
     }
 
 
-def _in_order(phones, path, utt_id=""):
+def _in_order(phones, where):
     """Check that phones follow each other."""
     end = 0.0
     for phone in phones:
         # sums of rounded starts and durations may overlap by a rounding; nan is refused
         if not end - 0.001 <= phone.start <= phone.end:
-            raise AnalysisError(
-                f"--alignments: {path}{': ' if utt_id else ''}{utt_id}: the phone "
-                f"{phone.symbol} from {phone.start:g} s to {phone.end:g} s does not "
-                f"follow the one before it, which ends at {end:g} s"
+            raise UserError(
+                f"{where}: the phone {phone.symbol} from {phone.start:g} s to "
+                f"{phone.end:g} s does not follow the one before it, which ends at "
+                f"{end:g} s"
             )
         end = phone.end
     return phones
@@ -158,8 +146,8 @@ def align_with_pocketsphinx(speech: np.ndarray, rate: int, text: str) -> List[Ph
     """Align the words of a transcript with its audio.
 
     The acoustic model and the dictionary are those of US English that come with
-    pocketsphinx; of the pronunciations of a word it takes the one that fits best. Wrong
-    words are aligned, too, as any forced aligner does it.
+    pocketsphinx. It takes the best-fitting pronunciation of a word. It aligns wrong
+    words, too, as any forced aligner does.
 
     Args:
         speech: Waveform (samples,), float32, between -1 and 1.
@@ -179,9 +167,8 @@ def align_with_pocketsphinx(speech: np.ndarray, rate: int, text: str) -> List[Ph
         raise Unaligned("no audio")
     # a new one for each utterance: it keeps a running mean of the cepstra
     decoder = Decoder(lm=None, samprate=POCKETSPHINX_RATE, loglevel="FATAL")
-    unknown = sorted({word for word in words if decoder.lookup_word(word) is None})
-    if unknown:
-        raise Unaligned("unknown words", " ".join(unknown))
+    if any(decoder.lookup_word(word) is None for word in words):
+        raise Unaligned("unknown words")
     waveform = torchaudio.functional.resample(
         torch.from_numpy(speech), rate, POCKETSPHINX_RATE
     )
@@ -198,11 +185,11 @@ def align_with_pocketsphinx(speech: np.ndarray, rate: int, text: str) -> List[Ph
         decoder.set_alignment()  # of words, from here on of phones
         decode()
         alignment = decoder.get_alignment()
-    except RuntimeError as error:
-        raise Unaligned("no alignment found", str(error)) from None
+    except RuntimeError:
+        raise Unaligned("no alignment found") from None
     spoken = [word.name for word in alignment if not word.name.startswith(("<", "["))]
     if [name.partition("(")[0] for name in spoken] != words:
-        raise Unaligned("no alignment found", f"{spoken} instead of {words}")
+        raise Unaligned("no alignment found")
     return [
         Phone(
             normalise(phone.name),
@@ -214,12 +201,13 @@ def align_with_pocketsphinx(speech: np.ndarray, rate: int, text: str) -> List[Ph
     ]
 
 
-class _Source:
-    """A source of alignments, called with (id, speech, rate, text) of an utterance.
+class Alignments:
+    """Phones of utterances, from one source.
 
     Args:
-        name: What it is.
-        find: Returns an utterance's phones, and where they are from.
+        name: Name of the source.
+        find: Function of an utterance's id, waveform, sampling rate and words, which
+            returns its phones and the name of their file.
     """
 
     def __init__(self, name: str, find: Callable[..., Tuple[List[Phone], str]]):
@@ -231,64 +219,64 @@ class _Source:
     ) -> List[Phone]:
         """Return the phones of an utterance.
 
+        Args:
+            utt_id: Utterance id.
+            speech: Waveform (samples,), float32.
+            rate: Sampling rate in Hz.
+            text: Words, None where they are not known.
+
         Raises:
             Unaligned: It has none, and is to be counted as skipped.
-            AnalysisError: It has none and should, or they end after the audio.
+            UserError: It has none and should, or they end after the audio.
         """
-        phones, origin = self.find(utt_id, speech, rate, text)
+        phones, file = self.find(utt_id, speech, rate, text)
         seconds = len(speech) / rate
         if phones and phones[-1].end > seconds + TOLERANCE:
-            raise AnalysisError(
-                f"--alignments: {origin}: the phones of {utt_id} end at "
-                f"{phones[-1].end:.2f} s, but its audio lasts {seconds:.2f} s; they "
-                "belong to other audio"
+            raise UserError(
+                f"{file}: the phones of {utt_id} end at {phones[-1].end:.2f} s, but "
+                f"its audio lasts {seconds:.2f} s; they belong to other audio"
             )
         return phones
 
 
 def open_alignments(
     alignments: str, cache: Path, allow_missing: bool = False
-) -> Callable[..., List[Phone]]:
+) -> Alignments:
     """Return a source of alignments.
 
     Args:
         alignments: `pocketsphinx`, a folder of TextGrids, or a CTM file.
-        cache: Folder that keeps what pocketsphinx has aligned.
+        cache: Folder that keeps pocketsphinx's alignments.
         allow_missing: Whether an utterance that the TextGrids or the CTM file lack is
             `Unaligned` rather than an error.
 
-    Returns:
-        A function of an utterance's id, waveform, sampling rate and words, which
-        returns its phones and raises `Unaligned` where there are none; with the
-        attribute `name`.
-
     Raises:
-        AnalysisError: There is no such file or folder, or it holds no alignments.
+        UserError: There is no such file or folder, or it holds no alignments.
     """
     if alignments == "pocketsphinx":
         cache.mkdir(parents=True, exist_ok=True)
         name = f"pocketsphinx {version('pocketsphinx')}"
-        return _Source(
+        return Alignments(
             name, lambda *utterance: (_align_cached(cache, name, *utterance), name)
         )
     path = Path(alignments)
     if path.is_dir():
-        found = {}
+        found = collections.defaultdict(list)
         for grid in sorted(path.rglob("*.TextGrid")):
-            found.setdefault(grid.stem, []).append(grid)
+            found[grid.stem].append(grid)
         if not found:
-            raise AnalysisError(
-                f"--alignments: there is no *.TextGrid in {path}; name a folder that "
-                "the Montreal Forced Aligner wrote, a CTM file, pocketsphinx or none"
+            raise UserError(
+                f"there is no *.TextGrid in {path}; name a folder that the Montreal "
+                "Forced Aligner wrote, a CTM file, pocketsphinx or none"
             )
         missing, read = f"no {{}}.TextGrid in {path}", _read_single_textgrid
     elif path.is_file():
         found = read_ctm(path)
         missing, read = f"no line of {{}} in {path}", lambda phones: (phones, str(path))
     else:
-        raise AnalysisError(
-            f"--alignments: there is no '{alignments}'; name a folder of TextGrids, a "
-            "CTM file, pocketsphinx or none"
+        raise UserError(
+            f"there is no '{alignments}'; name a folder of TextGrids, a CTM file, "
+            "pocketsphinx or none"
         )
 
     def find(utt_id, *_):
@@ -296,43 +284,40 @@ def open_alignments(
             return read(found[utt_id])
         if allow_missing:
             raise Unaligned("no alignment given")
-        raise AnalysisError(
-            f"--alignments: {missing.format(utt_id)}; add it, or skip such utterances "
-            "with --allow_missing true"
+        raise UserError(
+            f"{missing.format(utt_id)}; add it, or skip such utterances with "
+            "allow_missing"
         )
 
-    return _Source(str(path), find)
+    return Alignments(str(path), find)
 
 
 def _read_single_textgrid(paths):
-    """Read the TextGrid of an utterance, of which there must not be two."""
     if len(paths) > 1:
-        raise AnalysisError(
-            f"--alignments: {paths[0]} and {paths[1]} have the same name, so that the "
-            "utterance's own is not known; leave one of them"
+        raise UserError(
+            f"{paths[0]} and {paths[1]} have the name of the same utterance; leave one "
+            "of them"
         )
     return read_textgrid(paths[0]), str(paths[0])
 
 
 def _align_cached(cache, name, utt_id, speech, rate, text):
     if text is None:
-        raise AnalysisError(
-            f"--data_dir: {utt_id} has no line in text, so that pocketsphinx cannot "
-            "align it; add it, or use other --alignments"
+        raise UserError(
+            f"{utt_id} has no line in text, so that pocketsphinx cannot align it; add "
+            "it, or use other alignments"
         )
-    key = hashlib.sha256(repr((name, rate, text)).encode())
+    key = hashlib.sha256(repr((name, text, rate)).encode())
     key.update(np.ascontiguousarray(speech).tobytes())
     path = cache / f"{key.hexdigest()[:32]}.json"
     if path.exists():
-        kept = json.loads(path.read_text())
+        kept = json.loads(path.read_text(encoding="utf-8"))
     else:
         try:
             kept = {"phones": align_with_pocketsphinx(speech, rate, text)}
-        except Unaligned as error:
-            kept = {"unaligned": [error.reason, str(error).partition(": ")[2]]}
-        partial = path.with_suffix(f".partial.{os.getpid()}")
-        partial.write_text(json.dumps(kept))
-        partial.replace(path)
+        except Unaligned as reason:
+            kept = {"unaligned": str(reason)}
+        write_json(kept, path)
     if "unaligned" in kept:
-        raise Unaligned(*kept["unaligned"])
+        raise Unaligned(kept["unaligned"])
     return [Phone(*phone) for phone in kept["phones"]]

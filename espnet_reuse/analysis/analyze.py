@@ -5,19 +5,20 @@
 
 import collections
 import math
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 import tqdm
+from humanfriendly.text import pluralize
 
 from espnet_reuse.analysis import grouping, metrics, similarity
-from espnet_reuse.analysis.alignments import Phone, Unaligned
+from espnet_reuse.analysis.alignments import Alignments, Unaligned
 from espnet_reuse.analysis.dataset import DataDir
 from espnet_reuse.analysis.maps import AnalysedModel, LayerCosts
 from espnet_reuse.analysis.phonemes import SILENCE, group_phonemes
 from espnet_reuse.analysis.probe import probe
-from espnet_reuse.analysis.utterance import PROBE_FRAMES, RADII, Cache, compute_figures
+from espnet_reuse.analysis.utterance import PROBE_FRAMES, RADII, Cache, measure
 
 MAX_PROBE_FRAMES = 10_000
 EXAMPLE_SECONDS = 3.0
@@ -65,33 +66,29 @@ class Totals:
         self.speakers = set()
         self.skipped = collections.defaultdict(list)
         self.sums = dict.fromkeys(self.MEANS, 0.0)
-        self.phoneme_sums = {}
+        self.phoneme_sums = collections.defaultdict(float)
         self.phoneme_frames = collections.Counter()
         self.probe_states, self.probe_labels, self.probe_speakers = [], [], []
 
-    def add(self, figures: Dict[str, np.ndarray], seconds: float, speaker) -> None:
-        """Add one utterance's figures."""
+    def add(self, measures: Dict[str, np.ndarray], seconds: float, speaker) -> None:
+        """Add one utterance's measures."""
         self.utterances += 1
-        self.frames += int(figures["frames"])
+        self.frames += int(measures["frames"])
         self.seconds += seconds
         self.speakers.add(speaker)
         for name in self.MEANS:
-            self.sums[name] = self.sums[name] + figures[name].astype(np.float64)
-        if "phonemes" not in figures:
+            self.sums[name] = self.sums[name] + measures[name].astype(np.float64)
+        if "phonemes" not in measures:
             return
         self.aligned += 1
-        symbols = [str(symbol) for symbol in figures["phonemes"]]
+        symbols = [str(symbol) for symbol in measures["phonemes"]]
         for p, symbol in enumerate(symbols):
-            self.phoneme_frames[symbol] += int(figures["phoneme_frames"][p])
+            self.phoneme_frames[symbol] += int(measures["phoneme_frames"][p])
             for q, other in enumerate(symbols):
-                pair = symbol, other
-                self.phoneme_sums[pair] = (
-                    self.phoneme_sums.get(pair, 0.0)
-                    + figures["phoneme_sums"][..., p, q]
-                )
+                self.phoneme_sums[symbol, other] += measures["phoneme_sums"][..., p, q]
         count = max(1, min(PROBE_FRAMES, MAX_PROBE_FRAMES // self.num_utts))
-        labels = figures["probe_labels"][:count]
-        self.probe_states.append(figures["probe_states"][:count])
+        labels = measures["probe_labels"][:count]
+        self.probe_states.append(measures["probe_states"][:count])
         self.probe_labels += [symbols[label] for label in labels]
         self.probe_speakers += [speaker] * len(labels)
 
@@ -136,10 +133,8 @@ def summarise_probe(totals: Totals) -> Dict:
     if None in totals.speakers:
         return {"skipped": "the data directory has no utt2spk"}
     states = np.concatenate(totals.probe_states).astype(np.float32)
-    phonemes = sorted(set(totals.probe_labels))
-    index = {symbol: n for n, symbol in enumerate(phonemes)}
-    labels = np.array([index[symbol] for symbol in totals.probe_labels])
-    result = probe(states, labels, np.array(totals.probe_speakers))
+    labels, speakers = np.array(totals.probe_labels), np.array(totals.probe_speakers)
+    result = probe(states, labels, speakers)
     places = ["input", *map(str, range(1, states.shape[1]))]
     return result if "skipped" in result else {"places": places, **result}
 
@@ -152,11 +147,11 @@ def summarise_similarity(totals: Totals) -> Dict:
     # heads (L, L, H): head h of one layer with head heads[..., h] of the other
     matched_cosine = cosine.gather(-1, heads.unsqueeze(-1)).squeeze(-1).mean(-1)
 
-    def describe(compared, of_matched):
+    def describe(by_heads, by_matched_heads):
         return {
-            "by_head": to_json(compared.diagonal(dim1=-2, dim2=-1)),
-            "same_head": to_json(similarity.same_head(compared)),
-            "matched": to_json(of_matched),
+            "by_head": to_json(by_heads.diagonal(dim1=-2, dim2=-1)),
+            "same_head": to_json(similarity.same_head(by_heads)),
+            "matched": to_json(by_matched_heads),
         }
 
     return {
@@ -172,7 +167,7 @@ def suggest(
     producers: Sequence[int],
     max_distance: Optional[float],
 ) -> List[Dict]:
-    """Suggest groups, each beside uniform ones of the same number of producers.
+    """Suggest groups, and compare them with uniform ones of as many producers.
 
     Args:
         distance: Distance between the maps of two layers (layer, layer).
@@ -190,26 +185,26 @@ def suggest(
         }
 
     wanted = [
-        (f"--suggest {count}", grouping.suggest_groups(distance, count))
+        (pluralize(count, "producer"), grouping.suggest_groups(distance, count))
         for count in producers
     ]
     if max_distance is not None:
         found = grouping.suggest_groups_within(distance, max_distance)
-        wanted.append((f"--suggest_max_distance {max_distance:g}", found))
+        wanted.append((f"distance up to {max_distance:g}", found))
     return [
         {
-            "option": option,
+            "wanted": bound,
             "suggested": describe(found.sizes),
             "uniform": describe(grouping.uniform_groups(num_layers, len(found.sizes))),
         }
-        for option, found in wanted
+        for bound, found in wanted
     ]
 
 
 def analyze(
     analysed: AnalysedModel,
     dataset: DataDir,
-    find_phones: Optional[Callable[..., List[Phone]]],
+    find_phones: Optional[Alignments],
     cache: Cache,
     producers: Sequence[int],
     max_distance: Optional[float],
@@ -219,8 +214,8 @@ def analyze(
     Args:
         analysed: The model.
         dataset: The utterances.
-        find_phones: Source of alignments (`alignments.open_alignments`), or None.
-        cache: What keeps the figures of each utterance.
+        find_phones: Source of alignments, or None.
+        cache: Keeps the measures of each utterance.
         producers: Numbers of producers to suggest groups for.
         max_distance: Bound to suggest groups for, or None.
 
@@ -229,7 +224,7 @@ def analyze(
         for the report.
 
     Raises:
-        AnalysisError: An utterance cannot be read or encoded.
+        UserError: An utterance cannot be read or encoded.
     """
     frame_times = analysed.measure_frame_times(dataset.rate)
     totals = Totals(len(dataset))
@@ -243,15 +238,15 @@ def analyze(
                     utterance.id, utterance.speech, dataset.rate, utterance.text
                 )
             except Unaligned as reason:
-                totals.skipped[reason.reason].append(utterance.id)
+                totals.skipped[str(reason)].append(utterance.id)
 
         def compute(speech=speech, phones=phones, utt_id=utterance.id):
             recording = analysed.record(speech, utt_id)
-            return compute_figures(recording, phones, frame_times, utt_id)
+            return measure(recording, phones, frame_times, utt_id)
 
-        figures = cache.get(utterance.id, utterance.speech, phones, compute)
+        measures = cache.get(utterance.id, utterance.speech, phones, compute)
         seconds = len(speech) / dataset.rate
-        totals.add(figures, seconds, utterance.speaker)
+        totals.add(measures, seconds, utterance.speaker)
         # one with phones if there is one, long enough to show something
         shown = phones is not None, seconds > EXAMPLE_SECONDS
         if example is None or shown > example[0]:
@@ -311,9 +306,7 @@ def analyze(
 
 def to_json(x):
     """Return nested lists of floats with five digits; None where undefined."""
-    if isinstance(x, torch.Tensor):
-        x = x.tolist()
-    if isinstance(x, np.ndarray):
+    if isinstance(x, (torch.Tensor, np.ndarray)):
         x = x.tolist()
     if isinstance(x, list):
         return [to_json(item) for item in x]

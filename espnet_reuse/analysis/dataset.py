@@ -11,7 +11,7 @@ import soundfile
 from espnet2.fileio.read_text import read_2columns_text
 from espnet2.fileio.sound_scp import SoundScpReader
 
-from espnet_reuse.analysis import AnalysisError
+from espnet_reuse.errors import UserError
 
 
 class Utterance(NamedTuple):
@@ -39,32 +39,29 @@ class DataDir:
         rate: Sampling rate in Hz that the audio must have.
 
     Raises:
-        AnalysisError: A file is missing, cannot be read or is empty.
+        UserError: A file is missing, cannot be read or is empty.
     """
 
     def __init__(self, path: Path, num_utts: int, rate: int):
         self.path, self.rate = path, rate
         if not (path / "wav.scp").is_file():
-            raise AnalysisError(
-                f"--data_dir: {path}/wav.scp is missing; name a data directory such as "
-                "dump/raw/test_other"
+            raise UserError(
+                f"{path}/wav.scp is missing; name a data directory, as in dump/raw"
             )
         if (path / "segments").exists():
-            raise AnalysisError(
-                f"--data_dir: {path} has segments; use the directory that stage 3 of "
-                "asr.sh made of it in dump/raw"
+            raise UserError(
+                f"{path} has segments; use the directory that stage 3 of asr.sh made "
+                "of it in dump/raw"
             )
         try:
             self.reader = SoundScpReader(str(path / "wav.scp"), dtype="float32")
             self.texts = self._read("text")
             self.speakers = self._read("utt2spk")
         except (RuntimeError, ValueError) as error:  # a line or an id that is wrong
-            raise AnalysisError(f"--data_dir: {path}: {error}") from None
+            raise UserError(f"{path}: {error}") from None
         ids = sorted(self.reader.keys())
         if not ids:
-            raise AnalysisError(
-                f"--data_dir: {path}/wav.scp is empty; name a set with utterances"
-            )
+            raise UserError(f"{path}/wav.scp is empty; name a set with utterances")
         # ids begin with the speaker, so that this takes from every speaker
         count = min(num_utts, len(ids))
         self.ids = [ids[n * len(ids) // count] for n in range(count)]
@@ -81,7 +78,7 @@ class DataDir:
         """Read one utterance at a time.
 
         Raises:
-            AnalysisError: Its audio cannot be read or has another form than the model
+            UserError: Its audio cannot be read or has another form than the model
                 wants.
         """
         for utt_id in self.ids:
@@ -90,25 +87,25 @@ class DataDir:
     def __getitem__(self, utt_id: str) -> Utterance:
         """Read an utterance by its id."""
         file = self.reader.data[utt_id]
-        where = f"--data_dir: {self.path}/wav.scp: {utt_id}: {file}"
+        where = f"{self.path}/wav.scp: {utt_id}: {file}"
         try:
             rate, speech = self.reader[utt_id]
         except (soundfile.LibsndfileError, OSError) as error:
-            raise AnalysisError(
+            raise UserError(
                 f"{where} cannot be read ({error}); paths are relative to the folder "
                 "where you are, for ESPnet the recipe's"
             ) from None
         if rate != self.rate:
-            raise AnalysisError(
+            raise UserError(
                 f"{where} has {rate} Hz, but the model was trained on {self.rate} Hz; "
                 "use the data that asr.sh made for it, in dump/raw"
             )
         if speech.ndim != 1:
-            raise AnalysisError(
+            raise UserError(
                 f"{where} has {speech.shape[1]} channels; use a set with one channel"
             )
         if len(speech) == 0:
-            raise AnalysisError(f"{where} holds no audio; remove the utterance")
+            raise UserError(f"{where} holds no audio; remove the utterance")
         return Utterance(
             utt_id, speech, self.texts.get(utt_id), self.speakers.get(utt_id)
         )

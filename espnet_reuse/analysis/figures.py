@@ -3,9 +3,9 @@
 
 """Figures of an analysis: each function draws one from the contents of analysis.json.
 
-Layers and heads are counted from 1 in what is drawn, from 0 in arguments. Sequential
-colours are perceptually uniform, diverging ones are centred on chance, and whatever
-is told apart by colour is told apart by a mark, a line style or a label, too.
+Layers and heads count from 1 in the figures, from 0 in arguments. Sequential colours
+are perceptually uniform, diverging ones are centred on chance. No two things differ in
+colour alone: a mark, a line style or a label differs, too.
 """
 
 import io
@@ -71,6 +71,11 @@ def to_array(values: Sequence) -> np.ndarray:
     return np.array(values, dtype=np.float64)
 
 
+def format_number(value: float, form: str) -> str:
+    """Return a number in Python's format `form`, a dash where it is undefined."""
+    return format(value, form) if math.isfinite(value) else UNDEFINED
+
+
 def mean_of_heads(values: Sequence) -> np.ndarray:
     """Return the mean (L, ...) over the defined heads of (L, H, ...).
 
@@ -117,7 +122,7 @@ def draw_curves(analysis: Dict) -> Figure:
             axes.plot(radii, other, color=OTHERS, linewidth=0.6)
         axes.plot(radii, 2 * radii - radii**2, "--", color=REFERENCE, linewidth=1.2)
         axes.plot(radii, curves[layer], color=OWN, linewidth=2)
-        axes.set_title(f"layer {layer + 1}, CAD {_number(cad[layer], '.2f')}")
+        axes.set_title(f"layer {layer + 1}, CAD {format_number(cad[layer], '.2f')}")
         axes.set(xlim=(0, 1), ylim=(0, 1.02))
         axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
         axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
@@ -153,17 +158,7 @@ def draw_roles(analysis: Dict) -> Figure:
         (upper, cad, UNIFORM_CAD, "uniform map"),
         (lower, lift, 1, "chance"),
     ):
-        axes.axhline(reference, linestyle="--", color=REFERENCE, linewidth=1.2)
-        axes.annotate(
-            name,
-            (1, reference),
-            (4, 0),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            color=REFERENCE,
-            va="center",
-            size=8,
-        )
+        _draw_reference(axes, reference, name)
         dots = axes.plot(layers, values, "o", color="grey", markersize=4, alpha=0.7)
         dots[0].set_label("a head")
         axes.plot(
@@ -239,8 +234,8 @@ def draw_phoneme_attention(analysis: Dict, quantity: str, layer: int) -> Figure:
         centres, names, rotation=45, ha="left", rotation_mode="anchor", size=7
     )
     right.set_yticks(centres, names, size=7)
-    for side in (top, right):
-        side.tick_params(length=0)
+    for axis in (top, right):
+        axis.tick_params(length=0)
     axes.set_title(f"layer {layer + 1}, mean over heads")
     return figure
 
@@ -254,17 +249,7 @@ def draw_probe(analysis: Dict) -> Figure:
     positions = range(len(results["places"]))
     axes.plot(positions, to_array(results["accuracy"]), "-D", color=OWN)
     for name, linestyle, va in (("majority", "--", "bottom"), ("chance", ":", "top")):
-        axes.axhline(results[name], linestyle=linestyle, color=REFERENCE)
-        axes.annotate(
-            name,
-            (1, results[name]),
-            (4, 0),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            color=REFERENCE,
-            va=va,
-            size=8,
-        )
+        _draw_reference(axes, results[name], name, linestyle, va)
     step = math.ceil(len(positions) / 20)
     axes.set_xticks(positions[::step], results["places"][::step])
     axes.set(
@@ -303,7 +288,7 @@ def draw_similarity(analysis: Dict) -> Figure:
     for axes, suggestion in zip(grid.flat, suggestions, strict=False):
         suggested, uniform = suggestion["suggested"], suggestion["uniform"]
         axes.set_title(
-            f"{suggestion['option']}\n"
+            f"{suggestion['wanted']}\n"
             f"cost {suggested['cost']:.2f}, uniform {uniform['cost']:.2f}"
         )
         _outline(axes, suggested["reuse_group_size"], SUGGESTED)
@@ -382,8 +367,19 @@ def draw_map(analysis: Dict, example: Dict, layer: int, head: int) -> Figure:
     return figure
 
 
-def _number(value: float, form: str) -> str:
-    return format(value, form) if math.isfinite(value) else UNDEFINED
+def _draw_reference(axes, value, name, linestyle="--", va="center"):
+    """Draw a horizontal line with its name at the right."""
+    axes.axhline(value, linestyle=linestyle, color=REFERENCE, linewidth=1.2)
+    axes.annotate(
+        name,
+        (1, value),
+        (4, 0),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        color=REFERENCE,
+        va=va,
+        size=8,
+    )
 
 
 def _colors(name):
@@ -415,7 +411,7 @@ def _show_heads(axes: Axes, values: np.ndarray, label: str, norm: Normalize) -> 
         axes.text(
             head + 1,
             layer + 1,
-            _number(value, ".2f"),
+            format_number(value, ".2f"),
             color="black" if luminance > 0.5 else "white",
             ha="center",
             va="center",

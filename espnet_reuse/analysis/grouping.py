@@ -7,8 +7,8 @@ from typing import List, NamedTuple, Sequence
 
 import torch
 
-from espnet_reuse.analysis import AnalysisError
 from espnet_reuse.asr.layers.attention_map_reuse import resolve_group_sizes
+from espnet_reuse.errors import UserError
 
 
 class Grouping(NamedTuple):
@@ -49,12 +49,12 @@ def suggest_groups(distance: torch.Tensor, producers: int) -> Grouping:
         producers: Number of groups, from 1 to L.
 
     Raises:
-        AnalysisError: There are not so many layers.
+        UserError: There are not so many layers.
     """
     if not 1 <= producers <= len(distance):
-        raise AnalysisError(
-            f"--suggest: {producers} is not a number of producers for "
-            f"{len(distance)} layers; use 1 to {len(distance)}"
+        raise UserError(
+            f"{len(distance)} layers cannot have {producers} producers; use 1 to "
+            f"{len(distance)}"
         )
     return _best_partitions(distance)[producers]
 
@@ -69,13 +69,11 @@ def suggest_groups_within(distance: torch.Tensor, max_distance: float) -> Groupi
         max_distance: The largest distance of a consumer from its producer.
 
     Raises:
-        AnalysisError: The bound is not positive.
+        UserError: The bound is not positive.
     """
     # NaN compares as false, and would allow everything
     if not max_distance > 0:
-        raise AnalysisError(
-            f"--suggest_max_distance: {max_distance} must be a positive number"
-        )
+        raise UserError(f"the largest distance {max_distance} must be positive")
     allowed = distance.masked_fill(distance > max_distance, torch.inf)
     partitions = _best_partitions(allowed)
     return next(

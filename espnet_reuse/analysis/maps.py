@@ -20,8 +20,8 @@ from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import (
 )
 from torch.utils.flop_counter import FlopCounterMode
 
-from espnet_reuse.analysis import AnalysisError
 from espnet_reuse.asr.layers.attention_map_reuse import MapConsumer
+from espnet_reuse.errors import UserError
 from espnet_reuse.pretrained import attentions_of
 
 SUPPORTED = (
@@ -33,7 +33,7 @@ SUPPORTED = (
 
 
 class Recording(NamedTuple):
-    """What the encoder computed for one utterance, on the CPU.
+    """Maps and hidden states of one utterance, on the CPU.
 
     Attributes:
         maps: Attention maps (layer, head, time, time), float32; a consumer's is its
@@ -51,7 +51,7 @@ class FrameTimes(NamedTuple):
 
     Attributes:
         shift: Seconds from one frame to the next.
-        first: Centre of what the first frame sees, in seconds.
+        first: Centre of the audio that the first frame sees, in seconds.
     """
 
     shift: float
@@ -67,7 +67,7 @@ class LayerCosts(NamedTuple):
 
     Attributes:
         encoder: The whole encoder, with a producer in every layer.
-        saved: What one consumer in a producer's place saves.
+        saved: Operations that one consumer in a producer's place saves.
     """
 
     encoder: float
@@ -85,7 +85,7 @@ class AnalysedModel:
         model (ESPnetASRModel): A trained model; it is put into evaluation mode.
 
     Raises:
-        AnalysisError: The encoder has no attention maps that could be analysed.
+        UserError: The encoder has no attention maps that could be analysed.
     """
 
     def __init__(self, model):
@@ -94,22 +94,22 @@ class AnalysedModel:
         name = type(encoder).__name__
         if not isinstance(encoder, SUPPORTED):
             supported = ", ".join(cls.__name__ for cls in SUPPORTED)
-            raise AnalysisError(
-                f"--asr_train_config: {name} is not supported; use a model with one of "
-                f"{supported} or their reuse counterparts"
+            raise UserError(
+                f"{name} is not supported; use a model with one of {supported} or "
+                "their reuse counterparts"
             )
         if getattr(encoder, "ctc_trim", False):
-            raise AnalysisError(
-                "--asr_train_config: encoder_conf.ctc_trim drops frames between "
-                "layers, so that their maps cannot be compared; use a model without it"
+            raise UserError(
+                "encoder_conf.ctc_trim drops frames between layers, so that their maps "
+                "cannot be compared; use a model without it"
             )
         self.layers = list(encoder.encoders)
         self.attentions = attentions_of(encoder)
         for n, attention in enumerate(self.attentions, 1):
             if not isinstance(attention, (MultiHeadedAttention, MapConsumer)):
-                raise AnalysisError(
-                    f"--asr_train_config: layer {n} of {name} has no attention map "
-                    f"({type(attention).__name__}); use a model with rel_selfattn or "
+                raise UserError(
+                    f"layer {n} of {name} has no attention map ("
+                    f"{type(attention).__name__}); use a model with rel_selfattn or "
                     "selfattn in every layer"
                 )
 
@@ -137,46 +137,37 @@ class AnalysedModel:
             utt_id: Utterance id, for the error.
 
         Raises:
-            AnalysisError: The utterance is too short for the encoder's subsampling.
+            UserError: The utterance is too short for the encoder's subsampling.
         """
-        states, maps = [], {}
+        states, maps = [], []
 
-        def keep_state(state):
-            states.append(_without_positions(state)[0].detach().float().cpu())
+        def keep_input(layer, inputs):
+            states.append(_without_positions(inputs[0])[0].detach().float().cpu())
 
-        def keep_map(n, attention):
-            maps[n] = attention.attn[0].detach().float().cpu()
-            attention.attn = None
+        def keep_output(layer, inputs, outputs):
+            keep_input(layer, outputs)
 
-        with self._eager(), contextlib.ExitStack() as stack, torch.no_grad():
-            stack.enter_context(
-                self.layers[0].register_forward_pre_hook(
-                    lambda _, inputs: keep_state(inputs[0])
-                )
-            )
-            for layer in self.layers:
-                stack.enter_context(
-                    layer.register_forward_hook(
-                        lambda _, inputs, outputs: keep_state(outputs[0])
-                    )
-                )
-            for n, attention in enumerate(self.attentions):
+        def keep_map(producer, *_):
+            maps.append(producer.attn[0].detach().float().cpu())
+            producer.attn = None
+
+        with self._eager(), contextlib.ExitStack() as hooks, torch.no_grad():
+            hooks.enter_context(self.layers[0].register_forward_pre_hook(keep_input))
+            for layer, attention in zip(self.layers, self.attentions, strict=True):
+                hooks.enter_context(layer.register_forward_hook(keep_output))
                 if not isinstance(attention, MapConsumer):
-                    stack.enter_context(
-                        attention.register_forward_hook(
-                            lambda module, *_, n=n: keep_map(n, module)
-                        )
-                    )
+                    hooks.enter_context(attention.register_forward_hook(keep_map))
             try:
                 self._encode(speech)
             except TooShortUttError as error:
-                raise AnalysisError(
-                    f"--data_dir: {utt_id} {error.args[0].split(',')[0]}; remove it"
-                ) from None
-        stacked = []
-        for n in range(len(self.layers)):
-            stacked.append(maps[n] if n in maps else stacked[-1])
-        return Recording(torch.stack(stacked), torch.stack(states))
+                why = error.args[0].split(",")[0]
+                raise UserError(f"{utt_id} {why}; remove it") from None
+        by_layer = [
+            attention_map
+            for attention_map, size in zip(maps, self.group_sizes, strict=True)
+            for _ in range(size)
+        ]
+        return Recording(torch.stack(by_layer), torch.stack(states))
 
     def measure_frame_times(self, rate: int) -> FrameTimes:
         """Find which samples an encoder frame sees, by the gradient.
@@ -228,14 +219,15 @@ class AnalysedModel:
                 encoder.register_forward_pre_hook(lambda _, args: calls.append(args)),
             ):
                 self._encode(speech)
-            of_encoder, of_attention = calls
-            producer = _count_flops(lambda: first(*of_attention))
-            value = of_attention[2]
+            encoder_args, attention_args = calls
+            producer = _count_flops(lambda: first(*attention_args))
+            value = attention_args[2]
             size, num_frames = value.size(-1), value.size(-2)
             projections = _count_flops(lambda: first.linear_out(first.linear_v(value)))
             saved = producer - projections - 2 * num_frames**2 * size
-            ctc = {"ctc": self.model.ctc} if _wants_ctc(encoder) else {}
-            total = _count_flops(lambda: encoder(*of_encoder, **ctc))
+            wants_ctc = getattr(encoder, "interctc_use_conditioning", False)
+            ctc = {"ctc": self.model.ctc} if wants_ctc else {}
+            total = _count_flops(lambda: encoder(*encoder_args, **ctc))
         consumers = len(self.layers) - len(self.group_sizes)
         return LayerCosts(total + consumers * saved, saved)
 
@@ -264,12 +256,8 @@ class AnalysedModel:
 
 
 def _without_positions(x):
-    """Return the hidden states of what ESPnet's layers pass on."""
+    """Return hidden states without the positions that ESPnet's layers pass along."""
     return x[0] if isinstance(x, tuple) else x
-
-
-def _wants_ctc(encoder):
-    return getattr(encoder, "interctc_use_conditioning", False)
 
 
 def _count_flops(function):
@@ -289,12 +277,12 @@ def prepare_model(model, config: Dict) -> Tuple[AnalysedModel, int]:
         The model, and its sampling rate in Hz.
 
     Raises:
-        AnalysisError: It was trained on features, or has no maps to analyse.
+        UserError: It was trained on features, or has no maps to analyse.
     """
     if model.frontend is None:
-        raise AnalysisError(
-            "--asr_train_config: the config has no frontend: the model was trained on "
-            "features; use one that was trained on audio (feats_type raw)"
+        raise UserError(
+            "the config has no frontend: the model was trained on features; use one "
+            "that was trained on audio (feats_type raw)"
         )
     rate = (config.get("frontend_conf") or {}).get("fs", 16000)
     return AnalysedModel(model), int(humanfriendly.parse_size(str(rate)))

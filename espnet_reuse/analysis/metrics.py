@@ -1,7 +1,7 @@
 # Copyright 2026 The espnet-reuse authors
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""Figures of attention maps: diagonality, entropy and phoneme attention.
+"""Measures of attention maps: diagonality, entropy and phoneme attention.
 
 The definitions are our own, after the ideas of Shim, Choi and Sung, ICLR 2022, whose
 normalisation is not known here.
@@ -74,8 +74,8 @@ def phoneme_attention_sums(
 ) -> torch.Tensor:
     """Sum the attention from frames of one phoneme to frames of another.
 
-    The unbroken run of a phoneme around a frame is not counted: what is left is
-    attention to other occurrences.
+    The unbroken run of a phoneme around a frame is not counted, so that
+    only attention to other occurrences is.
 
     Args:
         maps: Attention maps (..., T, T).
@@ -106,7 +106,7 @@ def phoneme_attention(
     q.
 
     Args:
-        sums: What `phoneme_attention_sums` gives (..., P, P), added over utterances.
+        sums: Output of `phoneme_attention_sums` (..., P, P), added over utterances.
         counts: Frames of each phoneme (P,).
 
     Returns:
@@ -128,7 +128,7 @@ def same_phoneme_lift(
     because most of its attention stays in the run.
 
     Args:
-        sums: What `phoneme_attention_sums` gives (..., P, P), added over utterances.
+        sums: Output of `phoneme_attention_sums` (..., P, P), added over utterances.
         counts: Frames of each phoneme (P,).
         exclude: Phonemes that are left out as p and as q, such as silence.
 

@@ -28,8 +28,8 @@ def normalise(symbol: str) -> str:
     """Return the phoneme that an aligner's symbol stands for.
 
     ARPAbet is upper case without stress digit; marks of silence and noise are `SIL`;
-    positions in the word, as Kaldi has them (`AH0_B`), are left out. What is not
-    ARPAbet, such as IPA, stays as it is.
+    positions in the word, as Kaldi has them (`AH0_B`), are left out. Other symbols,
+    such as IPA, stay as they are.
     """
     bare = re.sub(r"_[BIES]$", "", symbol.strip())
     plain = bare.strip("<>+[]").upper()

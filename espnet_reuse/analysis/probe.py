@@ -1,7 +1,7 @@
 # Copyright 2026 The espnet-reuse authors
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""What a linear classifier finds of the phoneme in each layer's hidden states."""
+"""A linear classifier of the phoneme from each layer's hidden states."""
 
 import warnings
 from typing import Dict
@@ -23,7 +23,7 @@ def probe(states: np.ndarray, labels: np.ndarray, speakers: np.ndarray) -> Dict:
 
     Args:
         states: Hidden states of N frames at S places (N, S, size), float32.
-        labels: Phoneme of each frame (N,), int.
+        labels: Phoneme of each frame (N,), int or str.
         speakers: Speaker of each frame (N,), str.
 
     Returns:

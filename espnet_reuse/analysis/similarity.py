@@ -8,6 +8,7 @@ from typing import Tuple
 
 import torch
 from scipy.optimize import linear_sum_assignment
+from torch.special import entr
 
 MAX_ROWS = 128
 
@@ -27,9 +28,9 @@ def js_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         Distances (Ha, Hb).
     """
     distance = a.new_empty(len(a), len(b))
-    entropy_a, entropy_b = _entropy(a), _entropy(b)
+    entropy_a, entropy_b = entr(a).sum(-1), entr(b).sum(-1)
     for h, (head, entropy) in enumerate(zip(a, entropy_a, strict=True)):
-        divergence = _entropy((head + b) / 2) - (entropy + entropy_b) / 2
+        divergence = entr((head + b) / 2).sum(-1) - (entropy + entropy_b) / 2
         distance[h] = (divergence / math.log(2)).clamp(0, 1).sqrt().mean(-1)
     return distance
 
@@ -93,7 +94,7 @@ def match_heads(distance: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
 
 
 def same_head(compared: torch.Tensor) -> torch.Tensor:
-    """Return the mean over heads of what compares each with the same head.
+    """Return the mean over heads of each head's value with the same head.
 
     Args:
         compared: Distances or similarities (L, L, H, H).
@@ -102,7 +103,3 @@ def same_head(compared: torch.Tensor) -> torch.Tensor:
         Means (L, L).
     """
     return compared.diagonal(dim1=-2, dim2=-1).mean(-1)
-
-
-def _entropy(rows):
-    return -torch.xlogy(rows, rows).sum(-1)

@@ -1,10 +1,9 @@
 # Copyright 2026 The espnet-reuse authors
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""The figures of one utterance, and the cache that keeps them."""
+"""Measures of one utterance, and the cache that keeps them."""
 
 import hashlib
-import os
 import zlib
 from pathlib import Path
 from typing import Callable, Dict, Optional, Sequence
@@ -16,20 +15,21 @@ from espnet_reuse.analysis import alignments, maps, metrics, similarity
 from espnet_reuse.analysis.alignments import Phone
 from espnet_reuse.analysis.maps import FrameTimes, Recording
 from espnet_reuse.analysis.phonemes import SILENCE
+from espnet_reuse.files import written_whole
 
 RADII = np.linspace(0, 1, 101)
 # Neighbouring frames are nearly the same: a sample of them is enough for the probe.
 PROBE_FRAMES = 50
 
-Figures = Dict[str, np.ndarray]
+Measures = Dict[str, np.ndarray]
 
 
-def compute_figures(
+def measure(
     recording: Recording,
     phones: Optional[Sequence[Phone]],
     frame_times: FrameTimes,
     utt_id: str,
-) -> Figures:
+) -> Measures:
     """Compute everything that is kept of an utterance.
 
     Args:
@@ -53,7 +53,7 @@ def compute_figures(
     num_frames = attention_maps.size(-1)
     distance, cosine = similarity.compare_layers(attention_maps)
     entropy = metrics.entropy(attention_maps)
-    figures = {
+    measures = {
         "frames": torch.tensor(num_frames),
         "cad": metrics.cad(attention_maps),
         "curve": metrics.cumulative_diagonality(attention_maps, torch.tensor(RADII)),
@@ -62,9 +62,9 @@ def compute_figures(
         "js_distance": distance,
         "cosine": cosine,
     }
-    figures = {name: value.numpy() for name, value in figures.items()}
+    measures = {name: value.numpy() for name, value in measures.items()}
     if phones is None:
-        return figures
+        return measures
     symbols = sorted({phone.symbol for phone in phones})
     labels = alignments.label_frames(
         phones,
@@ -79,7 +79,7 @@ def compute_figures(
     sums = metrics.phoneme_attention_sums(
         attention_maps, torch.from_numpy(labels), len(symbols)
     )
-    return figures | {
+    return measures | {
         "phonemes": np.array(symbols),
         "phoneme_frames": counts,
         "phoneme_sums": sums.numpy(),
@@ -89,7 +89,7 @@ def compute_figures(
 
 
 class Cache:
-    """Keeps each utterance's figures in a file, under a key of all they depend on.
+    """Keeps each utterance's measures in a file, named by all that they depend on.
 
     Several runs may share a folder at once.
 
@@ -101,20 +101,19 @@ class Cache:
     def __init__(self, folder: Path, model_key: str):
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        code = (maps, metrics, similarity, alignments)
-        sources = [Path(module.__file__) for module in code] + [Path(__file__)]
         self.base = hashlib.sha256(model_key.encode())
-        for source in sources:
-            self.base.update(source.read_bytes())
+        code = [module.__file__ for module in (maps, metrics, similarity, alignments)]
+        for source in (*code, __file__):
+            self.base.update(Path(source).read_bytes())
 
     def get(
         self,
         utt_id: str,
         speech: np.ndarray,
         phones: Optional[Sequence[Phone]],
-        compute: Callable[[], Figures],
-    ) -> Figures:
-        """Return an utterance's figures, computed if they are not there yet."""
+        compute: Callable[[], Measures],
+    ) -> Measures:
+        """Return an utterance's measures, computed if they are not there yet."""
         key = self.base.copy()
         key.update(repr((utt_id, phones)).encode())
         key.update(np.ascontiguousarray(speech).tobytes())
@@ -122,9 +121,7 @@ class Cache:
         if path.exists():
             with np.load(path) as file:
                 return dict(file)
-        figures = compute()
-        partial = path.with_suffix(f".partial.{os.getpid()}")
-        with partial.open("wb") as file:
-            np.savez_compressed(file, **figures)
-        partial.replace(path)
-        return figures
+        measures = compute()
+        with written_whole(path) as partial:
+            np.savez_compressed(partial, **measures)
+        return measures

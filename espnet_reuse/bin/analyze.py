@@ -9,13 +9,18 @@ layers may share one. Writes analysis.json, figures and report.html.
 """
 
 import argparse
+import contextlib
 import hashlib
 import logging
+import math
 import shlex
 import sys
 from pathlib import Path
 
+from espnet2.utils.types import str2bool
+
 from espnet_reuse.bin.parser import Parser, positive
+from espnet_reuse.errors import UserError, reported_errors
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -39,10 +44,10 @@ def get_parser() -> argparse.ArgumentParser:
     )
     add(
         "--allow_missing",
-        choices=["true", "false"],
-        default="false",
+        type=str2bool,
+        default=False,
         help="count utterances without a TextGrid or a line in the CTM file as skipped "
-        "instead of stopping (default: false)",
+        "instead of stopping (true or false, default: false)",
     )
     add(
         "--num_utts",
@@ -73,18 +78,29 @@ def get_parser() -> argparse.ArgumentParser:
     add(
         "--cache",
         type=Path,
-        help="folder that keeps alignments and each utterance's figures, which several "
-        "models may share (default: cache in the output folder)",
+        help="folder that keeps alignments and each utterance's measures; several "
+        "models may share it (default: cache in the output folder)",
     )
     return parser
+
+
+@contextlib.contextmanager
+def named(option: str):
+    """Put the option that a user can mend in front of an error's message."""
+    try:
+        yield
+    except OSError as error:
+        where = f"argument {option}: {error.filename}"
+        raise UserError(f"{where}: {error.strerror}") from None
+    except UserError as error:
+        raise UserError(f"argument {option}: {error}") from None
 
 
 def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """Check the arguments, analyse and report.
 
     Raises:
-        PretrainedError: The model cannot be loaded.
-        AnalysisError: The model, the data or the alignments cannot be analysed.
+        UserError: The model, the data or the alignments cannot be read or analysed.
     """
     for option in ("asr_train_config", "asr_model_file"):
         path = getattr(args, option)
@@ -94,42 +110,40 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         args.asr_model_file.parent / "analysis" / args.data_dir.resolve().name
     )
     cache = args.cache or output / "cache"
-    for option, folder in (("output", output), ("cache", cache)):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            parser.error(
-                f"argument --{option}: cannot write {folder}: {error.strerror}; name a "
-                "folder that can be written"
-            )
+    with named("--output"):
+        output.mkdir(parents=True, exist_ok=True)
+    with named("--cache"):
+        cache.mkdir(parents=True, exist_ok=True)
     # after the command line has been read, for these take seconds
-    from espnet_reuse.analysis import AnalysisError, alignments
+    from espnet_reuse.analysis.alignments import open_alignments
     from espnet_reuse.analysis.analyze import analyze
     from espnet_reuse.analysis.dataset import DataDir
     from espnet_reuse.analysis.maps import prepare_model
     from espnet_reuse.analysis.report import write_report
     from espnet_reuse.analysis.utterance import Cache
+    from espnet_reuse.files import write_json
     from espnet_reuse.pretrained import load_model
-    from espnet_reuse.provenance import describe_run, write_json
+    from espnet_reuse.provenance import describe_run
 
     model, config = load_model(args.asr_train_config, args.asr_model_file)
     analysed, rate = prepare_model(model, config)
     num_layers = len(analysed.layers)
-    wanted = args.suggest or sorted({-(-num_layers // size) for size in (2, 3, 4)})
-    for count in wanted:
-        if count > num_layers:
-            raise AnalysisError(
-                f"--suggest: {count} is more than the encoder's {num_layers} layers; "
-                f"use 1 to {num_layers}"
-            )
-    dataset = DataDir(args.data_dir, args.num_utts, rate)
+    producers = args.suggest or []
+    if not producers and args.suggest_max_distance is None:
+        producers = sorted({math.ceil(num_layers / size) for size in (2, 3, 4)})
+    if max(producers, default=1) > num_layers:
+        parser.error(
+            f"argument --suggest: {max(producers)} is more than the encoder's "
+            f"{num_layers} layers; use 1 to {num_layers}"
+        )
+    with named("--data_dir"):
+        dataset = DataDir(args.data_dir, args.num_utts, rate)
     find_phones = None
     if args.alignments != "none":
-        find_phones = alignments.open_alignments(
-            args.alignments,
-            cache / "alignments",
-            allow_missing=args.allow_missing == "true",
-        )
+        with named("--alignments"):
+            find_phones = open_alignments(
+                args.alignments, cache / "alignments", args.allow_missing
+            )
     model_key = hashlib.sha256(args.asr_model_file.read_bytes())
     model_key.update(args.asr_train_config.read_bytes())
     analysis, example = analyze(
@@ -137,7 +151,7 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         dataset,
         find_phones,
         Cache(cache / "utterances", model_key.hexdigest()),
-        wanted if args.suggest or args.suggest_max_distance is None else [],
+        producers,
         args.suggest_max_distance,
     )
     analysis["model"] = {
@@ -160,12 +174,11 @@ def format_suggestions(suggestions: list) -> str:
     lines = []
     for suggestion in suggestions:
         for kind in ("suggested", "uniform"):
-            grouping = suggestion[kind]
+            groups = suggestion[kind]
             lines.append(
-                f"reuse_group_size: {grouping['reuse_group_size']}  # {kind}"
-                f"{' by ' + suggestion['option'] if kind == 'suggested' else ''}: cost "
-                f"{grouping['cost']:.3f}, encoder {grouping['speed_up']:.2f}x "
-                "(estimated from FLOPs)\n"
+                f"reuse_group_size: {groups['reuse_group_size']}  # {kind} for "
+                f"{suggestion['wanted']}: cost {groups['cost']:.3f}, encoder "
+                f"{groups['speed_up']:.2f}x (estimated from FLOPs)\n"
             )
     return "".join(lines)
 
@@ -175,17 +188,8 @@ def main(argv=None):
     parser = get_parser()
     args = parser.parse_args(argv)
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    from espnet_reuse.analysis import AnalysisError
-    from espnet_reuse.pretrained import PretrainedError
-
-    try:
+    with reported_errors(parser.prog, "the same command continues", "analysis"):
         run(args, parser)
-    except (AnalysisError, PretrainedError) as error:
-        parser.error(str(error))
-    except ModuleNotFoundError as error:
-        parser.error(f"no {error.name} here: pip install 'espnet-reuse[analysis]'")
-    except KeyboardInterrupt:
-        parser.exit(130, f"{parser.prog}: interrupted; the same command continues\n")
 
 
 if __name__ == "__main__":

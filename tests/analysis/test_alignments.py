@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from espnet_reuse.analysis import AnalysisError, alignments
+from espnet_reuse.analysis import alignments
 from espnet_reuse.analysis.alignments import Phone, Unaligned
 from espnet_reuse.analysis.phonemes import normalise
+from espnet_reuse.errors import UserError
 
 FOLDER = Path(__file__).parent / "alignments"
 HELLO = [
@@ -85,10 +86,9 @@ def test_frames_get_the_phone_at_their_time():
 
 
 def assert_refused(message, function, *args):
-    with pytest.raises(AnalysisError, match=message) as raised:
+    with pytest.raises(UserError, match=message) as raised:
         function(*args)
-    assert str(raised.value).startswith("--alignments: ")
-    assert "\n" not in str(raised.value)
+    assert "\n" not in str(raised.value) and "--" not in str(raised.value)
 
 
 def test_what_is_not_a_textgrid_of_phones_is_named(tmp_path):
@@ -151,7 +151,7 @@ def test_of_two_textgrids_of_one_name_none_is_chosen(tmp_path):
         (tmp_path / speaker / f"{name}.TextGrid").write_text(text)
     source = alignments.open_alignments(str(tmp_path), tmp_path / "cache", True)
     assert_refused(
-        "a/utt.TextGrid and .*b/utt.TextGrid have the same name",
+        "a/utt.TextGrid and .*b/utt.TextGrid have the name of the same",
         *(source, "utt", SPEECH, RATE, None),
     )
     assert_same_phones(source("other", SPEECH, RATE, None), HELLO)
@@ -166,11 +166,11 @@ def test_alignments_that_are_not_there_are_named(tmp_path):
 @pytest.mark.parametrize("path", [FOLDER, FOLDER / "phones.ctm"], ids=lambda p: p.name)
 def test_an_utterance_without_alignment_is_named_or_counted(path, tmp_path):
     source = alignments.open_alignments(str(path), tmp_path)
-    assert_refused("utt-7.* --allow_missing true", source, "utt-7", SPEECH, RATE, "A")
+    assert_refused("utt-7.* allow_missing", source, "utt-7", SPEECH, RATE, "A")
     source = alignments.open_alignments(str(path), tmp_path, allow_missing=True)
     with pytest.raises(Unaligned) as raised:
         source("utt-7", SPEECH, RATE, "A")
-    assert raised.value.reason == "no alignment given"
+    assert str(raised.value) == "no alignment given"
 
 
 def test_an_alignment_of_longer_audio_is_refused(tmp_path):
@@ -228,7 +228,7 @@ def test_unknown_words_and_too_little_audio_are_not_guessed(an4):
     words, wav = an4[0]
     wav = wav.astype(np.float32)
     for text, speech, reason in (
-        (words + " blorque zyzzq", wav, "unknown words: blorque zyzzq"),
+        (words + " blorque zyzzq", wav, "unknown words"),
         (words, wav[:1600], "no alignment found"),
         (words, wav[:0], "no audio"),
         ("", wav, "no words"),
@@ -247,7 +247,7 @@ def test_what_was_aligned_or_failed_once_is_kept(an4, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(alignments, "align_with_pocketsphinx", None)
         assert source("utt", wav, RATE, words) == phones
-        with pytest.raises(Unaligned, match="unknown words: blorque"):
+        with pytest.raises(Unaligned, match="unknown words"):
             source("other", wav, RATE, "blorque")
     # other words are another alignment, here one that fails
     with pytest.raises(Unaligned, match="no alignment found"):
@@ -271,7 +271,7 @@ def test_other_audio_rate_words_or_pocketsphinx_are_aligned_anew(tmp_path, monke
 
 def test_pocketsphinx_without_words_is_refused(tmp_path):
     source = alignments.open_alignments("pocketsphinx", tmp_path)
-    with pytest.raises(AnalysisError, match="--data_dir: utt-7 has no line in text"):
+    with pytest.raises(UserError, match="utt-7 has no line in text"):
         source("utt-7", SPEECH, RATE, None)
 
 

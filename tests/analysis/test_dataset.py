@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from espnet_reuse.analysis import AnalysisError
 from espnet_reuse.analysis.dataset import DataDir
+from espnet_reuse.errors import UserError
 
 RATE = 16000
 
@@ -88,11 +88,11 @@ def not_audio(data_dir):
 )
 def test_what_cannot_be_analysed_is_named_in_one_line(data_dir, damage, message):
     damage(data_dir)
-    with pytest.raises(AnalysisError, match=f"^--data_dir: .*{message}") as raised:
+    with pytest.raises(UserError, match=message) as raised:
         list(DataDir(data_dir, 200, RATE))
-    assert "\n" not in str(raised.value)
+    assert "\n" not in str(raised.value) and "--" not in str(raised.value)
 
 
 def test_another_sampling_rate_than_the_models_is_refused(data_dir):
-    with pytest.raises(AnalysisError, match="16000 Hz, but the model .* 8000 Hz"):
+    with pytest.raises(UserError, match="16000 Hz, but the model .* 8000 Hz"):
         list(DataDir(data_dir, 200, 8000))

@@ -20,9 +20,9 @@ from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.asr.frontend.default import DefaultFrontend
 
-from espnet_reuse.analysis import AnalysisError
 from espnet_reuse.analysis.maps import AnalysedModel
 from espnet_reuse.asr.encoder.conformer_reuse_encoder import ConformerReuseEncoder
+from espnet_reuse.errors import UserError
 
 RATE, HOP, MELS, SIZE, HEADS, LAYERS = 16000, 160, 32, 16, 2, 3
 ATTENTION = {"output_size": SIZE, "attention_heads": HEADS}
@@ -283,13 +283,13 @@ def test_the_cost_of_a_reuse_model_is_that_of_its_baseline():
     ],
 )
 def test_an_encoder_without_comparable_maps_is_refused(encoder_class, options, message):
-    with pytest.raises(AnalysisError, match=message):
+    with pytest.raises(UserError, match=message):
         AnalysedModel(build(encoder_class, options))
 
 
 def test_an_utterance_too_short_for_subsampling_is_named():
     analysed = AnalysedModel(build(*ENCODERS["conformer"]))
-    with pytest.raises(AnalysisError, match="utt-1 has 4 frames and is too short"):
+    with pytest.raises(UserError, match="utt-1 has 4 frames and is too short"):
         analysed.record(noise(0.03), "utt-1")
 
 
@@ -299,15 +299,15 @@ LONG_UTTERANCE = """
 import resource, sys
 sys.path.insert(0, {folder!r})
 from test_maps import CONFORMER, AnalysedModel, ConformerEncoder, build, noise
-from espnet_reuse.analysis.utterance import compute_figures
+from espnet_reuse.analysis.utterance import measure
 from espnet_reuse.analysis.alignments import Phone
 
 size = {{"output_size": 256, "attention_heads": 8, "num_blocks": 12}}
 analysed = AnalysedModel(build(ConformerEncoder, CONFORMER | size))
 times = analysed.measure_frame_times(16000)
 phones = [Phone("AH" if n % 2 else "T", n / 10, (n + 1) / 10) for n in range(350)]
-figures = compute_figures(analysed.record(noise(35), "utt"), phones, times, "utt")
-assert figures["frames"] == 874
+measures = measure(analysed.record(noise(35), "utt"), phones, times, "utt")
+assert measures["frames"] == 874
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 """
 

@@ -1,7 +1,7 @@
 # Copyright 2026 The espnet-reuse authors
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""Figures of maps whose answer is known, and against their formulas in plain loops."""
+"""Measures of maps whose answer is known, and against their formulas in plain loops."""
 
 import math
 

@@ -400,7 +400,7 @@ def test_stage_7_analyses_each_model_that_was_trained(compared):
                 if len(s["suggested"]["reuse_group_size"]) == len(groups)
             ]
             assert own == {**own, "reuse_group_size": groups, "cost": 0}
-    assert "reuse_group_size: [3, 3]  # suggested by --suggest 2" in output
+    assert "reuse_group_size: [3, 3]  # suggested for 2 producers" in output
     status, output = compared.run(*command, "--analysis_args", "--num_utts 3")
     assert status == 0 and output.count("done already") == 2
 
