@@ -1,12 +1,19 @@
 # Copyright 2026 The espnet-reuse authors
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""local/check_data.py finds what would make training fail later."""
+"""espnet_reuse.data.check finds what would make training fail later."""
 
-import check_data
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soundfile
+
+from espnet_reuse.data.check import FILES, check_data_dir
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -28,25 +35,25 @@ def cut(path, share):
 
 
 def test_a_good_directory_has_no_problems(data_dir):
-    assert check_data.check_data_dir(data_dir) == []
+    assert check_data_dir(data_dir) == []
 
 
-@pytest.mark.parametrize("name", check_data.FILES)
+@pytest.mark.parametrize("name", FILES)
 def test_a_missing_and_an_empty_file_are_named(data_dir, name):
     (data_dir / name).write_text("")
-    assert check_data.check_data_dir(data_dir) == [f"{data_dir / name} is empty"]
+    assert check_data_dir(data_dir) == [f"{data_dir / name} is empty"]
     (data_dir / name).unlink()
-    assert check_data.check_data_dir(data_dir) == [f"{data_dir / name} is missing"]
+    assert check_data_dir(data_dir) == [f"{data_dir / name} is missing"]
 
 
-def test_an_id_that_stands_twice_is_named(data_dir):
+def test_a_duplicate_id_is_named(data_dir):
     (data_dir / "text").write_text("a-1 GO\na-1 GO\n")
-    assert "text: stands twice: a-1" in check_data.check_data_dir(data_dir)[0]
+    assert "text: duplicate ids: a-1" in check_data_dir(data_dir)[0]
 
 
 def test_an_utterance_without_text_is_named(data_dir):
     (data_dir / "text").write_text("a-1 GO\n")
-    (problem,) = check_data.check_data_dir(data_dir)
+    (problem,) = check_data_dir(data_dir)
     assert problem.endswith("text: 1 utterances of utt2spk are missing: a-2")
 
 
@@ -54,7 +61,7 @@ def test_an_utterance_without_text_is_named(data_dir):
 @pytest.mark.parametrize("name", ["a-1.flac", "a-2.wav"])
 def test_audio_that_is_cut_short_is_named(data_dir, name, share):
     cut(data_dir / name, share)
-    (problem,) = check_data.check_data_dir(data_dir)
+    (problem,) = check_data_dir(data_dir)
     assert str(data_dir / name) in problem and "cut short" in problem
 
 
@@ -67,9 +74,9 @@ def test_sphere_audio_that_is_cut_short_is_named(data_dir):
     audio = data_dir / "a-1.sph"
     audio.write_bytes(header.encode().ljust(1024) + bytes(2000))
     (data_dir / "wav.scp").write_text(f"a-1 {audio}\na-2 {data_dir / 'a-2.wav'}\n")
-    assert check_data.check_data_dir(data_dir) == []
+    assert check_data_dir(data_dir) == []
     cut(audio, 0.6)
-    (problem,) = check_data.check_data_dir(data_dir)
+    (problem,) = check_data_dir(data_dir)
     assert problem.endswith("a-1.sph is cut short: 395 of 1000 samples")
 
 
@@ -84,5 +91,17 @@ def test_sphere_audio_that_is_cut_short_is_named(data_dir):
 def test_audio_that_cannot_be_read_is_named(data_dir, content, reason):
     audio = data_dir / "a-2.wav"
     audio.unlink() if content is None else audio.write_bytes(content)
-    (problem,) = check_data.check_data_dir(data_dir)
+    (problem,) = check_data_dir(data_dir)
     assert str(audio) in problem and reason in problem
+
+
+def test_the_command_names_every_problem_of_the_folders_that_are_data_dirs(data_dir):
+    (data_dir / "text").unlink()
+    (data_dir / "utt2spk").write_text("")
+    command = [sys.executable, ROOT / "local/check_data.py", data_dir, "/no/where"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr.splitlines() == [
+        f"espnet_reuse.data.check: error: {data_dir / 'text'} is missing",
+        f"espnet_reuse.data.check: error: {data_dir / 'utt2spk'} is empty",
+    ]

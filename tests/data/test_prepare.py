@@ -1,21 +1,19 @@
 # Copyright 2026 The espnet-reuse authors
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""The data of ./run.sh --corpus custom: what is taken, and what is refused."""
+"""espnet_reuse.data.prepare, the data of ./run.sh --corpus custom: what it refuses."""
 
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
-from data_dir import read_scp
 
-ROOT = Path(__file__).resolve().parents[3]
-DATA_PREP = ROOT / "egs2/custom/asr1/local/data_prep.py"
+from espnet_reuse.data.data_dir import read_scp
+from espnet_reuse.data.prepare import PROG, main
 
 
 @pytest.fixture
@@ -40,16 +38,24 @@ def write(path, lines):
     path.write_text("".join(line + "\n" for line in lines))
 
 
-def prepare(corpus, data, *options, valid_set=""):
-    sets = ["--train_set", "train", "--valid_set", valid_set, "--test_sets", "test"]
-    return subprocess.run(
-        [sys.executable, DATA_PREP, *sets, *options, corpus, data],
-        capture_output=True,
-        text=True,
-    )
+@pytest.fixture
+def prepare(capsys):
+    """A function that runs the command; what it gives is like subprocess.run's."""
+
+    def prepare(corpus, data, *options, valid_set=""):
+        sets = ("--train_set", "train", "--valid_set", valid_set, "--test_sets", "test")
+        status = 0
+        try:
+            main([*sets, *options, str(corpus), str(data)])
+        except SystemExit as e:
+            status = e.code
+        output = capsys.readouterr()
+        return SimpleNamespace(returncode=status, stdout=output.out, stderr=output.err)
+
+    return prepare
 
 
-def test_relative_paths_speakers_and_words_are_taken_over(corpus, tmp_path):
+def test_relative_paths_speakers_and_words_are_taken_over(prepare, corpus, tmp_path):
     data = tmp_path / "data"
     result = prepare(corpus, data)
     assert result.returncode == 0, result.stderr
@@ -62,7 +68,7 @@ def test_relative_paths_speakers_and_words_are_taken_over(corpus, tmp_path):
     assert Path(wav) == corpus / "audio/test0.flac"
 
 
-def test_tabs_divide_ids_from_the_rest_as_spaces_do(corpus, tmp_path):
+def test_tabs_divide_ids_from_the_rest_as_spaces_do(prepare, corpus, tmp_path):
     assert prepare(corpus, tmp_path / "spaces").returncode == 0
     for path in corpus.glob("*/*"):
         if path.name in ("wav.scp", "text", "utt2spk"):
@@ -75,7 +81,7 @@ def test_tabs_divide_ids_from_the_rest_as_spaces_do(corpus, tmp_path):
         ).read_text()
 
 
-def test_without_speakers_every_utterance_has_its_own(corpus, tmp_path):
+def test_without_speakers_every_utterance_has_its_own(prepare, corpus, tmp_path):
     (corpus / "train/utt2spk").unlink()
     assert prepare(corpus, tmp_path / "data").returncode == 0
     assert read_scp(tmp_path / "data/train/utt2spk") == {
@@ -84,7 +90,7 @@ def test_without_speakers_every_utterance_has_its_own(corpus, tmp_path):
     }
 
 
-def test_silence_around_the_speech_is_left_out_if_asked(corpus, tmp_path):
+def test_silence_around_the_speech_is_left_out_if_asked(prepare, corpus, tmp_path):
     assert prepare(corpus, tmp_path / "whole").returncode == 0
     assert not (tmp_path / "whole/dev/segments").exists()
     rng = np.random.default_rng(0)
@@ -102,7 +108,9 @@ def test_silence_around_the_speech_is_left_out_if_asked(corpus, tmp_path):
 
 
 @pytest.mark.parametrize("seconds, is_noted", [(1.0, True), (0.1, False)])
-def test_much_silence_around_the_speech_is_noted(corpus, tmp_path, seconds, is_noted):
+def test_much_silence_around_the_speech_is_noted(
+    prepare, corpus, tmp_path, seconds, is_noted
+):
     wav = np.random.default_rng(0).standard_normal(8000) / 10
     silence = np.zeros(int(seconds * 8000))
     for n in range(2):
@@ -127,7 +135,7 @@ def write_train(corpus, speakers):
 
 @pytest.mark.parametrize("speakers", [2, 10, 40])
 def test_speakers_are_held_out_where_there_is_no_set_to_validate_on(
-    corpus, tmp_path, speakers
+    prepare, corpus, tmp_path, speakers
 ):
     write_train(corpus, speakers)
     result = prepare(corpus, tmp_path / "data")
@@ -143,7 +151,9 @@ def test_speakers_are_held_out_where_there_is_no_set_to_validate_on(
 
 
 @pytest.mark.parametrize("names", [("a", "b"), ("anna", "bob"), ("s2", "s1")])
-def test_the_speaker_of_most_utterances_is_not_held_out(corpus, tmp_path, names):
+def test_the_speaker_of_most_utterances_is_not_held_out(
+    prepare, corpus, tmp_path, names
+):
     write_train(corpus, 2)
     many, one = names
     write(
@@ -154,13 +164,13 @@ def test_the_speaker_of_most_utterances_is_not_held_out(corpus, tmp_path, names)
     assert read_scp(tmp_path / "data/dev/utt2spk") == {f"{one}-u7": one}
 
 
-def test_a_named_set_to_validate_on_is_never_held_out(corpus, tmp_path):
+def test_a_named_set_to_validate_on_is_never_held_out(prepare, corpus, tmp_path):
     write_train(corpus, 2)
     result = prepare(corpus, tmp_path / "data", valid_set="dev")
     assert result.returncode == 1 and "dev/wav.scp is missing" in result.stderr
 
 
-def test_a_single_speaker_is_not_held_out(corpus, tmp_path):
+def test_a_single_speaker_is_not_held_out(prepare, corpus, tmp_path):
     write_train(corpus, 1)
     result = prepare(corpus, tmp_path / "data")
     assert result.returncode == 1 and "name it with --valid_set" in result.stderr
@@ -189,7 +199,7 @@ def empty_audio(corpus):
         ),
         pytest.param(
             lambda c: append(c / "train/text", "train0 GO"),
-            "train/text: stands twice: train0",
+            "train/text: duplicate ids: train0",
             id="an id twice",
         ),
         pytest.param(
@@ -209,12 +219,12 @@ def empty_audio(corpus):
         ),
         pytest.param(
             lambda c: append(c / "test/text", "test9 GO"),
-            "test/wav.scp: is missing: test9",
+            "test/wav.scp: no line for: test9",
             id="no audio",
         ),
         pytest.param(
             lambda c: write(c / "dev/utt2spk", ["dev0 spk0"]),
-            "dev/utt2spk: is missing: dev1",
+            "dev/utt2spk: no line for: dev1",
             id="no line for a speaker",
         ),
         pytest.param(
@@ -229,7 +239,7 @@ def empty_audio(corpus):
         ),
         pytest.param(
             lambda c: write(c / "dev/text", ["dev0 GO"]),
-            "dev/text: is missing: dev1",
+            "dev/text: no line for: dev1",
             id="no line for the words",
         ),
         pytest.param(
@@ -241,13 +251,12 @@ def empty_audio(corpus):
             lambda c: write(
                 c / "dev/wav.scp", ["dev0 sox a.wav -t wav - |", "dev1 wav.ark:5"]
             ),
-            "dev/wav.scp: a command or a place in an archive, where a file is due: "
-            "dev0, dev1",
+            "dev/wav.scp: a command or an archive instead of a file: dev0, dev1",
             id="a pipe",
         ),
         pytest.param(
             lambda c: write(c / "train/segments", ["train0 train0 0 0.2"]),
-            "train/segments: parts of recordings are not taken",
+            "train/segments: segments are not supported",
             id="segments",
         ),
         pytest.param(
@@ -257,12 +266,12 @@ def empty_audio(corpus):
         ),
         pytest.param(
             lambda c: write_audio(c, "test0", np.zeros((4000, 2))),
-            "recordings differ in channels, where all need as many: 1: train/train0",
+            "recordings have different numbers of channels: 1: train/train0",
             id="mono and stereo",
         ),
         pytest.param(
             lambda c: [write_audio(c, f"train{n}", np.ones(40 * 4000)) for n in (0, 1)],
-            "train: 2 of 2 utterances are left out, for they do not last",
+            "train: 2 of 2 utterances are left out, which do not last",
             id="nothing left to train on",
         ),
         pytest.param(
@@ -285,36 +294,36 @@ def empty_audio(corpus):
                     ("utt2spk", "train0 spk0"),
                 )
             ],
-            "test/text: ids of train, too: train0",
+            "test/text: ids that train has, too: train0",
             id="sets that overlap",
         ),
         pytest.param(
             lambda c: write(
                 c / "test/wav.scp", ["test0 audio/dev1.flac", "test1 audio/test1.flac"]
             ),
-            "test/wav.scp: recordings of dev, too: test0",
+            "test/wav.scp: recordings that dev has, too: test0",
             id="a recording in two sets",
         ),
         pytest.param(
             lambda c: shutil.copy(c / "audio/dev1.flac", c / "audio/test1.flac"),
-            "test/wav.scp: recordings of dev, too: test1",
+            "test/wav.scp: recordings that dev has, too: test1",
             id="a copy of a recording in two sets",
         ),
     ],
 )
 def test_what_is_wrong_is_named_before_anything_is_made(
-    corpus, tmp_path, damage, message
+    prepare, corpus, tmp_path, damage, message
 ):
     damage(corpus)
     result = prepare(corpus, tmp_path / "data")
     assert result.returncode == 1
     lines = result.stderr.strip().splitlines()
     assert any(message in line for line in lines), lines
-    assert all(line.startswith("data_prep.py: error: ") for line in lines)
+    assert all(line.startswith(f"{PROG}: error: ") for line in lines)
     assert not (tmp_path / "data").exists()
 
 
-def test_all_problems_are_listed_in_one_go(corpus, tmp_path):
+def test_all_problems_are_listed_in_one_go(prepare, corpus, tmp_path):
     (corpus / "dev/text").unlink()
     write(corpus / "train/text", ["train0", "train1 GO", "", "train1 GO"])
     append(corpus / "train/wav.scp", "train0 audio/train0.flac")
@@ -325,13 +334,13 @@ def test_all_problems_are_listed_in_one_go(corpus, tmp_path):
     problems = [
         "dev/text is missing",
         "train/text: line 3 is empty",
-        "train/text: stands twice: train1",
+        "train/text: duplicate ids: train1",
         "train/text: no words: train0",
-        "train/wav.scp: stands twice: train0",
+        "train/wav.scp: duplicate ids: train0",
         "train0.flac cannot be read: No such file or directory",
         "test1.flac cannot be read: No such file or directory",
-        "test/wav.scp: is missing: test9",
-        "test/text: is missing: test9",
+        "test/wav.scp: no line for: test9",
+        "test/text: no line for: test9",
     ]
     lines = result.stderr.strip().splitlines()
     assert len(lines) == len(problems)
@@ -339,7 +348,7 @@ def test_all_problems_are_listed_in_one_go(corpus, tmp_path):
         assert any(problem in line for line in lines), problem
 
 
-def test_many_problems_of_a_kind_hide_no_other(corpus, tmp_path):
+def test_many_problems_of_a_kind_hide_no_other(prepare, corpus, tmp_path):
     write_train(corpus, 40)
     (corpus / "audio/train0.flac").unlink()
     write(corpus / "test/text", ["test0", "test1 GO"])
@@ -350,7 +359,7 @@ def test_many_problems_of_a_kind_hide_no_other(corpus, tmp_path):
 
 
 @pytest.mark.parametrize("speaker, renamed", [("s1", "s1-s1_a"), ("s1_a", "s1_a")])
-def test_ids_sort_as_their_speakers_do(corpus, tmp_path, speaker, renamed):
+def test_ids_sort_as_their_speakers_do(prepare, corpus, tmp_path, speaker, renamed):
     """An underscore sorts after digits: Kaldi would find s10_a before s1_a."""
     for name, line in (
         ("wav.scp", "{0} audio/{1}.flac"),
@@ -369,7 +378,7 @@ def test_ids_sort_as_their_speakers_do(corpus, tmp_path, speaker, renamed):
     assert list(utt2spk.values()) == sorted(utt2spk.values())
 
 
-def test_ids_stay_unique_where_some_begin_with_the_speaker(corpus, tmp_path):
+def test_ids_stay_unique_where_some_begin_with_the_speaker(prepare, corpus, tmp_path):
     write(corpus / "train/wav.scp", ["a-b audio/train0.flac", "b audio/train1.flac"])
     write(corpus / "train/text", ["a-b GO", "b ON"])
     write(corpus / "train/utt2spk", ["a-b a", "b a"])
@@ -378,7 +387,7 @@ def test_ids_stay_unique_where_some_begin_with_the_speaker(corpus, tmp_path):
 
 
 def test_a_byte_order_mark_and_rare_ends_of_lines_are_no_part_of_anything(
-    corpus, tmp_path
+    prepare, corpus, tmp_path
 ):
     path = corpus / "train/text"
     path.write_text("\ufefftrain0 GO\u2028ON\r\ntrain1 GO\r\n", newline="")
@@ -390,17 +399,17 @@ def test_a_byte_order_mark_and_rare_ends_of_lines_are_no_part_of_anything(
     }
 
 
-def test_samples_that_are_not_numbers_are_named(corpus, tmp_path):
+def test_samples_that_are_not_numbers_are_named(prepare, corpus, tmp_path):
     path = corpus / "audio/train0.flac"
     soundfile.write(path, np.full(4000, np.nan), 8000, format="WAV", subtype="FLOAT")
     result = prepare(corpus, tmp_path / "data")
     assert result.returncode == 1
     assert result.stderr == (
-        f"data_prep.py: error: {path} has samples that are not finite numbers\n"
+        f"{PROG}: error: {path} has samples that are not finite numbers\n"
     )
 
 
-def test_what_asr_sh_will_leave_out_is_noted(corpus, tmp_path):
+def test_what_asr_sh_will_leave_out_is_noted(prepare, corpus, tmp_path):
     write_audio(corpus, "train0", np.random.default_rng(1).uniform(-1, 1, 25 * 8000))
     notes = prepare(corpus, tmp_path / "data").stdout
     assert "note: train: 1 of 2 utterances are left out" in notes
@@ -409,8 +418,10 @@ def test_what_asr_sh_will_leave_out_is_noted(corpus, tmp_path):
     assert "left out" not in prepare(corpus, tmp_path / "data", *options).stdout
 
 
-def test_speakers_of_the_training_set_in_a_test_set_are_noted(corpus, tmp_path):
+def test_speakers_of_the_training_set_in_a_test_set_are_noted(
+    prepare, corpus, tmp_path
+):
     notes = prepare(corpus, tmp_path / "data").stdout
-    assert "note: test: speakers of train, too: spk0, spk1" in notes
+    assert "note: test has speakers of train: spk0, spk1" in notes
     write(corpus / "test/utt2spk", ["test0 other0", "test1 other1"])
-    assert "speakers of train" not in prepare(corpus, tmp_path / "data").stdout
+    assert "has speakers of train" not in prepare(corpus, tmp_path / "data").stdout

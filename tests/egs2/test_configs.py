@@ -1,11 +1,13 @@
 # Copyright 2026 The espnet-reuse authors
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""Every config of the recipes: ESPnet accepts it, and pairs differ in reuse alone."""
+"""Every config and named model of the recipes: ESPnet accepts it, with known values."""
 
 import functools
 import io
 import itertools
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -19,16 +21,28 @@ from espnet2.tasks.asr import ASRTask
 from espnet2.tasks.lm import LMTask
 
 import espnet_reuse  # noqa: F401  registers the encoders
+from espnet_reuse.comparison.models import resolve
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPES = sorted(p for p in ROOT.glob("egs2/*/asr1") if p.parts[-2] != "TEMPLATE")
-# Links lead to files that are here, too, under their own names, and so do a conf that a
-# recipe has of another.
-WITH_CONF = [recipe for recipe in RECIPES if not (recipe / "conf").is_symlink()]
-CONFIGS = sorted(
-    {p.resolve() for r in RECIPES for p in r.glob("conf/**/*.yaml") if p.exists()}
-)
+RECIPES = sorted(path.parent for path in ROOT.glob("egs2/*/asr1/run.sh"))
+CONFIGS = sorted(path for recipe in RECIPES for path in recipe.glob("conf/*.yaml"))
 TOKENS = ["<blank>", "<unk>", *(f"▁{i}" for i in range(4997)), "<sos/eos>"]
+
+TRAIN_ASR = [c for c in CONFIGS if c.name.startswith("train_asr_")]
+TRAIN_LM = [c for c in CONFIGS if c.name.startswith("train_lm")]
+DECODE = [c for c in CONFIGS if c.name.startswith("decode_")]
+
+ENTRIES = yaml.safe_load((ROOT / "conf/models.yaml").read_text())
+# Without a model to build on, these are no models.
+PARTS = ("reuse_lower16", "reuse_upper16", "shared_dropout")
+NAMES = {  # by the number of the baseline's layers
+    6: ["reuse2", "reuse3", "reuse3_warm", "conv2d6", "conv2d8_reuse3", "units224"],
+    12: [
+        *(name for name in ENTRIES if name not in PARTS),
+        *("reuse2", "reuse4", "reuse12", "reuse3_shared_dropout", "reuse3_warm"),
+        *("ctc_reuse3", "ctc_reuse_lower16", "ctc_reuse_upper16", "ctc_reuse4_warm"),
+    ],
+}
 
 
 def name_of(path):
@@ -43,24 +57,13 @@ def load(config):
     return yaml.safe_load(config.read_text())
 
 
-TRAIN_ASR = [c for c in CONFIGS if c.name.startswith("train_asr_")]
-TRAIN_LM = [c for c in CONFIGS if c.name.startswith("train_lm")]
-DECODE = [c for c in CONFIGS if c.name.startswith("decode_")]
-WARM = [c for c in TRAIN_ASR if c.stem.endswith("_warm")]
-REUSE = [c for c in TRAIN_ASR if "_reuse" in c.stem and c not in WARM]
-
-
-def baseline_of(config):
-    """Return the config that a reuse model's is a variant of, after ESPnet's rules."""
-    name = config.name.split("_reuse")[0] + ".yaml"
-    paths = (config.parents[1] / name, config.parent / name)
-    (path,) = [path for path in paths if path.exists()]
-    return path
+def layers_of(recipe):
+    return load(recipe / "conf/train_asr_conformer.yaml")["encoder_conf"]["num_blocks"]
 
 
 def group_sizes_of(config):
     """Return the sizes of all groups, by this test's own arithmetic."""
-    encoder_conf = load(config)["encoder_conf"]
+    encoder_conf = config["encoder_conf"]
     size, layers = encoder_conf["reuse_group_size"], encoder_conf["num_blocks"]
     if isinstance(size, list):
         assert sum(size) == layers
@@ -68,22 +71,38 @@ def group_sizes_of(config):
     return [len(range(layers)[i : i + size]) for i in range(0, layers, size)]
 
 
-@functools.cache
-def build(config):
+def build(task, config):
     """Return a config's model, without memory, and its training options."""
-    task = LMTask if config in TRAIN_LM else ASRTask
     args = task.get_parser().parse_args(["--config", str(config)])
     args.token_list = TOKENS
     with torch.device("meta"):
         return task.build_model(args), args
 
 
-def shapes_of(config):
-    return {k: p.shape for k, p in build(config)[0].named_parameters()}
+@pytest.fixture(scope="module")
+def shapes_of(tmp_path_factory):
+    """A function that returns {parameter: shape} of a recipe's named model."""
+
+    @functools.cache
+    def shapes_of(recipe, name):
+        config = tmp_path_factory.mktemp("conf") / "config.yaml"
+        config.write_text(yaml.safe_dump(resolve(name, recipe).config))
+        model, args = build(ASRTask, config)
+        (optimizer,) = ASRTask.build_optimizers(args, model)
+        scheduler_classes[args.scheduler](optimizer, **args.scheduler_conf)
+        return {k: p.shape for k, p in model.named_parameters()}
+
+    return shapes_of
 
 
 def test_a_config_is_for_training_or_decoding_by_its_name():
     assert set(TRAIN_ASR + TRAIN_LM + DECODE) == set(CONFIGS)
+
+
+def test_every_recipe_has_a_baseline_and_an_example_with_groups_of_three():
+    for recipe in RECIPES:
+        example = load(recipe / "conf/train_asr_conformer_reuse.yaml")
+        assert example == resolve("reuse3", recipe).config
 
 
 # ------------------------- what ESPnet makes of them -------------------------
@@ -103,15 +122,13 @@ def test_print_config_shows_the_options_of_the_config(config, monkeypatch):
         if isinstance(value, dict):
             assert value.items() <= printed[option].items(), option
         else:
-            assert printed[option] == (None if value == "none" else value), option
+            assert printed[option] == value, option
 
 
-@each(TRAIN_ASR + TRAIN_LM)
-def test_model_optimizer_and_scheduler_can_be_built(config):
-    model, args = build(config)
-    (optimizer,) = ASRTask.build_optimizers(args, model)
-    if args.scheduler is not None:
-        scheduler_classes[args.scheduler](optimizer, **args.scheduler_conf)
+@each(TRAIN_LM)
+def test_a_language_model_can_be_built(config):
+    model, args = build(LMTask, config)
+    assert LMTask.build_optimizers(args, model)
 
 
 @each(DECODE)
@@ -123,44 +140,31 @@ def test_asr_inference_accepts_the_config(config):
     assert load(config).items() <= vars(args).items()
 
 
-# --------------------------- baseline against reuse ---------------------------
+# ------------------------------- named models -------------------------------
 
 
-@each(REUSE)
-def test_a_reuse_model_differs_from_its_baseline_in_reuse_alone(config):
-    reuse, baseline = load(config), load(baseline_of(config))
-    assert (baseline["encoder"], reuse["encoder"]) == ("conformer", "conformer_reuse")
-    del reuse["encoder_conf"]["reuse_group_size"]
-    reuse["encoder_conf"].pop("reuse_dropout", None)
-    assert reuse == baseline | {"encoder": "conformer_reuse"}
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.parts[-2])
+def test_espnet_builds_every_named_model_that_fits_the_recipe(recipe, shapes_of):
+    for name in ("baseline", *NAMES[layers_of(recipe)]):
+        assert shapes_of(recipe, name), name
 
 
-@each(WARM)
-def test_a_warm_model_is_fine_tuned_for_a_quarter_of_the_epochs(config):
-    name = config.name.replace("_warm", "")
-    from_scratch, warm = load(config.with_name(name)), load(config)
-    epochs = [options.pop("max_epoch") for options in (warm, from_scratch)]
-    assert epochs[0] <= epochs[1] / 4
-    assert warm["optim_conf"].pop("lr") < from_scratch["optim_conf"].pop("lr")
-    for options in (warm, from_scratch):
-        options["scheduler_conf"] = {
-            key: value
-            for key, value in options["scheduler_conf"].items()
-            if key not in ("warmup_steps", "max_steps")
-        }
-    assert warm == from_scratch
+def test_every_entry_of_the_named_models_is_tried():
+    tried = "_".join(NAMES[12])
+    assert all(entry in tried for entry in ENTRIES)
 
 
-def test_every_recipe_has_a_warm_model():
-    assert {config.parents[2] for config in WARM} == set(WITH_CONF)
-
-
-@each(REUSE)
-def test_a_reuse_model_lacks_its_consumers_query_key_and_position_alone(config):
+@pytest.mark.parametrize("name", ["ctc_reuse_upper16", "reuse_lower", "reuse4"])
+def test_a_reuse_model_lacks_its_consumers_query_key_and_position_alone(
+    shapes_of, name
+):
+    recipe = ROOT / "egs2/picovoice_coffee/asr1"
+    config = resolve(name, recipe).config
     sizes = group_sizes_of(config)
     producers = set(itertools.accumulate([0, *sizes[:-1]]))
     consumers = set(range(sum(sizes))) - producers
-    baseline, reuse = shapes_of(baseline_of(config)), shapes_of(config)
+    without_reuse = name.partition("reuse")[0].removesuffix("_") or "baseline"
+    baseline, reuse = (shapes_of(recipe, n) for n in (without_reuse, name))
 
     lacking = {
         f"encoder.encoders.{i}.self_attn.{parameter}"
@@ -173,46 +177,53 @@ def test_a_reuse_model_lacks_its_consumers_query_key_and_position_alone(config):
     assert lacking <= set(baseline)
     assert reuse == {k: v for k, v in baseline.items() if k not in lacking}
 
-    d = load(config)["encoder_conf"]["output_size"]
+    d = config["encoder_conf"]["output_size"]
     expected = len(consumers) * (2 * (d * d + d) + d * d + 2 * d)
     count = [sum(map(torch.Size.numel, s.values())) for s in (baseline, reuse)]
     assert count[0] - count[1] == expected > 0
 
 
-@each([c for c in TRAIN_ASR if c.stem.endswith(("_layers11", "_units224"))])
-def test_smaller_baselines_have_as_many_parameters_as_groups_of_three(config):
-    smaller, reuse = (
-        sum(map(torch.Size.numel, shapes_of(c).values()))
-        for c in (config, config.with_name("train_asr_conformer_reuse3.yaml"))
-    )
-    assert smaller == pytest.approx(reuse, rel=0.002)
-
-
-@each([c for c in REUSE if c.stem.endswith("_upper")])
-def test_lower_layers_free_and_upper_ones_free_are_mirror_images(config):
-    lower = config.with_name(config.name.replace("_upper", "_lower"))
-    sizes = group_sizes_of(config)
-    assert sizes == group_sizes_of(lower)[::-1]
-    assert sizes == sorted(sizes) and sizes[0] == 1 < sizes[-1]
-
-
-@pytest.mark.parametrize("recipe", WITH_CONF, ids=name_of)
-def test_models_of_a_recipe_share_their_features(recipe):
-    frontends = [
-        (load(c).get("frontend"), load(c).get("frontend_conf"))
-        for c in TRAIN_ASR
-        if recipe in c.parents
+@pytest.mark.parametrize("corpus", ["picovoice_coffee", "speechocean762"])
+@pytest.mark.parametrize("smaller", ["layers11", "units224"])
+def test_smaller_baselines_have_as_many_parameters_as_groups_of_three(
+    shapes_of, corpus, smaller
+):
+    recipe = ROOT / f"egs2/{corpus}/asr1"
+    sizes = [
+        sum(map(torch.Size.numel, shapes_of(recipe, name).values()))
+        for name in (smaller, "reuse3")
     ]
-    assert frontends.count(frontends[0]) == len(frontends)
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.002)
 
 
-@pytest.mark.parametrize("corpus", ["librispeech", "librispeech_100"])
-def test_every_group_is_there_for_both_families(corpus):
-    conf = ROOT / "egs2" / corpus / "asr1/conf"
-    groups = ("reuse2", "reuse3", "reuse4", "reuse_upper", "reuse_lower")
-    for family in ("train_asr_conformer", "train_asr_conformer_ctc"):
-        for group in groups:
-            assert conf / f"tuning/{family}_{group}.yaml" in REUSE
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.parts[-2])
+def test_python_reads_the_options_of_a_recipe_as_a_shell_does(recipe):
+    """conf/asr.conf has plain values: no variable, no command."""
+    path = recipe / "conf/asr.conf"
+    read = shlex.split(path.read_text(), comments=True)
+    script = f". {path}; " + "; ".join(
+        f'echo "{name}=${{{name}}}"' for name in (line.split("=")[0] for line in read)
+    )
+    shell = subprocess.run(["bash", "-euc", script], capture_output=True, text=True)
+    assert shell.stdout.splitlines() == read, shell.stderr
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.parts[-2])
+def test_the_data_options_of_a_recipe_are_those_of_its_data_script(recipe):
+    options = dict(
+        line.split("=", 1)
+        for line in shlex.split((recipe / "conf/asr.conf").read_text(), comments=True)
+    )
+    for option in options.get("data_options", "").split():
+        result = subprocess.run(
+            # parse_options.sh stops at the second, if it knows the first
+            ["local/data.sh", f"--{option}", "true", "--no_such_option", "x"],
+            cwd=recipe,
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == 1
+        assert "invalid option --no_such_option" in result.stderr, option
 
 
 # --------------------------- ESPnet's own settings ---------------------------
@@ -287,6 +298,7 @@ LIBRISPEECH_100 = EVERYWHERE | {
     "frontend_conf": {"n_fft": 512, "win_length": 400, "hop_length": 160},
     "seed": 2022,
     "batch_bins": 16000000,
+    "max_epoch": 70,
     "cudnn_deterministic": False,
     "optim_conf": {"lr": 0.002, "weight_decay": 0.000001},
     "scheduler_conf": {"warmup_steps": 15000},
@@ -305,10 +317,11 @@ LIBRISPEECH = EVERYWHERE | {
 
 
 @pytest.mark.parametrize(
-    "config, values",
+    "corpus, name, values",
     [
         pytest.param(
-            "librispeech_100/asr1/conf/train_asr_conformer.yaml",
+            "librispeech_100",
+            "baseline",
             LIBRISPEECH_100
             | HYBRID
             | {
@@ -320,12 +333,12 @@ LIBRISPEECH = EVERYWHERE | {
                     "num_blocks": 12,
                 },
                 "decoder_conf": DECODER | {"attention_heads": 4},
-                "max_epoch": 70,
             },
             id="ESPnet's librispeech_100",
         ),
         pytest.param(
-            "librispeech/asr1/conf/train_asr_conformer.yaml",
+            "librispeech",
+            "baseline",
             LIBRISPEECH
             | HYBRID
             | {
@@ -341,31 +354,31 @@ LIBRISPEECH = EVERYWHERE | {
             id="ESPnet's librispeech",
         ),
         pytest.param(
-            "librispeech_100/asr1/conf/tuning/train_asr_conformer_ctc.yaml",
-            LIBRISPEECH_100 | CTC | {"max_epoch": 60},
-            id="Conformer-M, 100 h",
-        ),
-        pytest.param(
-            "librispeech/asr1/conf/tuning/train_asr_conformer_ctc.yaml",
+            "librispeech",
+            "ctc",
             LIBRISPEECH | CTC,
             id="Conformer-M, 960 h",
         ),
     ],
 )
-def test_a_baseline_has_the_published_values(config, values):
-    args = ASRTask.get_parser().parse_args(["--config", str(ROOT / "egs2" / config)])
+def test_a_baseline_has_the_published_values(corpus, name, values, tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        yaml.safe_dump(resolve(name, ROOT / f"egs2/{corpus}/asr1").config)
+    )
+    args = ASRTask.get_parser().parse_args(["--config", str(config)])
     assert {option: getattr(args, option) for option in values} == values
 
 
-# ------------------------------ decoding, links ------------------------------
+# --------------------------------- decoding ---------------------------------
 
 
 def test_ctc_greedy_is_the_best_path_where_posteriors_are_peaky(tmp_path):
     """A model without a decoder, an utterance alone and in a batch."""
-    conf = ROOT / "egs2/librispeech_100/asr1/conf"
-    args = ASRTask.get_parser().parse_args(
-        ["--config", str(conf / "tuning/train_asr_conformer_ctc_reuse2.yaml")]
-    )
+    recipe = ROOT / "egs2/librispeech_100/asr1"
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(resolve("ctc_reuse2", recipe).config))
+    args = ASRTask.get_parser().parse_args(["--config", str(config)])
     args.token_list = [*TOKENS[:29], TOKENS[-1]]
     args.encoder_conf |= {"output_size": 32, "linear_units": 32, "num_blocks": 2}
     torch.manual_seed(0)
@@ -373,11 +386,11 @@ def test_ctc_greedy_is_the_best_path_where_posteriors_are_peaky(tmp_path):
     with torch.no_grad():
         model.ctc.ctc_lo.weight *= 1000
         model.ctc.ctc_lo.bias[-1] = -1e6  # no CTC model is ever taught <sos/eos>
-    config, checkpoint = tmp_path / "config.yaml", tmp_path / "model.pth"
+    checkpoint = tmp_path / "model.pth"
     config.write_text(yaml.safe_dump(vars(args)))
     torch.save(model.state_dict(), checkpoint)
 
-    greedy = load(conf / "decode_asr_ctc_greedy.yaml")
+    greedy = load(recipe / "conf/decode_asr_ctc_greedy.yaml")
     one, two = (
         Speech2Text(config, checkpoint, batch_size=batch_size, **greedy)
         for batch_size in (1, 2)
@@ -391,17 +404,3 @@ def test_ctc_greedy_is_the_best_path_where_posteriors_are_peaky(tmp_path):
     assert all(len(path) > 3 for path in best_paths)
     assert [one(x)[0][2] for x in speech] == best_paths
     assert [nbest[0][2] for nbest in two.batch_decode(list(speech))] == best_paths
-
-
-def links():
-    for recipe in RECIPES:
-        for folder in (".", "conf", "conf/tuning", "local"):
-            yield from (p for p in (recipe / folder).glob("*") if p.is_symlink())
-
-
-@pytest.mark.parametrize("link", sorted(links()), ids=name_of)
-def test_a_link_leads_into_this_repository_or_espnet(link):
-    target = link.resolve(strict=True)
-    trees = (ROOT, (ROOT / "tools/espnet").resolve())
-    assert any(target.is_relative_to(tree) for tree in trees)
-    assert not link.readlink().is_absolute()

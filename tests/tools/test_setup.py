@@ -1,7 +1,7 @@
 # Copyright 2026 The espnet-reuse authors
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""tools/setup.sh says in one line what stands in its way, and continues after it."""
+"""tools/setup.sh: what stands in its way, how it continues, what recipes get of it."""
 
 import os
 import shutil
@@ -14,14 +14,25 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
+LINKS = ("asr.sh", "path.sh", "scripts", "pyscripts", "steps", "utils")
+COPIES = ("cmd.sh", "db.sh", *(f"conf/{name}.conf" for name in ("queue", "slurm")))
+RECIPE = "egs2/mini_an4/asr1"
+
+
 @pytest.fixture
 def fresh(tmp_path):
-    """A fresh checkout in which nothing is set up."""
+    """A fresh checkout in which nothing is set up, with a recipe."""
     (tmp_path / "tools").mkdir()
+    add_recipe(tmp_path / RECIPE)
     for name in ("setup.sh", "constraints.txt", "extra_path.sh"):
         shutil.copy(ROOT / "tools" / name, tmp_path / "tools")
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     return tmp_path
+
+
+def add_recipe(path):
+    (path / "conf").mkdir(parents=True)
+    (path / "run.sh").touch()
 
 
 def setup(root, *arguments, **environment):
@@ -128,8 +139,8 @@ def test_through_links_the_checkout_they_lead_to_is_set_up(fresh, tmp_path_facto
 
 
 def test_a_folder_that_is_not_from_the_set_up_is_not_removed(fresh):
+    shutil.copytree(ROOT / "tools/espnet/egs2", fresh / "tools/espnet/egs2")
     ours = fresh / "tools/espnet/egs2/TEMPLATE/asr1/asr.sh"
-    ours.parent.mkdir(parents=True)
     ours.write_text("mine")
     checkout = str(ROOT / "tools/espnet")
     result = setup(fresh, **active_environment(), ESPNET_ROOT=checkout)
@@ -145,3 +156,92 @@ def test_a_folder_that_is_not_from_the_set_up_is_not_removed(fresh):
 def test_arguments_are_refused(fresh):
     assert "takes no arguments, but got 'x'" in setup(fresh, "x").stderr
     assert setup(fresh, "--help").returncode == 0
+
+
+# ---------------------------------- recipes ----------------------------------
+
+
+@pytest.fixture
+def ready(fresh):
+    """A checkout that is set up; a function that sets it up once more."""
+
+    def again(**environment):
+        checkout = {"ESPNET_ROOT": str(fresh / "espnet")}
+        return setup(fresh, **active_environment(), **checkout, **environment)
+
+    # a tree of its own, to be removed
+    for name in ("egs2", "version.txt"):
+        (fresh / "espnet").mkdir(exist_ok=True)
+        (fresh / "espnet" / name).symlink_to(ROOT / "tools/espnet" / name)
+    result = again()
+    assert result.returncode == 0, result.stderr
+    return fresh, again
+
+
+def assert_whole(recipe):
+    template = ROOT / "tools/espnet/egs2/TEMPLATE/asr1"
+    for name in LINKS:
+        assert (recipe / name).samefile(template / name)
+        assert not (recipe / name).readlink().is_absolute()
+    for name in COPIES:
+        assert not (recipe / name).is_symlink()
+        assert (recipe / name).read_bytes() == (template / name).read_bytes()
+
+
+def test_every_recipe_gets_links_to_espnet_and_copies_to_edit(ready):
+    root, again = ready
+    assert_whole(root / RECIPE)
+    assert (root / RECIPE / "downloads.tar.gz").stat().st_size > 0
+    add_recipe(root / "egs2/mine/asr1")
+    result = again()
+    # nothing is installed for it
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert_whole(root / "egs2/mine/asr1")
+    assert not (root / "egs2/mine/asr1/downloads.tar.gz").is_symlink()
+
+
+def test_what_the_user_has_edited_stays(ready):
+    root, again = ready
+    cmd, asr = root / RECIPE / "cmd.sh", root / RECIPE / "asr.sh"
+    cmd.write_text("mine")
+    asr.unlink()
+    asr.write_text("mine")
+    (root / RECIPE / "utils").unlink()
+    (root / "tools/.setup_done").unlink()
+    assert again().returncode == 0
+    assert cmd.read_text() == asr.read_text() == "mine"
+    assert (root / RECIPE / "utils/parse_options.sh").is_file()
+
+
+def test_links_that_lead_nowhere_are_mended(ready):
+    root, again = ready
+    (root / "tools/espnet").unlink()
+    for name in ("asr.sh", "utils", "cmd.sh"):
+        (root / RECIPE / name).unlink()
+        (root / RECIPE / name).symlink_to("/no/where")
+    (root / "egs2/TEMPLATE").unlink()
+    result = again()
+    assert result.returncode == 0, result.stderr
+    assert_whole(root / RECIPE)
+
+
+@pytest.mark.parametrize("message", ["flock: 8: No locks available", None])
+def test_where_there_are_no_locks_a_line_says_so(ready, message):
+    root, again = ready
+    (root / "tools/.setup_done").unlink()
+    programs = root / "programs"
+    programs.mkdir()
+    if message:  # of a network file system
+        program(programs / "flock", f"echo '{message}' >&2; exit 71")
+        path = f"{programs}:{os.environ['PATH']}"
+    else:  # none
+        for folder in os.environ["PATH"].split(":"):
+            for file in Path(folder).glob("*"):
+                if file.name != "flock" and not (programs / file.name).exists():
+                    (programs / file.name).symlink_to(file)
+        path = str(programs)
+    result = again(PATH=path)
+    assert result.returncode == 0, result.stderr
+    reason = "No locks available" if message else "command not found"
+    warning = f"WARNING: no lock in {root / 'tools'} (flock: {reason})"
+    assert warning in result.stdout

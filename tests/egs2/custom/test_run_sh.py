@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 import yaml
-from data_dir import read_scp
+
+from espnet_reuse.data.data_dir import read_scp
 
 SMALL = {"max_epoch": 1, "batch_type": "unsorted", "batch_size": 4, "num_workers": 0}
 SMALL_ENCODER = {"output_size": 32, "num_blocks": 3}
@@ -102,7 +103,10 @@ def test_any_rate_is_taken_and_what_is_edited_is_prepared_anew(
     for problem, message in zip(
         problems, ("dev/text is missing", "test/text is empty"), strict=True
     ):
-        assert problem.startswith("data_prep.py: error: ") and message in problem
+        assert (
+            problem.startswith("espnet_reuse.data.prepare: error: ")
+            and message in problem
+        )
     assert "Stage 1: data/ failed: for the 2 reasons above" in last
 
     for name in ("dev", "test"):

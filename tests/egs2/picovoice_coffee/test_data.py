@@ -5,7 +5,8 @@
 
 import pytest
 import soundfile
-from data_dir import read_scp
+
+from espnet_reuse.data.data_dir import read_scp
 
 
 @pytest.fixture

@@ -1,10 +1,11 @@
 # Copyright 2026 The espnet-reuse authors
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""The data of the recipes speechocean762 and speechocean762_phn."""
+"""The data of ./run.sh --corpus speechocean762: phones or words."""
 
 import pytest
-from data_dir import read_scp
+
+from espnet_reuse.data.data_dir import read_scp
 
 
 @pytest.fixture
@@ -24,27 +25,29 @@ def corpus(make_corpus, tmp_path):
     return root
 
 
-@pytest.mark.parametrize("corpus_name", ["speechocean762", "speechocean762_phn"])
-def test_phones_stand_for_the_words_of_every_set(repository, corpus, corpus_name):
-    recipe = repository.recipe_of(corpus_name)
-    status, output = repository.run("local/data.sh", "--data", corpus, cwd=recipe)
+def prepare(repository, data, *options):
+    recipe = repository.recipe_of("speechocean762")
+    options = ("--data", data, *options)
+    return recipe / "data", *repository.run("local/data.sh", *options, cwd=recipe)
+
+
+@pytest.mark.parametrize(
+    "options, text",
+    [
+        ((), "K AO F IY AY"),
+        (("--token_type", "word"), "K AO F IY AY"),
+        (("--token_type", "char"), "COFFEE I"),
+    ],
+)
+def test_text_is_phones_or_words_and_dev_is_of_speakers_held_out(
+    repository, corpus, options, text
+):
+    data, status, output = prepare(repository, corpus, *options)
     assert status == 0, output
     for name in ("train", "dev", "test"):
-        words, phones = (
-            read_scp(recipe / "data" / data_dir / "text")
-            for data_dir in (name, f"{name}_phn")
-        )
-        assert phones == dict.fromkeys(words, "K AO F IY AY")
-        assert set(words.values()) == {"COFFEE I"}
-
-
-def test_dev_is_of_speakers_held_out(repository, corpus):
-    recipe = repository.recipe_of("speechocean762_phn")
-    status, output = repository.run("local/data.sh", "--data", corpus, cwd=recipe)
-    assert status == 0, output
+        assert set(read_scp(data / name / "text").values()) == {text}
     speakers = [
-        set(read_scp(recipe / "data" / name / "utt2spk").values())
-        for name in ("train_phn", "dev_phn")
+        set(read_scp(data / name / "utt2spk").values()) for name in ("train", "dev")
     ]
     assert not speakers[0] & speakers[1] and all(speakers)
 
@@ -53,17 +56,22 @@ def test_dev_is_of_speakers_held_out(repository, corpus):
 def test_an_utterance_without_phones_of_a_word_is_named(repository, corpus, missing):
     path = corpus / "resource/text-phone"
     path.write_text(path.read_text().replace(missing, "other"))
-    recipe = repository.recipe_of("speechocean762_phn")
-    status, output = repository.run("local/data.sh", "--data", corpus, cwd=recipe)
+    _, status, output = prepare(repository, corpus)
     assert status != 0
     message = "text-phone has not the phones of every word of spk1-test1"
     assert message in output.splitlines()[-1]
 
 
-def test_a_folder_that_is_not_the_corpus_is_refused(repository, corpus):
-    recipe = repository.recipe_of("speechocean762")
-    status, output = repository.run(
-        "local/data.sh", "--data", corpus / "train", cwd=recipe
-    )
+@pytest.mark.parametrize(
+    "folder, options, message",
+    [
+        ("train", (), "--data: name the folder of the corpus"),
+        ("", ("--token_type", "bpe"), "--token_type: 'bpe' is neither word, for"),
+    ],
+)
+def test_what_is_not_the_corpus_or_no_kind_of_text_is_refused(
+    repository, corpus, folder, options, message
+):
+    _, status, output = prepare(repository, corpus / folder, *options)
     assert status != 0
-    assert "--data: name the folder of the corpus" in output.splitlines()[-1]
+    assert message in output.splitlines()[-1]

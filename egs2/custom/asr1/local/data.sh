@@ -20,23 +20,25 @@ there are, utt2spk.
 
 Options:
     --data       # Folder with the data directories (required).
-    --train_set  # Directory to train on (default="train").
-    --valid_set  # Directory to validate on (default: "dev"; where DIR has none, some
-                 # speakers of the training set, 5 % of its utterances, are held out).
-    --test_sets  # Directories to test on, with commas between (default="test").
+    --train_set  # Directory to train on (default: that of conf/asr.conf).
+    --valid_set  # Directory to validate on (default: that of conf/asr.conf, "dev"; where
+                 # DIR has no dev, some speakers of the training set, 5 % of its
+                 # utterances, are held out).
+    --test_sets  # Directories to test on, with commas between (default: those of
+                 # conf/asr.conf).
     --min_wav_duration  # Leave out shorter utterances, but of test sets (default=0.1 s).
     --max_wav_duration  # Leave out longer utterances, but of test sets (default=20 s).
-    --trim_silence  # Leave out what is, before and after the speech, this many dB below
-                    # the loudest, e.g. 35 (default: nothing).
+    --trim_silence  # Leave out silence before and after the speech: what is this many dB
+                    # below the loudest, e.g. 35 (default: leave out nothing).
 EOH
 )
 data=
-train_set=train
-valid_set=
-test_sets="test"
 trim_silence=
 min_wav_duration=0.1
 max_wav_duration=20
+# shellcheck source=egs2/custom/asr1/conf/asr.conf
+. conf/asr.conf
+[ "${valid_set}" != dev ] || valid_set=   # may be held out
 
 log "$0 $*"
 . utils/parse_options.sh
@@ -47,7 +49,7 @@ if [ $# -ne 0 ]; then
 fi
 
 if [ -z "${data}" ]; then
-    log "Error: --data: name the folder that holds the data directories ${train_set},${valid_set:-dev},${test_sets}"
+    log "Error: --data: name the folder that holds the data directories ${train_set} ${valid_set:-dev} ${test_sets}"
     exit 2
 fi
 
@@ -59,7 +61,7 @@ fi
 . ./path.sh
 
 log "stage 1: Data preparation from ${data}"
-python3 local/data_prep.py --train_set "${train_set}" --valid_set "${valid_set}" \
+python3 -m espnet_reuse.data.prepare --train_set "${train_set}" --valid_set "${valid_set}" \
     --test_sets "${test_sets}" ${trim_silence:+--trim_silence "${trim_silence}"} \
     --min_wav_duration "${min_wav_duration}" --max_wav_duration "${max_wav_duration}" \
     "${data}" data

@@ -14,7 +14,7 @@ SECONDS=0
 help_message=$(cat << EOH
 Usage: $0 [options]
 
-Makes data/{dev_clean,...}, data/dev, data/<train_set> of run.sh and data/<train_set>_sp
+Makes data/{dev_clean,...}, data/dev, data/<train_set> of conf/asr.conf and data/<train_set>_sp
 from LibriSpeech. Needs neither Kaldi nor the programs flac and sox.
 
 Options:
@@ -26,19 +26,20 @@ Options:
     --allow_partial  # Whether to accept a corpus of which utterances are missing; where
                      # no dev part is chosen, training utterances are held out
                      # (default=false). data/partial says what is missing.
-    --speed_perturb_factors  # Of data/<train_set>_sp (default="0.9,1.0,1.1").
+    --speed_perturb_factors  # Of data/<train_set>_sp (default: those of conf/asr.conf).
     --external_text  # Whether to download the text for the LM (default=false).
     --nj             # The number of parallel jobs (default=4).
     --stage          # Processes starts from the specified stage (default=1).
     --stop_stage     # Processes is stopped at the specified stage (default=100).
 EOH
 )
+# shellcheck source=egs2/librispeech/asr1/conf/asr.conf
+. conf/asr.conf
 stage=1
 stop_stage=100
 librispeech=
 parts=
 allow_partial=false
-speed_perturb_factors="0.9,1.0,1.1"
 external_text=false
 nj=4
 of_environment=${LIBRISPEECH:-}
@@ -54,7 +55,6 @@ fi
 . ./db.sh
 . ./path.sh
 
-train_set=$(sed -n 's/^train_set="\(.*\)"/\1/p' run.sh)
 librispeech=${librispeech:-${of_environment}}
 if [ -z "${librispeech}" ] && [ "${LIBRISPEECH}" != downloads ]; then
     librispeech=${LIBRISPEECH}
@@ -71,9 +71,9 @@ if [ ${stage} -le 2 ] && [ ${stop_stage} -ge 2 ]; then
         --allow_partial "${allow_partial}" "${librispeech:-downloads}" data
 fi
 
-if [ ${stage} -le 3 ] && [ ${stop_stage} -ge 3 ] && [ -n "${speed_perturb_factors//,/}" ]; then
+if [ ${stage} -le 3 ] && [ ${stop_stage} -ge 3 ] && [ -n "${speed_perturb_factors//[, ]/}" ]; then
     log "stage 3: Speed perturbation: data/${train_set} -> data/${train_set}_sp"
-    python3 local/perturb_speed.py --factors "${speed_perturb_factors}" --nj "${nj}" \
+    python3 -m espnet_reuse.data.perturb_speed --factors "${speed_perturb_factors}" --nj "${nj}" \
         "data/${train_set}"
 fi
 
@@ -83,7 +83,7 @@ if [ ${stage} -le 4 ] && [ ${stop_stage} -ge 4 ]; then
         python3 local/prepare_lm_text.py data/local/other_text
     elif [ ! -e data/local/other_text/text ]; then
         mkdir -p data/local/other_text
-        : > data/local/other_text/text   # run.sh names it in any case
+        : > data/local/other_text/text   # conf/asr.conf names it in any case
     fi
 fi
 

@@ -24,6 +24,8 @@ Options:
 EOH
 )
 data=
+# shellcheck source=egs2/picovoice_coffee/asr1/conf/asr.conf
+. conf/asr.conf
 
 log "$0 $*"
 . utils/parse_options.sh
@@ -47,12 +49,12 @@ if [ -n "${without}" ]; then
     exit 1
 fi
 # of 8.6 s on average, 3.5 s are left
-python3 local/data_prep.py --train_set train --valid_set dev --test_sets test \
+python3 -m espnet_reuse.data.prepare --train_set train --valid_set dev --test_sets test \
     --trim_silence 35 "${data}" data
-rm -rf data/speed_perturb  # of speech that was cut otherwise
-python3 local/perturb_speed.py --factors 0.9,1.0,1.1 data/train
+rm -rf data/speed_perturb  # speech that was cut in another way
+python3 -m espnet_reuse.data.perturb_speed --factors "${speed_perturb_factors}" data/train
 for mark in A B; do
-    # data_prep.py has put the speaker before the ids
+    # espnet_reuse.data.prepare has put the speaker before the ids
     utils/subset_data_dir.sh --utt-list \
         <(awk -v mark="${mark}" 'NR == FNR { speaker[$1] = $2; next }
             $2 == mark { print speaker[$1] "-" $1 }' \

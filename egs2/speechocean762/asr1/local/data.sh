@@ -12,17 +12,21 @@ log() {
 SECONDS=0
 
 help_message=$(cat << EOH
-Usage: $0 --data DIR
+Usage: $0 --data DIR [options]
 
 Makes data/{train,dev,test} from speechocean762's directories DIR/{train,test}, dev of
-speakers held out of train, and data/{train,dev,test}_phn, the same with phones of
-DIR/resource/text-phone for words, without stress and position in the word.
+speakers held out of train.
 
 Options:
-    --data  # Folder with the data directories (required).
+    --data        # Folder with the data directories (required).
+    --token_type  # char: the words. word: for the words of each sentence their phones in
+                  # DIR/resource/text-phone, without stress and position in the word
+                  # (default: that of conf/asr.conf).
 EOH
 )
 data=
+# shellcheck source=egs2/speechocean762/asr1/conf/asr.conf
+. conf/asr.conf
 
 log "$0 $*"
 . utils/parse_options.sh
@@ -36,33 +40,39 @@ if [ ! -f "${phones}" ]; then
     log "Error: --data: name the folder of the corpus; there is no file '${phones}'"
     exit 2
 fi
+if [[ ! "${token_type}" =~ ^(word|char)$ ]]; then
+    log "Error: --token_type: '${token_type}' is neither word, for phones, nor char"
+    exit 2
+fi
 
 . ./path.sh
 
 log "stage 1: Data preparation from ${data}"
-python3 local/data_prep.py --train_set train --valid_set "" --test_sets test \
+python3 -m espnet_reuse.data.prepare --train_set train --valid_set "" --test_sets test \
     --trim_silence 35 "${data}" data
-for name in train dev test; do
-    utils/copy_data_dir.sh "data/${name}" "data/${name}_phn"
-    # the phones of a word stand in a line, behind <utterance>.<number of the word>;
-    # data_prep.py has put the speaker before the ids
-    awk 'NR == FNR {
-            split($1, word, ".")
-            for (n = 2; n <= NF; n++) {
-                sub(/[0-9]?_[BIES]$/, "", $n)
-                phones[word[1]] = phones[word[1]] " " $n
+if [ "${token_type}" = word ]; then
+    for name in train dev test; do
+        # text-phone has a line for each word: <utterance>.<number of the word> <phones>;
+        # espnet_reuse.data.prepare has put the speaker before the ids
+        awk 'NR == FNR {
+                split($1, word, ".")
+                for (n = 2; n <= NF; n++) {
+                    sub(/[0-9]?_[BIES]$/, "", $n)
+                    phones[word[1]] = phones[word[1]] " " $n
+                }
+                words[word[1]]++
+                next
             }
-            words[word[1]]++
-            next
-        }
-        { utt_id = $1; sub(/^[^-]*-/, "", utt_id) }
-        { print $1 (words[utt_id] == NF - 1 ? phones[utt_id] : "") }' \
-        "${phones}" "data/${name}/text" > "data/${name}_phn/text"
-    without=$(awk 'NF == 1 { print $1; exit }' "data/${name}_phn/text")
-    if [ -n "${without}" ]; then
-        log "Error: ${phones} has not the phones of every word of ${without}"
-        exit 1
-    fi
-done
+            { utt_id = $1; sub(/^[^-]*-/, "", utt_id) }
+            { print $1 (words[utt_id] == NF - 1 ? phones[utt_id] : "") }' \
+            "${phones}" "data/${name}/text" > "data/${name}/text.phones"
+        without=$(awk 'NF == 1 { print $1; exit }' "data/${name}/text.phones")
+        if [ -n "${without}" ]; then
+            log "Error: ${phones} has not the phones of every word of ${without}"
+            exit 1
+        fi
+        mv "data/${name}/text.phones" "data/${name}/text"
+    done
+fi
 
 log "Successfully finished. [elapsed=${SECONDS}s]"
