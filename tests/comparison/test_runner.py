@@ -1,0 +1,210 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Running steps: order, failures, locks between runs, what is shown."""
+
+import errno
+import fcntl
+import io
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from espnet_reuse.comparison.display import Display, read_progress
+from espnet_reuse.comparison.plan import Step
+from espnet_reuse.comparison.runner import Runner, Stopped, deciding_lines
+
+
+class Shop:
+    """A folder with steps whose actions are commands, and what was run of them."""
+
+    def __init__(self, folder, jobs=1, gpus=()):
+        self.folder, self.output = folder, io.StringIO()
+        display = Display(Console(file=self.output, width=200))
+        self.runner = Runner(folder, display, jobs, gpus)
+
+    def step(self, name, command="true", **kwargs):
+        def action(step):
+            self.runner.command(
+                step.title, "sh", "-c", command, log=self.folder / f"{name}.log"
+            )
+
+        record = self.folder / name / "record.json"
+        return Step(name, 3, record, lambda: {"command": command}, action, **kwargs)
+
+    def lines(self):
+        return [line.split(") ", 1)[1] for line in self.output.getvalue().splitlines()]
+
+
+@pytest.fixture
+def shop(tmp_path):
+    return Shop(tmp_path)
+
+
+def test_steps_are_done_once_each_after_what_it_needs(shop):
+    first = shop.step("first", "echo first >> order")
+    second = shop.step("second", "echo second >> order", needs=(first,))
+    third = shop.step("third", "echo third >> order", after=(second,))
+    for _ in range(2):
+        assert shop.runner.run([third, second, first]) == {}
+    assert (shop.folder / "order").read_text().split() == ["first", "second", "third"]
+    assert sum("done already" in line for line in shop.lines()) == 3
+
+
+def test_a_failed_step_stops_its_heirs_alone_and_is_named_with_the_deciding_line(shop):
+    command = "echo go; echo 'train: error: no such corpus'; echo traceback; exit 1"
+    broken = shop.step("broken", command)
+    heir, other = shop.step("heir", needs=(broken,)), shop.step("other")
+    failed = shop.runner.run([broken, heir, other])
+    assert list(failed) == ["broken"]
+    message = str(failed["broken"])
+    assert message.startswith(
+        "Stage 3: broken failed: train: error: no such corpus (log"
+    )
+    assert other.is_done() and not heir.is_done() and not broken.read_record()
+
+
+def test_jobs_are_done_side_by_side_each_with_its_gpus(tmp_path):
+    shop = Shop(tmp_path, jobs=2, gpus=["0,1", "2,3"])
+    # each waits for the other
+    commands = [
+        f"echo $CUDA_VISIBLE_DEVICES >> devices; touch {a}; "
+        f"for i in $(seq 100); do [ -e {b} ] && exit; sleep 0.1; done; exit 1"
+        for a, b in (("a", "b"), ("b", "a"))
+    ]
+    steps = [shop.step(f"step{n}", command) for n, command in enumerate(commands)]
+    assert shop.runner.run(steps) == {}
+    assert set((tmp_path / "devices").read_text().split()) == {"0,1", "2,3"}
+
+
+def test_another_run_waits_for_a_step_and_does_not_do_it_again(tmp_path):
+    shops = [Shop(tmp_path), Shop(tmp_path)]
+    threads = [
+        threading.Thread(target=shop.runner.run, args=([shop.step("a", command)],))
+        for shop, command in zip(shops, ["echo x >> runs; sleep 1"] * 2, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (tmp_path / "runs").read_text() == "x\n"
+    lines = [line for shop in shops for line in shop.lines()]
+    assert (
+        sum("Another run is at work on a, perhaps left over" in x for x in lines) == 1
+    )
+    assert sum("A: done already" in x for x in lines) == 1
+
+
+def test_what_a_killed_run_leaves_behind_is_waited_for(tmp_path):
+    program = (
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
+        "from test_runner import Shop\n"
+        "shop = Shop(Path(sys.argv[2]))\n"
+        "shop.runner.run([shop.step('a', 'touch begun; sleep 2; touch ended')])"
+    )
+    here = Path(__file__).parent
+    run = subprocess.Popen([sys.executable, "-c", program, here, tmp_path])
+    while not (tmp_path / "begun").exists():
+        time.sleep(0.05)
+    run.kill()
+    run.wait()
+    shop = Shop(tmp_path)
+    step = shop.step("a", "[ -e ended ]")
+    assert shop.runner.run([step]) == {} and step.is_done()
+    assert any("perhaps left over from one that was killed" in x for x in shop.lines())
+
+
+def test_a_file_system_without_locks_is_told_from_another_run(shop, monkeypatch):
+    def no_locks(descriptor, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    assert shop.runner.run([shop.step("a")]) == {}
+    (line,) = [line for line in shop.lines() if "WARNING" in line]
+    assert "cannot be locked (No locks available)" in line
+
+
+def test_a_stopped_run_leaves_no_process_and_no_record(shop):
+    step = shop.step("long", "sleep 60 & echo $! > pid; wait")
+
+    def stop():
+        while not (shop.folder / "pid").is_file():
+            time.sleep(0.05)
+        time.sleep(0.2)
+        shop.runner.stop()
+
+    threading.Thread(target=stop).start()
+    with pytest.raises(Stopped):
+        shop.runner.run([step])
+    pid = int((shop.folder / "pid").read_text())
+    with pytest.raises(ProcessLookupError):
+        for _ in range(50):
+            os.kill(pid, 0)
+            time.sleep(0.1)
+    assert not step.is_done()
+
+
+def test_what_cannot_be_gone_on_with_is_refused_with_both_values(shop):
+    old = shop.step("model", "echo old", adaptable=frozenset())
+    shop.runner.run([old])
+    failed = shop.runner.run([shop.step("model", "echo new", adaptable=frozenset())])
+    assert "of other data: command: echo old -> echo new; remove it" in str(
+        failed["model"]
+    )
+
+
+@pytest.mark.parametrize(
+    "log, lines",
+    [
+        ("one\ntwo\n", ["two"]),
+        ("", ["it printed nothing"]),
+        ("ValueError: bad\nfollows\n", ["ValueError: bad"]),
+        ("x.check: error: a\nx.check: error: b\nend", ["a", "b"]),
+        ("sbatch: error: Invalid partition\nend", ["sbatch: error: Invalid partition"]),
+    ],
+)
+def test_the_deciding_lines_say_why_a_command_failed(log, lines):
+    assert [line.removeprefix("x.check: error: ") for line in deciding_lines(log)] == (
+        lines
+    )
+
+
+def test_progress_is_the_epoch_the_stage_or_the_utterance(tmp_path):
+    log, train = tmp_path / "log", tmp_path / "train.log"
+    log.write_text(
+        "2026-11-27T12:00:00 (asr.sh:10:main) Stage 10: statistics\n"
+        "Analysing: 10%| 3/30 [00:01<00:09, 3it/s]\rAnalysing: 20%| 6/30 [00:02<00:08,"
+    )
+    assert read_progress(log, None, 0) == "utterance 6/30, 00:08 to go"
+    assert read_progress(log, train, 0) == ""
+    train.write_text("x 2/9epoch started. Estimated time to finish: 3 seconds\n")
+    assert read_progress(log, train, 0) == "epoch 2/9, 3 seconds to go"
+    assert read_progress(log, train, time.time() + 60) == ""  # another training's
+
+
+def test_without_a_terminal_a_step_has_a_line_every_five_seconds_at_the_most():
+    output = io.StringIO()
+    display = Display(Console(file=output, width=40))
+    display.begin("training")
+    for n in range(100):
+        display.progress("training", f"epoch {n}/100 of a very long line, not wrapped")
+    assert display.end("training") < 5
+    assert len(output.getvalue().splitlines()) == 1
+    assert "\x1b" not in output.getvalue()
+
+
+def test_a_terminal_shows_the_steps_at_work():
+    output = io.StringIO()
+    console = Console(file=output, width=80, force_terminal=True)
+    with Display(console) as display:
+        display.begin("training reuse3")
+        display.progress("training reuse3", "epoch 3/15")
+        time.sleep(0.8)
+        display.end("training reuse3")
+    assert "training reuse3  0:00  epoch 3/15" in output.getvalue()
