@@ -154,8 +154,11 @@ def raise_first(failed: dict[str, UserError]) -> None:
 def refuse_too_early(steps: list[Step], options: Namespace) -> None:
     """Raise an error if a step before the first stage is not done."""
     for step in steps:
-        if step.stage < options.stage and step.missing and not step.is_done():
-            raise UserError(f"--stage {options.stage}: {step.missing}")
+        if step.stage < options.stage and not step.is_done():
+            raise UserError(
+                f"--stage {options.stage}: {step.name} is not done; start from --stage "
+                f"{step.stage}"
+            )
 
 
 def compare_complete(

@@ -35,7 +35,6 @@ class Step:
         adaptable: Inputs after whose change the action goes on from the result; any
             other change is refused. None: the result is made anew.
         labels: {input: what messages call it}.
-        missing: What to say where a later stage is asked for, and this is not done.
     """
 
     name: str
@@ -48,7 +47,6 @@ class Step:
     made: tuple[str, ...] = ()
     adaptable: frozenset[str] | None = None
     labels: dict[str, str] = dataclasses.field(default_factory=dict)
-    missing: str = ""
 
     @property
     def title(self) -> str:

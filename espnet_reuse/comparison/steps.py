@@ -127,7 +127,6 @@ class Steps:
             self._recipe.path("data/.record.json"),
             functools.cache(self._data_inputs),
             self._actions.prepare_data,
-            missing="the data are not prepared; start from --stage 1",
         )
 
     def _plan_dump(self) -> Step:
@@ -138,7 +137,6 @@ class Steps:
             dict,
             self._actions.format_data,
             needs=(self._data,),
-            missing="the data are not prepared; start from --stage 1",
         )
 
     def _token_inputs(self) -> dict[str, str]:
@@ -162,7 +160,6 @@ class Steps:
             self._actions.make_tokens,
             after=(self._dump,),
             made=tuple(str(self._recipe.path(pattern)) for pattern in made),
-            missing="there are no tokens yet; start from --stage 1",
         )
 
     def _plan_lm(self) -> Step:
@@ -177,7 +174,6 @@ class Steps:
             lambda: inputs,
             self._actions.train_lm,
             needs=(self._tokens,),
-            missing="there is no language model yet; start from --stage 2",
         )
 
     def _plan_training(self, cell: Cell) -> Step:
@@ -197,7 +193,6 @@ class Steps:
             after=tuple(self._lm),
             adaptable=frozenset({"config max_epoch"}),
             labels={f"config {k}": f"{v} {k}" for k, v in cell.model.sources.items()},
-            missing=f"{cell.name} is not trained yet; start from --stage 3",
         )
 
     def _plan_decoding(self, cell: Cell, training: Step, name: str) -> Step:
@@ -213,7 +208,6 @@ class Steps:
             lambda: inputs | self._contents(place),
             functools.partial(self._actions.decode, cell, name),
             needs=(training, *self._lm),
-            missing=f"{cell.name} is not decoded yet; start from --stage 3",
         )
 
     def _plan_scoring(self, cell: Cell, decodings: list[Step]) -> Step:
@@ -225,7 +219,6 @@ class Steps:
             functools.partial(self._actions.score, cell),
             needs=tuple(decodings),
             made=(str(cell.folder / "RESULTS.md"),),
-            missing=f"{cell.name} is not scored yet; start from --stage 3",
         )
 
     def plan_comparison(self, cells: list[Cell]) -> Step:

@@ -18,7 +18,7 @@ import torch
 import yaml
 
 SLURM = Path(__file__).parent / "slurm/slurm.py"
-MODEL = "conf/tuning/train_asr_conformer_reuse2.yaml"
+REUSE = "conf/train_asr_conformer_reuse.yaml"
 # a batch needs an utterance for each process, and train_dev has one in all
 SETS = ("--test_sets", "test", "--valid_set", "train_nodev_eval", "--nj", "2")
 ONE_STEP = ("--asr_args", "--max_epoch 1 --num_iters_per_epoch 1")
@@ -43,13 +43,12 @@ class Cluster:
         self.edit("cmd.sh", {"cmd_backend='local'": "cmd_backend='slurm'"})
 
     def edit(self, name, replacements):
-        """Replace a link into ESPnet's TEMPLATE by a copy with changes."""
+        """Change a file that the set-up has copied from ESPnet."""
         path = self.recipe / name
         text = path.read_text()
         for old, new in replacements.items():
             assert old in text
             text = text.replace(old, new)
-        path.unlink(missing_ok=True)
         path.write_text(text)
 
     def popen(self, *command, **kwargs):
@@ -136,10 +135,11 @@ def trained_on_cluster(cluster):
 def started(trained_on_cluster):
     """Runs that go on side by side, since they mostly wait: {name: process}."""
     cluster = trained_on_cluster
-    (cluster.recipe / "conf/tuning/train_asr_conformer_two.yaml").symlink_to(
-        Path(MODEL).name  # reuse2 under another name
-    )
-    config = yaml.safe_load((cluster.recipe / MODEL).read_text())
+    config = yaml.safe_load((cluster.recipe / REUSE).read_text())
+    config["encoder_conf"]["reuse_group_size"] = 2
+    tuning = cluster.recipe / "conf/tuning"
+    tuning.mkdir()  # reuse2 under another name:
+    (tuning / "train_asr_conformer_two.yaml").write_text(yaml.safe_dump(config))
     # Lightning counts epochs from 0: ESPnet seeds this option's batches with -1
     del config["num_iters_per_epoch"]
     config["lightning_conf"] = {
@@ -148,7 +148,7 @@ def started(trained_on_cluster):
         "log_every_n_steps": 1,
         "best_model_criterion": [["train/loss", "min", 1]],
     }
-    lightning = cluster.recipe / "conf/tuning/train_asr_conformer_lightning.yaml"
+    lightning = tuning / "train_asr_conformer_lightning.yaml"
     lightning.write_text(yaml.safe_dump(config))
     cluster.edit(
         "conf/slurm.conf",
@@ -188,7 +188,7 @@ def test_a_job_that_the_cluster_refuses_ends_in_one_line_that_says_why(cluster):
     )
     last = output.strip().splitlines()[-1]
     assert status != 0
-    assert last.startswith("run.sh: error: Stage 1: dump/raw failed: sbatch: error:")
+    assert last.startswith("run.sh: error: Stage 1: formatting of the data failed: ")
     assert "Invalid partition name specified (log: egs2/mini_an4/asr1/exp/log" in last
 
 
@@ -220,6 +220,18 @@ def test_stopping_run_sh_cancels_its_job(trained_on_cluster):
     assert trained_on_cluster.calls("scancel") == [
         {"program": "scancel", "id": first["id"]}
     ]
+
+
+def test_models_side_by_side_wait_for_the_cluster_at_once(trained_on_cluster):
+    cluster = trained_on_cluster
+    status, output = cluster.run(
+        *("./run.sh", "--models", "reuse3 reuse6", "--jobs", "2", *SETS, *ONE_STEP),
+        *("--stage", "3", "--stop_stage", "3"),
+    )
+    assert status == 0, output
+    jobs = [training_job(cluster, model)["id"] for model in ("reuse3", "reuse6")]
+    ends = [call["at"] for job in jobs for call in cluster.calls("ended", id=job)]
+    assert max(jobs) < min(ends)  # a job's number is when it was submitted
 
 
 def test_two_nodes_train_one_model(trained_on_cluster, started):

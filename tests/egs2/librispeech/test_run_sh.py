@@ -4,6 +4,7 @@
 """./run.sh --corpus librispeech_100, on a small corpus of LibriSpeech's form."""
 
 import json
+import re
 import shlex
 
 import pytest
@@ -87,7 +88,7 @@ def test_all_stages_end_in_a_table_that_says_that_the_corpus_is_partial(compared
     for name, model in comparison["models"].items():
         assert list(model["scores"]) == ["test_other"]
         assert model["scores"]["test_other"]["decoding_rtf"] > 0
-        assert f"|test_other|6|{name}|" in compared.output
+        assert f"   {name} " in compared.output
     low, high = comparison["models"]["reuse3"]["scores"]["test_other"]["wer"][
         "interval"
     ]
@@ -133,7 +134,7 @@ def test_a_model_with_ctc_alone_is_trained_with_each_seed(compared, corpus):
     wer = model["scores"]["test_other"]["wer"]
     assert model["seeds"] == len(wer["error_rates"]) == 2
     assert wer["error_rate"] == pytest.approx(sum(wer["error_rates"]) / 2)
-    assert f"|test_other|6|ctc_reuse3|{wer['error_rate']:.1f} ± " in output
+    assert f"{wer['error_rate']:.1f} ± " in output
     # the checkpoint that its criterion chose
     assert len(list(exp.glob("asr_train*ctc*/valid.cer_ctc.ave.pth"))) == 2
 
@@ -156,14 +157,14 @@ def test_a_language_model_is_trained_once_and_used_in_decoding(compared, corpus)
     status, output = compared.run(*command(corpus, *PARTIAL), *use)
     assert status == 0, output
     assert "Data preparation: done already" in output
-    assert output.count("done already") == 4  # data, tokens, two trainings
+    assert "training" not in re.findall(r"Stage 3: (\w+) .*: done in", output)
     assert "GO ON" in (recipe / "dump/raw/lm_train.txt").read_text()
     (log,) = recipe.glob(
         "exp/asr_train*reuse3*/decode_asr_lm*/test_other/logdir/*.1.log"
     )
     assert "--lm_file exp/lm_train_lm_transformer" in log.read_text()
     status, output = compared.run(*command(corpus, *PARTIAL), *use)
-    assert status == 0 and "Language model" not in output
+    assert status == 0 and "Stage 2: Language model: done already" in output
 
 
 @pytest.mark.slow

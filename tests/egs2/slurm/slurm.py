@@ -6,7 +6,8 @@
 """A stand-in for SLURM: sbatch, squeue, scancel and srun, all nodes on this machine.
 
 Linked under these names into a folder, which goes on PATH and holds the state:
-calls.jsonl has every call, jobs/<id> the process group of a job that has not ended.
+calls.jsonl has every call and when jobs ended, jobs/<id> the process group of a job
+that has not.
 It speaks what ESPnet's utils/slurm.pl and `--dist_launcher slurm` need, and refuses
 the rest, as well as partitions that it does not have.
 """
@@ -97,6 +98,7 @@ def sbatch(argv):
     started = [subprocess.Popen(["bash", args.script], env=env | t) for t in tasks]
     for process in started:
         process.wait()
+    record("ended", id=job_id, at=time.time_ns() // 1000)
     (jobs / str(job_id)).unlink()
     return 0
 
