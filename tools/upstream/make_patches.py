@@ -45,10 +45,13 @@ ENCODER_FILES = {
         for name in ("encoder/test_attention_map_reuse", "layers/test_attention_map")
     },
 }
-REUSE3 = "asr1/conf/tuning/train_asr_conformer_reuse3.yaml"
 RECIPE_FILES = {
-    f"egs2/librispeech_100/{REUSE3}": f"egs2/librispeech_100/{REUSE3}",
-    f"egs2/librispeech/{REUSE3}": f"egs2/librispeech/{REUSE3}",
+    **{
+        f"egs2/{corpus}/asr1/conf/tuning/train_asr_conformer_reuse3.yaml": (
+            f"egs2/{corpus}/asr1/conf/train_asr_conformer_reuse.yaml"
+        )
+        for corpus in ("librispeech_100", "librispeech")
+    },
     **{
         str(path.relative_to(UPSTREAM / "files")): str(path.relative_to(ROOT))
         for path in sorted(UPSTREAM.glob("files/**/*.yaml"))
