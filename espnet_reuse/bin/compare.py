@@ -3,6 +3,8 @@
 
 """Train, decode, score and compare models with and without reuse of attention maps.
 
+Usage: ./run.sh [--option value ...]
+
 Drives the recipes' run.sh, ESPnet's asr.sh, and writes
 egs2/<corpus>/asr1/exp/{RESULTS.md,comparison.json,comparison.png,comparison_details.md}.
 Finished steps are not done again; an interrupted run is continued.
@@ -17,6 +19,44 @@ Stages:
     6: Comparison
     7: Analysis of the attention maps, if you ask for it
 
+Options:
+    --corpus            # Recipe to run, a folder of egs2 (default="{corpus}").
+    --models            # Models to compare, the first is the baseline
+                        # (default="{models}"):
+                        # baseline, conf/train_asr_conformer.yaml of the recipe;
+                        # reuse<N>, groups of N layers;
+                        # names in conf/models.yaml, also joined by _: layers8_reuse2;
+                        # <name>, a YAML of yours in the recipe,
+                        # conf/tuning/train_asr_conformer_<name>.yaml;
+                        # <name>_warm, fine-tuned from the first model.
+    --stage             # First stage to run (default="{stage}").
+    --stop_stage        # Last stage to run (default="6", or "7" with --stage 7).
+    --seeds             # Seeds to train each model with, e.g. "1 2 3"; the results are
+                        # means over them (default: the config's seed).
+    --jobs              # Models and seeds to work on side by side; each has its share
+                        # of the cores and GPUs (default="{jobs}").
+    --nj                # The number of parallel jobs of data preparation and decoding,
+                        # shared out over --jobs (default="{nj}", the number of cores).
+    --ngpu              # The number of gpus of one training, "0" uses cpu (default: the
+                        # recipe's, or 0 where there is no GPU).
+    --resume            # Whether to continue trainings that were stopped, to the same
+                        # result (default="{resume}").
+    --dry_run           # Whether to change nothing, and say of each step whether it is
+                        # done, to do, or stale and why (default="{dry_run}").
+    --asr_args          # Training options that override the configs, e.g.
+                        # --asr_args "--max_epoch 10" (default="{asr_args}").
+    --inference_config  # Config for decoding, of the recipe, or else relative to the
+                        # current folder (default="{inference_config}").
+    --inference_args    # Decoding options that override it
+                        # (default="{inference_args}").
+    --analysis_set      # Set to analyse the attention maps on, in dump/raw (default:
+                        # the last test set).
+    --analysis_args     # Options of the analysis (default="{analysis_args}"), e.g.
+                        # --analysis_args "--num_utts 50 --alignments /TextGrids" (all
+                        # of them: python3 -m espnet_reuse.bin.analyze --help).
+    --results           # Folder for a copy of the comparison, to publish it; the
+                        # command in it names no folders (default: no copy).
+
 Any other option goes to the recipe's local/data.sh, if it has the option (LibriSpeech:
 --librispeech PATH, --parts "train-clean-100 ...", --allow_partial true; custom: --data
 DIR), and to ESPnet's asr.sh, e.g. --nbpe 30.
@@ -24,6 +64,7 @@ DIR), and to ESPnet's asr.sh, e.g. --nbpe 30.
 
 import argparse
 import os
+import re
 import sys
 
 # run.sh reads the options before anything is installed: the standard library alone here
@@ -86,122 +127,35 @@ def read_once(values: list) -> list:
     return values
 
 
+# {name: (how to read it, default)}
+OPTIONS = {
+    "corpus": (str, "mini_an4"),
+    "models": (read_names, "baseline reuse2 reuse3"),
+    "stage": (read_stage, "0"),
+    "stop_stage": (read_stage, None),
+    "seeds": (read_seeds, ""),
+    "jobs": (number(1), "1"),
+    "nj": (number(1), str(len(os.sched_getaffinity(0)))),
+    "ngpu": (number(0), None),
+    "resume": (read_bool, "true"),
+    "dry_run": (read_bool, "false"),
+    "asr_args": (str, ""),
+    "inference_config": (str, "conf/decode_asr.yaml"),
+    "inference_args": (str, ""),
+    "analysis_set": (str, None),
+    "analysis_args": (str, ""),
+    "results": (str, None),
+}
+
+
 def get_parser() -> argparse.ArgumentParser:
     """Return the parser of the options that are not passed on."""
-    parser = argparse.ArgumentParser(
-        prog="run.sh",
-        usage="./run.sh [--option value ...]",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = argparse.ArgumentParser("run.sh", add_help=False)
     parser.error = lambda message: parser.exit(
         2, f"run.sh: error: {message.removeprefix('argument ')}\n"
     )
-    cores = len(os.sched_getaffinity(0))
-    add = parser.add_argument
-    add(
-        "--corpus",
-        default="mini_an4",
-        help='recipe to run, a folder of egs2 (default="%(default)s")',
-    )
-    add(
-        "--models",
-        type=read_names,
-        default="baseline reuse2 reuse3",
-        help="models to compare, the first is the baseline. baseline is "
-        "conf/train_asr_conformer.yaml of the recipe; reuse<N>, groups of N layers; "
-        "names in conf/models.yaml, also joined by _, e.g. layers8_reuse2; <name>, a "
-        "YAML of yours, conf/tuning/train_asr_conformer_<name>.yaml of the recipe; "
-        "<name>_warm, fine-tuned from the first model "
-        '(default="%(default)s")',
-    )
-    add(
-        "--stage",
-        type=read_stage,
-        default="0",
-        help='first stage to run (default="%(default)s")',
-    )
-    add(
-        "--stop_stage",
-        type=read_stage,
-        help='last stage to run (default="6", or with --stage 7 "7")',
-    )
-    add(
-        "--seeds",
-        type=read_seeds,
-        default="",
-        help='seeds to train each model with, e.g. "1 2 3"; the results are means over '
-        "them (default: the config's seed)",
-    )
-    add(
-        "--jobs",
-        type=number(1),
-        default="1",
-        help="models and seeds to work on side by side; each has its share of the "
-        'cores and GPUs (default="%(default)s")',
-    )
-    add(
-        "--nj",
-        type=number(1),
-        default=str(cores),
-        help="the number of parallel jobs of data preparation and decoding, shared out "
-        'over --jobs (default="%(default)s", the number of cores)',
-    )
-    add(
-        "--ngpu",
-        type=number(0),
-        help='the number of gpus of one training, "0" uses cpu (default: as in the '
-        "recipe, or 0 where there is no GPU)",
-    )
-    add(
-        "--resume",
-        type=read_bool,
-        default="true",
-        help="whether to continue trainings that were stopped, to the same result "
-        '(default="%(default)s")',
-    )
-    add(
-        "--dry_run",
-        type=read_bool,
-        default="false",
-        help="whether to change nothing, and say of each step whether it is done, to "
-        'do, or stale and why (default="%(default)s")',
-    )
-    add(
-        "--asr_args",
-        default="",
-        help="training options that override the configs (default: none), e.g. "
-        '--asr_args "--max_epoch 10"',
-    )
-    add(
-        "--inference_config",
-        default="conf/decode_asr.yaml",
-        help="config for decoding, of the recipe, or else relative to the current "
-        'folder (default="%(default)s")',
-    )
-    add(
-        "--inference_args",
-        default="",
-        help="decoding options that override it (default: none)",
-    )
-    add(
-        "--analysis_set",
-        help="set to analyse the attention maps on, in dump/raw (default: the last "
-        "test set)",
-    )
-    add(
-        "--analysis_args",
-        default="",
-        help="options of the analysis (default: none), e.g. "
-        '--analysis_args "--num_utts 50 --alignments /path/to/TextGrids" (all of them: '
-        "python3 -m espnet_reuse.bin.analyze --help)",
-    )
-    add(
-        "--results",
-        help="folder for a copy of the comparison, to publish it; the command in it "
-        "names no folders (default: no copy)",
-    )
+    for name, (kind, default) in OPTIONS.items():
+        parser.add_argument(f"--{name}", type=kind, default=default)
     return parser
 
 
@@ -215,19 +169,19 @@ def read_options(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
         The driver's own options, and {name: value} of those to pass on.
     """
     parser = get_parser()
-    own = {action.dest for action in parser._actions}
     mine, others, words = [], {}, list(argv)
     while words:
         word = words.pop(0)
         name = word.removeprefix("--").replace("-", "_")
         if word in ("-h", "--help"):
-            parser.parse_args(["--help"])
+            print(re.sub(r"\{(\w+)\}", lambda m: OPTIONS[m[1]][1], __doc__).strip())
+            sys.exit()
         if not word.startswith("--") or not name:
             parser.error(f"unexpected argument '{word}' (see ./run.sh --help)")
         if not words:
             parser.error(f"{word} needs a value (see ./run.sh --help)")
         value = words.pop(0)
-        if name in own:
+        if name in OPTIONS:
             mine.append(f"--{name}={value}")
         else:
             others[name] = value

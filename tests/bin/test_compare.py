@@ -1,0 +1,80 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""The command line of ./run.sh, before anything is installed or planned."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from espnet_reuse.bin import compare
+from espnet_reuse.comparison.driver import format_command
+
+PROGRAM = Path(compare.__file__)
+
+
+def run(*argv):
+    """Run the file by its path, as run.sh does; -I -S: without installed packages."""
+    return subprocess.run(
+        [sys.executable, "-I", "-S", PROGRAM, *argv], capture_output=True, text=True
+    )
+
+
+def test_help_lists_every_option_with_its_default_before_anything_is_installed():
+    shown = run("--help").stdout
+    assert set(re.findall(r"^    --(\w+)  ", shown, re.M)) == set(compare.OPTIONS)
+    cores = len(os.sched_getaffinity(0))
+    assert 'default="baseline reuse2 reuse3"' in shown and f'default="{cores}"' in shown
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ("--stage 8", "--stage: '8' is not a stage; choose from 0 to 7"),
+        ("--stop_stage x", "--stop_stage: 'x' is not a stage"),
+        ("--stage 2 --stop_stage 1", "--stage: 2 comes after --stop_stage 1"),
+        ("--nj 0", "--nj: '0' is not a whole number from 1 up"),
+        ("--jobs two", "--jobs: 'two' is not a whole number from 1 up"),
+        ("--ngpu -1", "--ngpu: '-1' is not a whole number from 0 up"),
+        ("--resume maybe", "--resume: 'maybe' is not true or false"),
+        ("--seeds '1 two'", "--seeds: 'two' is not a seed, a number"),
+        ("--seeds '1 1'", "--seeds: '1' is there more than once"),
+        (
+            "--models 'baseline baseline'",
+            "--models: 'baseline' is there more than once",
+        ),
+        ("--models ' '", "--models: it is empty: name at least one model"),
+        ("--stage", "--stage needs a value"),
+        ("go", "unexpected argument 'go'"),
+    ],
+)
+def test_a_wrong_option_is_named_in_one_line(options, message):
+    result = run(*shlex.split(options))
+    assert result.returncode == 2 and not result.stdout
+    assert result.stderr.startswith(f"run.sh: error: {message}")
+    assert result.stderr.count("\n") == 1
+
+
+def test_values_may_begin_with_dashes_and_options_be_written_with_them():
+    options, others = compare.read_options(
+        shlex.split("--asr-args '--max_epoch 2' --seeds '1 2' --nbpe 30 --stage 7")
+    )
+    assert options.asr_args == "--max_epoch 2" and options.seeds == [1, 2]
+    assert others == {"nbpe": "30"} and options.stop_stage == 7
+
+
+def test_a_published_command_names_no_folders():
+    argv = shlex.split(
+        "--data corpus --librispeech /a/b --lm-train-text x/y --results results/z "
+        "--inference_config conf/x.yaml --seeds '1 2'"
+    )
+    assert format_command(argv, published=True) == (
+        "./run.sh --data DIR --librispeech DIR --lm-train-text DIR --results results/z "
+        "--inference_config conf/x.yaml --seeds '1 2'"
+    )
+    assert "/a/b" in format_command(argv, published=False)
