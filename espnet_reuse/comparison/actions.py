@@ -155,7 +155,7 @@ class Actions:
     def train(self, cell: Cell, step: Step) -> None:
         """Train a model, or continue a training that was stopped."""
         folder = cell.folder
-        begun = (folder / "checkpoint.pth").is_file()
+        begun = step.resumed.is_file()
         if begun and not self._options.resume:
             raise UserError(
                 f"--resume false: {self._relative(folder)} holds a training that was "

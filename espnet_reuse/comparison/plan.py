@@ -32,8 +32,9 @@ class Step:
         needs: Steps whose inputs are inputs of this one, too.
         after: Steps that go before it, but count by what is found on the disk.
         made: Patterns of files without which it is not done.
-        adaptable: Inputs after whose change the action goes on from the result; any
-            other change is refused. None: the result is made anew.
+        resumed: File that the action goes on from, if it is there. A change of the
+            inputs, but of the adaptable ones, is then refused.
+        adaptable: Inputs after whose change the action can go on.
         labels: {input: what messages call it}.
     """
 
@@ -45,7 +46,8 @@ class Step:
     needs: tuple["Step", ...] = ()
     after: tuple["Step", ...] = ()
     made: tuple[str, ...] = ()
-    adaptable: frozenset[str] | None = None
+    resumed: Path | None = None
+    adaptable: tuple[str, ...] = ()
     labels: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
@@ -108,7 +110,7 @@ class Step:
 
     def refusals(self) -> list[str]:
         """Return the changes after which its result cannot be gone on with."""
-        if self.adaptable is None or not self.read_record():
+        if self.resumed is None or not self.resumed.is_file():
             return []
         return self.changes(but=self.adaptable)
 

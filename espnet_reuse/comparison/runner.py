@@ -70,6 +70,10 @@ class Runner:
         self._local = threading.local()  # of a step: its lock, its environment
         self.held = []  # locks that all commands hold
 
+    def _shown(self, path: Path) -> str:
+        """Return a path in the recipe as messages name it, from the top level on."""
+        return str(path.relative_to(self.folder.parents[2]))
+
     def stop(self) -> None:
         """Stop all commands, with what they have started."""
         self._stopping.set()
@@ -163,7 +167,7 @@ class Runner:
         if self._stopping.is_set():
             raise Stopped
         if child.returncode:
-            where = f"(log: {log})"
+            where = f"(log: {self._shown(log)})"
             *others, last = deciding_lines(log.read_text("utf-8", "replace"))
             if others:
                 count = f"for the {len(others) + 1} reasons above"
@@ -191,17 +195,14 @@ class Runner:
     def _do(self, step: Step, title: str) -> None:
         refusals = step.refusals()
         if refusals:
-            folder = step.record.parent
+            folder = self._shown(step.record.parent)
             raise UserError(
                 f"{folder} was made with other settings, or of other data: "
                 f"{some(refusals)}; remove it, undo the change, or give the new config "
                 "a name of its own"
             )
         self.display.log(title)
-        if step.adaptable is None:
-            step.record.unlink(missing_ok=True)
-        else:
-            step.write_record(done=False)
+        step.write_record(done=False)
         step.action(step)
         step.write_record(done=True)
 

@@ -191,7 +191,8 @@ class Steps:
             functools.partial(self._actions.train, cell),
             needs=tuple(needs),
             after=tuple(self._lm),
-            adaptable=frozenset({"config max_epoch"}),
+            resumed=cell.folder / "checkpoint.pth",
+            adaptable=("config max_epoch",),
             labels={f"config {k}": f"{v} {k}" for k, v in cell.model.sources.items()},
         )
 

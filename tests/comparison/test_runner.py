@@ -67,7 +67,7 @@ def test_a_failed_step_stops_its_heirs_alone_and_is_named_with_the_deciding_line
     assert message.startswith(
         "Stage 3: broken failed: train: error: no such corpus (log"
     )
-    assert other.is_done() and not heir.is_done() and not broken.read_record()
+    assert other.is_done() and not heir.is_done() and not broken.is_done()
 
 
 def test_jobs_are_done_side_by_side_each_with_its_gpus(tmp_path):
@@ -151,10 +151,12 @@ def test_a_stopped_run_leaves_no_process_and_no_record(shop):
 
 
 def test_what_cannot_be_gone_on_with_is_refused_with_both_values(shop):
-    old = shop.step("model", "echo old", adaptable=frozenset())
-    shop.runner.run([old])
-    failed = shop.runner.run([shop.step("model", "echo new", adaptable=frozenset())])
-    assert "of other data: command: echo old -> echo new; remove it" in str(
+    kept = shop.folder / "checkpoint.pth"
+    shop.runner.run([shop.step("model", "exit 1", resumed=kept)])
+    # nothing was kept of that: another command begins anew
+    assert shop.runner.run([shop.step("model", f"touch {kept}", resumed=kept)]) == {}
+    failed = shop.runner.run([shop.step("model", "echo new", resumed=kept)])
+    assert f"of other data: command: touch {kept} -> echo new; remove it" in str(
         failed["model"]
     )
 

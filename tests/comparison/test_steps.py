@@ -88,6 +88,8 @@ def finished(root):
     steps = plan(root)
     for step in steps.all:
         step.write_record(done=True)
+        if step.resumed:
+            step.resumed.touch()
         for path in step.made:
             if "*" not in path:
                 Path(path).touch()

@@ -36,8 +36,11 @@ data=
 trim_silence=
 min_wav_duration=0.1
 max_wav_duration=20
-# shellcheck source=egs2/custom/asr1/conf/asr.conf
-. conf/asr.conf
+# shellcheck source=/dev/null
+of_conf() { (. conf/asr.conf && echo "${!1}"); }
+train_set=$(of_conf train_set)
+valid_set=$(of_conf valid_set)
+test_sets=$(of_conf test_sets)
 [ "${valid_set}" != dev ] || valid_set=   # may be held out
 
 log "$0 $*"

@@ -33,8 +33,10 @@ Options:
     --stop_stage     # Processes is stopped at the specified stage (default=100).
 EOH
 )
-# shellcheck source=egs2/librispeech/asr1/conf/asr.conf
-. conf/asr.conf
+# shellcheck source=/dev/null
+of_conf() { (. conf/asr.conf && echo "${!1}"); }
+train_set=$(of_conf train_set)
+speed_perturb_factors=$(of_conf speed_perturb_factors)
 stage=1
 stop_stage=100
 librispeech=

@@ -24,8 +24,9 @@ Options:
 EOH
 )
 data=
-# shellcheck source=egs2/picovoice_coffee/asr1/conf/asr.conf
-. conf/asr.conf
+# shellcheck source=/dev/null
+of_conf() { (. conf/asr.conf && echo "${!1}"); }
+speed_perturb_factors=$(of_conf speed_perturb_factors)
 
 log "$0 $*"
 . utils/parse_options.sh

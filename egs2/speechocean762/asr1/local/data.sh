@@ -25,8 +25,9 @@ Options:
 EOH
 )
 data=
-# shellcheck source=egs2/speechocean762/asr1/conf/asr.conf
-. conf/asr.conf
+# shellcheck source=/dev/null
+of_conf() { (. conf/asr.conf && echo "${!1}"); }
+token_type=$(of_conf token_type)
 
 log "$0 $*"
 . utils/parse_options.sh
