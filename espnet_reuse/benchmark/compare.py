@@ -45,7 +45,7 @@ def _fit_layers(baseline, ours, encoders, inputs, settings):
         "ours": encoders[ours.name],
     }
     steps = {name: make_step(e, inputs, settings) for name, e in timed.items()}
-    times = time_interleaved(steps, settings, PILOT_ROUNDS)
+    times = time_interleaved(steps, settings.threads, settings.min_time, PILOT_ROUNDS)
     if any(status != MEASURED for _, status in times.values()):
         return None
     # the fastest, for one disturbed round of few would change the number
@@ -136,7 +136,8 @@ def compare_at(
             if step:
                 steps[PRODUCTS_OF + peer.name] = step
     logger.info(f"{seconds:g} s: time, in interleaved rounds")
-    for name, (times, status) in time_interleaved(steps, settings).items():
+    timed = time_interleaved(steps, settings.threads, settings.min_time)
+    for name, (times, status) in timed.items():
         if name.startswith(PRODUCTS_OF):
             products[name.removeprefix(PRODUCTS_OF)] = times
         else:

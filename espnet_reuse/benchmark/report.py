@@ -17,7 +17,7 @@ from espnet_reuse.benchmark.peers import (
     LIMIT,
     SDPA,
 )
-from espnet_reuse.provenance import write_json
+from espnet_reuse.files import write_json, write_text, written_whole
 
 COLUMNS = """\
 Times are medians of interleaved rounds, with their quartiles in brackets. "vs": how
@@ -340,6 +340,7 @@ def write_reports(benchmark: Dict, output: Path) -> str:
     benchmark["growth"] = fit_growth(benchmark["lengths"])
     write_json(benchmark, output / "benchmark.json")
     markdown = format_markdown(benchmark)
-    (output / "benchmark.md").write_text(markdown)
-    plot(benchmark, output / "benchmark.png")
+    write_text(markdown, output / "benchmark.md")
+    with written_whole(output / "benchmark.png") as partial:
+        plot(benchmark, partial)
     return markdown
