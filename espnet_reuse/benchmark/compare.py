@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 PILOT_ROUNDS = 3
 PROFILED_STEPS = 3
-PRODUCTS_OF = "products of "
+PRODUCTS = "products of "
 
 
 def _fit_layers(baseline, ours, encoders, inputs, settings):
@@ -134,12 +134,12 @@ def compare_at(
         if peer.is_ours:
             step, _ = attempt(make_products, settings, peer.group_sizes, output_frames)
             if step:
-                steps[PRODUCTS_OF + peer.name] = step
+                steps[PRODUCTS + peer.name] = step
     logger.info(f"{seconds:g} s: time, in interleaved rounds")
     timed = time_interleaved(steps, settings.threads, settings.min_time)
     for name, (times, status) in timed.items():
-        if name.startswith(PRODUCTS_OF):
-            products[name.removeprefix(PRODUCTS_OF)] = times
+        if name.startswith(PRODUCTS):
+            products[name.removeprefix(PRODUCTS)] = times
         else:
             rows[name] |= {"times_ms": times, "status": status}
     steps.clear()  # of the products, the maps

@@ -267,14 +267,14 @@ def with_layers(baseline: Peer, num_blocks: int) -> Peer:
 
 
 def build_encoder(
-    peer: Peer, input_size: int, weights_of: Optional[torch.nn.Module] = None
+    peer: Peer, input_size: int, source: Optional[torch.nn.Module] = None
 ) -> torch.nn.Module:
     """Build an encoder on the CPU.
 
     Args:
         peer: Which one.
         input_size: Features per frame.
-        weights_of: Encoder whose weights it takes where names and shapes agree.
+        source: Encoder whose weights it takes where names and shapes agree.
     """
     torch.manual_seed(SEED)
     encoder = ENCODER_CLASSES[peer.encoder](input_size, **peer.conf)
@@ -283,14 +283,11 @@ def build_encoder(
         for layer in encoder.encoders:
             if getattr(layer, attention) is not None:
                 setattr(layer, attention, NoAttention())
-    if weights_of is not None:
-        own = encoder.state_dict()
-        weights = {
-            name: weight
-            for name, weight in weights_of.state_dict().items()
-            if name in own and own[name].shape == weight.shape
-        }
-        encoder.load_state_dict(weights, strict=False)
+    if source is not None:
+        shapes = {name: value.shape for name, value in encoder.state_dict().items()}
+        weights = source.state_dict().items()
+        fitting = {name: w for name, w in weights if shapes.get(name) == w.shape}
+        encoder.load_state_dict(fitting, strict=False)
     return encoder
 
 

@@ -22,8 +22,8 @@ from espnet_reuse.bin.parser import Parser, existing_file, named, positive
 from espnet_reuse.errors import UserError, reported_errors
 from espnet_reuse.files import write_json, write_text
 
-# options that --exported has no use for
-OF_ENCODERS = ("device", "batch", "group_size", "mode", "dtype", "output")
+# options of encoders, which --exported does not have
+ENCODER_OPTIONS = ("device", "batch", "group_size", "mode", "dtype", "output")
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -144,14 +144,9 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     else:
         markdown = report.format_markdown(benchmarks[0])
     print(markdown, end="")
-    return int(
-        any(
-            row["status"].startswith("failed")
-            for benchmark in benchmarks
-            for length in benchmark["lengths"]
-            for row in length["peers"].values()
-        )
-    )
+    lengths = [length for benchmark in benchmarks for length in benchmark["lengths"]]
+    rows = [row for length in lengths for row in length["peers"].values()]
+    return int(any(row["status"].startswith("failed") for row in rows))
 
 
 def run_encoder(config, output: Path, args: argparse.Namespace) -> dict:
@@ -180,15 +175,9 @@ def run_encoder(config, output: Path, args: argparse.Namespace) -> dict:
         )
     listed = peers.list_peers(config, group_sizes)
     encoders = peers.build_encoders(listed, config.input_size)
-    settings = measure.Settings(
-        config=config,
-        device=args.device,
-        mode=args.mode,
-        dtype=args.dtype,
-        batch=args.batch,
-        threads=args.threads,
-        min_time=args.min_time,
-    )
+    names = ("device", "mode", "dtype", "batch", "min_time")
+    options = {name: getattr(args, name) for name in names}
+    settings = measure.Settings(config, threads=args.threads, **options)
     # normalisation over the batch needs two frames to train on
     needed = 2 if args.mode == "train" and args.batch == 1 else 1
     for seconds in args.seconds:
@@ -206,13 +195,9 @@ def run_encoder(config, output: Path, args: argparse.Namespace) -> dict:
         "finished": False,
         "run": describe_run(args.threads, shlex.join(sys.orig_argv)),
         "settings": {
-            "device": args.device,
-            "mode": args.mode,
-            "dtype": args.dtype,
-            "batch": args.batch,
+            **options,
             "seconds": sorted(set(args.seconds)),
             "group_size": group_sizes,
-            "min_time": args.min_time,
             "encoder": config.encoder,
             "config": str(args.config or "standard sizes"),
             "input_size": config.input_size,
@@ -276,7 +261,7 @@ def main(argv=None):
         parser.error("name the model by --asr_train_config and --asr_model_file")
     if args.asr_model_file and not args.exported:
         parser.error("argument --asr_model_file: add --exported FILE")
-    for name in OF_ENCODERS if args.exported else ():
+    for name in ENCODER_OPTIONS if args.exported else ():
         if getattr(args, name) != parser.get_default(name):
             parser.error(f"argument --{name}: not for --exported")
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")

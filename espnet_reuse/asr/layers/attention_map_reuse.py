@@ -125,13 +125,14 @@ def refuse_other_groups(module, state_dict, prefix, *args):
 
     ESPnet loads checkpoints with `strict=False`: without this a producer would keep
     random query and key projections, and the model would decode to garbage. PyTorch
-    raises a RuntimeError with the messages of all modules, strict or not.
+    raises a RuntimeError for error messages, strict or not.
 
     Args:
-        module (Union[_MapProducer, MapConsumer]): Attention module of a layer.
+        module (torch.nn.Module): Attention module of a producer or of a consumer.
         state_dict (Dict[str, torch.Tensor]): The checkpoint's parameters.
         prefix (str): Name of the module in it, with a dot.
-        *args: What else PyTorch gives such a hook, at last the list of messages.
+        *args: Other arguments of `register_load_state_dict_pre_hook`, the last of them
+            the list of error messages.
     """
     error_msgs = args[-1]
     has_query = prefix + "linear_q.weight" in state_dict
@@ -424,22 +425,21 @@ def reuse_attention_maps(
         for index in range(first, first + size):
             layer = layers[index]
             attention = getattr(layer, layer_class.attention_name, None)
+            problem = None
             if type(layer) is not parent:
                 problem = f"is a {type(layer).__name__}, not ESPnet's {parent.__name__}"
             elif type(attention) not in PRODUCER_CLASSES:
                 problem = (
-                    f"its attention, {type(attention).__name__}, is none that computes "
-                    "a map (use_attn: false, cgmlp_weight: 1.0 or fast_selfattn)"
+                    f"its attention, {type(attention).__name__}, computes no map "
+                    "(use_attn: false, cgmlp_weight: 1.0 or fast_selfattn)"
                 )
-            else:
-                problem = None
-            if problem and size == 1:  # it stays as it is
-                continue
-            if problem:
+            if problem and size > 1:
                 raise ReuseConfigError(
                     f"reuse_group_size: encoders.{index} is in a group of {size}, but "
                     f"{problem}: give it a group of its own"
                 )
+            if problem:  # it stays as it is
+                continue
             layer.__class__ = layer_class
             layer.starts_group = index == first
             layer.ends_group = index == first + size - 1
