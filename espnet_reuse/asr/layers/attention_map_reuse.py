@@ -121,33 +121,23 @@ def project(context: torch.Tensor, linear_out: torch.nn.Module) -> torch.Tensor:
 
 
 def refuse_other_groups(module, state_dict, prefix, *args):
-    """Refuse a checkpoint that was trained with other groups, before it is loaded.
+    """Refuse a checkpoint that was trained with other groups.
 
-    ESPnet loads checkpoints with `strict=False`: without this a producer would keep
-    random query and key projections, and the model would decode to garbage. PyTorch
-    raises a RuntimeError for error messages, strict or not.
-
-    Args:
-        module (torch.nn.Module): Attention module of a producer or of a consumer.
-        state_dict (Dict[str, torch.Tensor]): The checkpoint's parameters.
-        prefix (str): Name of the module in it, with a dot.
-        *args: Other arguments of `register_load_state_dict_pre_hook`, the last of them
-            the list of error messages.
+    A hook of PyTorch, which raises a RuntimeError for the message also where ESPnet
+    loads with `strict=False`. Without it a producer would keep random query and key
+    projections, and the model would decode to garbage.
     """
     error_msgs = args[-1]
     has_query = prefix + "linear_q.weight" in state_dict
-    has_value = prefix + "linear_v.weight" in state_dict
-    if has_query and isinstance(module, MapConsumer):
-        problem = "has a query projection, but this model's layer is a consumer"
-    elif has_value and not has_query and not isinstance(module, MapConsumer):
-        problem = "has no query projection, but this model's layer is a producer"
-    else:
-        return
-    error_msgs.append(
-        f"the checkpoint's {prefix.rstrip('.')} {problem}: use the config.yaml "
-        "that was saved with the checkpoint (reuse_group_size differs), or "
-        "initialise from it with init_param and ignore_init_mismatch: true"
-    )
+    is_consumer = isinstance(module, MapConsumer)
+    if prefix + "linear_v.weight" in state_dict and has_query == is_consumer:
+        error_msgs.append(
+            f"the checkpoint's {prefix.rstrip('.')} has {'a' if has_query else 'no'} "
+            "query projection, but this model's layer is a "
+            f"{'consumer' if is_consumer else 'producer'}: use the config.yaml that "
+            "was saved with the checkpoint (reuse_group_size differs), or initialise "
+            "from it with init_param and ignore_init_mismatch: true"
+        )
 
 
 class _MapProducer:
@@ -425,21 +415,16 @@ def reuse_attention_maps(
         for index in range(first, first + size):
             layer = layers[index]
             attention = getattr(layer, layer_class.attention_name, None)
-            problem = None
-            if type(layer) is not parent:
-                problem = f"is a {type(layer).__name__}, not ESPnet's {parent.__name__}"
-            elif type(attention) not in PRODUCER_CLASSES:
-                problem = (
-                    f"its attention, {type(attention).__name__}, computes no map "
-                    "(use_attn: false, cgmlp_weight: 1.0 or fast_selfattn)"
-                )
-            if problem and size > 1:
+            if type(layer) is not parent or type(attention) not in PRODUCER_CLASSES:
+                if size == 1:  # it stays as it is
+                    continue
                 raise ReuseConfigError(
                     f"reuse_group_size: encoders.{index} is in a group of {size}, but "
-                    f"{problem}: give it a group of its own"
+                    f"is not an {parent.__name__} whose attention computes a map: it "
+                    f"is a {type(layer).__name__} with {type(attention).__name__} "
+                    "(use_attn: false, cgmlp_weight: 1.0 and fast_selfattn compute "
+                    "none): give it a group of its own"
                 )
-            if problem:  # it stays as it is
-                continue
             layer.__class__ = layer_class
             layer.starts_group = index == first
             layer.ends_group = index == first + size - 1
