@@ -44,9 +44,8 @@ class Converted(NamedTuple):
     Attributes:
         config: Its config.
         state: Its parameters.
-        layers: The layers of the model, of the two, that reuses maps.
-        changed: Names of the parameters that one of the two models has and the other
-            has not.
+        layers: Layers of the model that reuses maps, the source or the converted one.
+        changed: Names of the parameters that only one of the two models has.
     """
 
     config: Dict
@@ -172,12 +171,13 @@ def expand(
 def measure(
     source: Tuple[Dict, Dict], converted: Converted, data_dir: Path, num_utts: int
 ) -> List[Dict]:
-    """Measure how far the maps are from those that replace them, or that they replace.
+    """Measure how far the maps of the two models are from each other.
 
-    By the Jensen-Shannon distance of `similarity.js_distance`, a mean over frames,
-    heads and utterances. Of a reuse model that was made: between each consumer's own
-    map in the source and its producer's, head by head, and with the heads matched. Of
-    one that was expanded: between each layer's map in the two models.
+    The measure is the Jensen-Shannon distance of `similarity.js_distance`, a mean over
+    frames, heads and utterances. For a reuse model that was made, it compares each
+    consumer's own map in the source with its producer's, head by head, and with the
+    heads matched. For a model that was expanded, it compares each layer's map in the
+    two models.
 
     Args:
         source: Config and parameters that were converted.

@@ -142,7 +142,7 @@ def compare_at(
             products[name.removeprefix(PRODUCTS)] = times
         else:
             rows[name] |= {"times_ms": times, "status": status}
-    steps.clear()  # of the products, the maps
+    steps.clear()  # frees the maps of the products
 
     logger.info(f"{seconds:g} s: breakdown by module")
     breakdown = {

@@ -218,7 +218,7 @@ def run_encoder(config, output: Path, args: argparse.Namespace) -> dict:
             benchmark["lengths"].append(report.summarise(measured))
             write_json(benchmark, results)
         benchmark["finished"] = True
-    finally:  # of what was measured before an interruption, too
+    finally:  # an interruption leaves a report of the lengths that were measured
         if benchmark["lengths"]:
             report.write_reports(benchmark, output)
     return benchmark
@@ -267,9 +267,10 @@ def main(argv=None):
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("espnet_reuse.benchmark").setLevel(logging.INFO)
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's, without a GPU
-    with reported_errors(
-        parser.prog, f"what was measured is in {args.output}", extra="export"
-    ):
+    left = "nothing is written"
+    if not args.exported:
+        left = f"what was measured is in {args.output}"
+    with reported_errors(parser.prog, left, extra="export"):
         sys.exit(run(args, parser))
 
 
