@@ -17,13 +17,9 @@ from espnet_reuse.analysis.similarity import (
     same_head,
 )
 from espnet_reuse.asr.encoder.reuse_encoder import ReuseEncoder
-from espnet_reuse.asr.layers.attention_map_reuse import MapConsumer, ReuseConfigError
-from espnet_reuse.pretrained import (
-    PretrainedError,
-    attentions_of,
-    build_model,
-    require_same,
-)
+from espnet_reuse.asr.layers.attention_map_reuse import MapConsumer
+from espnet_reuse.errors import UserError
+from espnet_reuse.pretrained import attentions_of, build_model, require_same
 from espnet_reuse.registry import ENCODERS
 
 SUFFIX = "_reuse"
@@ -48,9 +44,8 @@ class Converted(NamedTuple):
     Attributes:
         config: Its config.
         state: Its parameters.
-        layers: The layers of the model, of the two, that reuses maps.
-        changed: Names of the parameters that one of the two models has and the other
-            has not.
+        layers: Layers of the model that reuses maps, the source or the converted one.
+        changed: Names of the parameters that only one of the two models has.
     """
 
     config: Dict
@@ -91,7 +86,7 @@ def to_reuse(
         task: Name of the ESPnet2 task.
 
     Raises:
-        PretrainedError: The parameters are of another architecture, the encoder has
+        UserError: The parameters are of another architecture, the encoder has
             no reuse counterpart, or the groups do not fit.
     """
     source = build_model(config, task)
@@ -100,7 +95,7 @@ def to_reuse(
     encoder = type(source.encoder)
     is_known = f"{encoder.__module__}.{encoder.__qualname__}" in ENCODERS
     if not is_known and not issubclass(encoder, ReuseEncoder):
-        raise PretrainedError(
+        raise UserError(
             f"the config's encoder is {name!r}, which has no counterpart that reuses "
             "maps; conformer, transformer, branchformer and e_branchformer have one"
         )
@@ -113,23 +108,15 @@ def to_reuse(
             "reuse_dropout": reuse_dropout,
         },
     }
-    try:
-        model = build_model(config, task)
-    except PretrainedError as error:
-        if isinstance(error.__context__, ReuseConfigError):
-            raise PretrainedError(f"--{error.__context__}") from None
-        raise
+    model = build_model(config, task)
     layers = layers_of(model)
     target = model.state_dict()
     for number, layer in enumerate(layers, 1):
-        if (
-            layer.name
-            and f"{layer.name}.linear_q.weight" in target.keys() - state.keys()
-        ):
-            raise PretrainedError(
-                f"--reuse_group_size: layer {number} would compute a map, but is a "
+        if f"{layer.name}.linear_q.weight" in target.keys() - state.keys():
+            raise UserError(
+                f"reuse_group_size: layer {number} would compute a map, but is a "
                 f"consumer in {model_file}: choose groups that begin where its groups "
-                "begin, or expand it first (--expand true)"
+                "begin, or expand it first"
             )
     dropped = [key for key in state if key not in target]
     kept = {key: value for key, value in state.items() if key in target}
@@ -152,12 +139,12 @@ def expand(
         task: Name of the ESPnet2 task.
 
     Raises:
-        PretrainedError: The model reuses no maps, or is of another architecture.
+        UserError: The model reuses no maps, or is of another architecture.
     """
     if not config["encoder"].endswith(SUFFIX):
-        raise PretrainedError(
-            f"--expand: the config's encoder is {config['encoder']!r}, which reuses no "
-            "maps; name a model with an encoder such as conformer_reuse"
+        raise UserError(
+            f"the config's encoder is {config['encoder']!r}, which reuses no maps; "
+            "name a model with an encoder such as conformer_reuse"
         )
     model = build_model(config, task)
     require_same(model.state_dict(), state, model_file)
@@ -184,12 +171,13 @@ def expand(
 def measure(
     source: Tuple[Dict, Dict], converted: Converted, data_dir: Path, num_utts: int
 ) -> List[Dict]:
-    """Measure how far the maps are from those that replace them, or that they replace.
+    """Measure how far the maps of the two models are from each other.
 
-    By the Jensen-Shannon distance of `similarity.js_distance`, a mean over frames,
-    heads and utterances. Of a reuse model that was made: between each consumer's own
-    map in the source and its producer's, head by head, and with the heads matched. Of
-    one that was expanded: between each layer's map in the two models.
+    The measure is the Jensen-Shannon distance of `similarity.js_distance`, a mean over
+    frames, heads and utterances. For a reuse model that was made, it compares each
+    consumer's own map in the source with its producer's, head by head, and with the
+    heads matched. For a model that was expanded, it compares each layer's map in the
+    two models.
 
     Args:
         source: Config and parameters that were converted.
@@ -201,7 +189,7 @@ def measure(
         A dict for each layer whose map changes; `layer` and `producer` count from 1.
 
     Raises:
-        AnalysisError: The data cannot be read, or the model has no maps.
+        UserError: The data cannot be read, or the model has no maps.
     """
     analysed, rate = prepare_analysis(*source)
     dataset = DataDir(data_dir, num_utts, rate)

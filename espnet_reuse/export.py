@@ -10,21 +10,19 @@ and the CTC head, if asked for. Batch and frames are dynamic.
 
 import contextlib
 import logging
-import statistics
 import sys
 import warnings
 from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 from unittest.mock import patch
 
-import humanfriendly
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.legacy.nets.pytorch_backend.transformer.embedding import (
     LegacyRelPositionalEncoding,
 )
 
-from espnet_reuse.benchmark.measure import Settings, time_interleaved
+from espnet_reuse.errors import UserError
 from espnet_reuse.registry import ENCODERS
 
 INPUTS = ("feats", "feats_lengths")
@@ -34,13 +32,8 @@ TRACED_LENGTHS = (128, 101)  # frames
 # Other batches, longer and shorter ones, with padding.
 CHECKED_LENGTHS = ((331,), (97, 53, 80))
 TOLERANCE = 1e-4
-FRAMES_PER_SECOND = 100  # of a model that takes features, for the timing
 
 Runner = Callable[[torch.Tensor, torch.Tensor], Sequence[torch.Tensor]]
-
-
-class ExportError(ValueError):
-    """An export cannot be made: one line that says what to change."""
 
 
 class ServedEncoder(torch.nn.Module):
@@ -51,7 +44,7 @@ class ServedEncoder(torch.nn.Module):
         with_ctc: Whether to add the CTC head.
 
     Raises:
-        ExportError: The encoder cannot be exported, or there is no CTC head.
+        UserError: The encoder cannot be exported, or there is no CTC head.
     """
 
     def __init__(self, model: ESPnetASRModel, with_ctc: bool = False):
@@ -61,19 +54,17 @@ class ServedEncoder(torch.nn.Module):
         ancestors = (f"{c.__module__}.{c.__qualname__}" for c in type(encoder).__mro__)
         if ENCODERS.keys().isdisjoint(ancestors):
             names = ", ".join(path.rpartition(".")[2] for path in ENCODERS)
-            raise ExportError(
-                f"--asr_train_config: {type(encoder).__name__} is not supported; use a "
-                f"model with one of {names} or their reuse counterparts"
+            raise UserError(
+                f"{type(encoder).__name__} is not supported; use a model with one of "
+                f"{names} or their reuse counterparts"
             )
         if getattr(encoder, "ctc_trim", False):
-            raise ExportError(
-                "--asr_train_config: encoder_conf.ctc_trim drops frames by what is in "
-                "them, which a graph cannot; use a model without it"
+            raise UserError(
+                "encoder_conf.ctc_trim drops frames by what is in them, which a graph "
+                "cannot; use a model without it"
             )
         if with_ctc and model.ctc is None:
-            raise ExportError(
-                "--with_ctc: the model has no CTC head (ctc_weight: 0); leave it out"
-            )
+            raise UserError("the model has no CTC head to export (ctc_weight: 0)")
         for name in PARTS:
             setattr(self, name, getattr(model, name))
         self.ctc = model.ctc
@@ -159,7 +150,7 @@ def export_encoder(served: ServedEncoder, input_size: int, path: Path) -> None:
         path: File to write; its suffix, `.pt2` or `.onnx`, says what.
 
     Raises:
-        ExportError: PyTorch cannot make a graph of it.
+        UserError: PyTorch cannot make a graph of it.
     """
     dynamic = {"feats": {0: "batch", 1: "frames"}, "feats_lengths": {0: "batch"}}
     inferred = torch.export.Dim.DYNAMIC
@@ -187,53 +178,40 @@ def export_encoder(served: ServedEncoder, input_size: int, path: Path) -> None:
     except OSError:
         raise
     except Exception as error:
-        raise ExportError(
-            f"--format: PyTorch cannot export this model as {path.suffix[1:]}: "
-            f"{type(error).__name__}: {_first_line(error)}"
+        raise UserError(
+            f"PyTorch cannot export this model as {path.suffix[1:]}: "
+            f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         ) from error
 
 
-def open_exported(path: Path, threads: Optional[int] = None) -> Runner:
-    """Return a function that runs an exported encoder on the CPU.
+def open_exported(path: Path, threads: Optional[int] = None) -> Tuple[Runner, int]:
+    """Open an exported encoder, to run on the CPU.
 
     Args:
         path: A file of `export_encoder`.
         threads: CPU threads of ONNX Runtime (default: PyTorch's). A .pt2 file runs on
             PyTorch's threads.
+
+    Returns:
+        Function that runs it, and the size of the feature vectors that it takes.
     """
     if path.suffix == ".pt2":
         with _quiet():
-            program = torch.export.load(path).module()
-        return torch.no_grad()(program)
+            program = torch.export.load(path)
+            (feats, _), _ = program.example_inputs
+            return torch.no_grad()(program.module()), feats.size(2)
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or torch.get_num_threads()
-    options.log_severity_level = 3  # errors
+    options.log_severity_level = 4  # fatal; errors are raised
     session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
 
     def run(feats, feats_lengths):
         inputs = zip(INPUTS, (feats.numpy(), feats_lengths.numpy()), strict=True)
         return [torch.from_numpy(x) for x in session.run(None, dict(inputs))]
 
-    return run
-
-
-def open_compared(path: Path, threads: int, input_size: int) -> Runner:
-    """Return `open_exported` of a file of unknown origin.
-
-    Raises:
-        ExportError: It does not run on such features.
-    """
-    try:
-        runner = open_exported(path, threads)
-        runner(*make_features(TRACED_LENGTHS, input_size))
-    except Exception as error:
-        raise ExportError(
-            f"--compare_to: {path} does not run on features of size {input_size} "
-            f"({_first_line(error)}); name a file of this command"
-        ) from None
-    return runner
+    return run, session.get_inputs()[0].shape[2]
 
 
 def largest_difference(served: ServedEncoder, runner: Runner, input_size: int) -> float:
@@ -280,43 +258,6 @@ def feature_size(model: ESPnetASRModel, config: Dict) -> int:
     return model.frontend.output_size()
 
 
-def frames_of(model: ESPnetASRModel, config: Dict, seconds: float) -> int:
-    """Return how many feature vectors the frontend makes of so much audio."""
-    if model.frontend is None:
-        return round(seconds * FRAMES_PER_SECOND)
-    rate = (config.get("frontend_conf") or {}).get("fs", 16000)
-    samples = round(seconds * humanfriendly.parse_size(str(rate)))
-    with torch.no_grad():
-        _, lengths = model.frontend(torch.zeros(1, samples), torch.tensor([samples]))
-    return int(lengths)
-
-
-def time_runners(
-    runners: Dict[str, Runner],
-    inputs: Tuple[torch.Tensor, torch.Tensor],
-    threads: int,
-    min_time: float,
-) -> Dict[str, float]:
-    """Return the median milliseconds of each, measured in turns.
-
-    Args:
-        runners: What to time, by name.
-        inputs: Features and lengths.
-        threads: CPU threads within an operator of PyTorch.
-        min_time: Seconds that each is measured, at least.
-    """
-    settings = Settings(None, "cpu", "infer", "float32", 1, threads, min_time)
-    steps = {name: lambda run=run: run(*inputs) for name, run in runners.items()}
-    medians = {}
-    with torch.inference_mode():
-        timed = time_interleaved(steps, settings)
-    for name, (times, status) in timed.items():
-        if times is None:
-            raise ExportError(f"--time: {name}: {status}")
-        medians[name] = statistics.median(times)
-    return medians
-
-
 @contextlib.contextmanager
 def _quiet():
     """Keep the exporters' warnings, which are about themselves, off the screen."""
@@ -328,7 +269,3 @@ def _quiet():
             yield
     finally:
         logging.disable(level)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,9 +1,9 @@
 # Copyright 2026 The espnet-reuse authors
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""What a run was, and its results in a file that is whole or not there."""
+"""What a run was: when, where, and by which versions."""
 
-import json
+import contextlib
 import os
 import platform
 import subprocess
@@ -14,24 +14,35 @@ from typing import Dict
 
 import torch
 
+CPU_INFO = Path("/proc/cpuinfo")  # on Linux only
+
 
 def cpu_model() -> str:
-    """Return the CPU's name, or its architecture where it has none."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
+    """Return the CPU's name, or its architecture where the system tells none."""
+    with contextlib.suppress(OSError):
+        for line in CPU_INFO.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
 
 
 def describe_run(threads: int, command: str) -> Dict:
-    """Return when, where, of which commit and with which versions a run is."""
+    """Return when, where, of which commit and with which versions a run is.
+
+    Args:
+        threads: CPU threads within an operator.
+        command: The command line.
+    """
     package = Path(__file__).resolve().parent
 
     def git(*args):
-        run = subprocess.run(
-            ["git", *args], capture_output=True, text=True, cwd=package, check=False
-        )
-        return run.stdout.strip() if run.returncode == 0 else None
+        try:
+            run = subprocess.run(
+                ["git", *args], capture_output=True, text=True, cwd=package, check=True
+            )
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        return run.stdout.strip()
 
     def version_of(name):
         try:
@@ -59,10 +70,3 @@ def describe_run(threads: int, command: str) -> Dict:
         "espnet_reuse": version_of("espnet-reuse"),
         "ESPNET_REUSE_IMPL": os.environ.get("ESPNET_REUSE_IMPL", "fast"),
     }
-
-
-def write_json(results: Dict, path: Path) -> None:
-    """Write the results so that whoever reads them finds them whole."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-    os.replace(partial, path)

@@ -19,6 +19,7 @@ import sys
 import types
 
 import espnet_reuse  # noqa: F401 (registers the encoders)
+from espnet_reuse.errors import UserError
 
 PROGRAM = "ESPNET_REUSE_PROGRAM"  # tells spawned workers which file runs
 
@@ -60,15 +61,24 @@ def _run_as_main(argv):
     sys.modules["__main__"] = main
     try:
         exec(code, vars(main))
-    except ValueError as e:
-        from espnet_reuse.asr.layers.attention_map_reuse import ReuseConfigError
-
-        if not isinstance(e, ReuseConfigError):
+    except (ValueError, RuntimeError) as e:
+        problem = _find_problem(e)
+        if problem is None:
             raise
-        sys.exit(f"espnet_reuse: error: {e}")
+        sys.exit(f"espnet_reuse: error: {problem}")
     # shown where the program logs (asr_train does); ESPnet reports a GPU's itself
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     logging.info(f"Peak memory: {peak} MB")
+
+
+def _find_problem(error):
+    """Return the line of an error that its user can mend, None for other errors."""
+    # by its name, since importing the module of ReuseConfigError takes seconds
+    if isinstance(error, UserError) or type(error).__name__ == "ReuseConfigError":
+        return error
+    # PyTorch joins what its modules have to say of a checkpoint
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if line.startswith("the checkpoint's ")), None)
 
 
 if __name__ == "__main__":

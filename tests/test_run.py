@@ -160,3 +160,42 @@ def test_a_wrong_group_ends_asr_train_with_one_line(tmp_path):
         "espnet_reuse: error: reuse_group_size: 0 must be a positive"
     )
     assert "Traceback" not in result.stderr
+
+
+LOADING_SCRIPT = """
+from espnet_reuse.asr.encoder.transformer_reuse_encoder import TransformerReuseEncoder
+
+two, three = (
+    TransformerReuseEncoder(20, num_blocks=4, reuse_group_size=n) for n in (2, 3)
+)
+two.load_state_dict(three.state_dict(), strict=False)
+"""
+
+
+@pytest.mark.parametrize(
+    "code, message",
+    [
+        (
+            LOADING_SCRIPT,
+            "the checkpoint's encoders.2.self_attn has no query projection",
+        ),
+        (
+            "from espnet_reuse.errors import UserError; raise UserError('no disk')",
+            "no disk",
+        ),
+    ],
+)
+def test_what_a_user_can_mend_ends_the_program_with_one_line(tmp_path, code, message):
+    (tmp_path / "script.py").write_text(code)
+    result = run(*RUNNER, tmp_path / "script.py")
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith(f"espnet_reuse: error: {message}")
+
+
+def test_another_error_of_a_program_keeps_its_traceback(tmp_path):
+    (tmp_path / "script.py").write_text("raise RuntimeError('a bug')")
+    result = run(*RUNNER, tmp_path / "script.py")
+    assert result.returncode == 1
+    assert result.stderr.startswith("Traceback")
+    assert result.stderr.splitlines()[-1] == "RuntimeError: a bug"

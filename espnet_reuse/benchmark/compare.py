@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 PILOT_ROUNDS = 3
 PROFILED_STEPS = 3
-PRODUCTS_OF = "products of "
+PRODUCTS = "products of "
 
 
 def _fit_layers(baseline, ours, encoders, inputs, settings):
@@ -45,7 +45,7 @@ def _fit_layers(baseline, ours, encoders, inputs, settings):
         "ours": encoders[ours.name],
     }
     steps = {name: make_step(e, inputs, settings) for name, e in timed.items()}
-    times = time_interleaved(steps, settings, PILOT_ROUNDS)
+    times = time_interleaved(steps, settings.threads, settings.min_time, PILOT_ROUNDS)
     if any(status != MEASURED for _, status in times.values()):
         return None
     # the fastest, for one disturbed round of few would change the number
@@ -134,14 +134,15 @@ def compare_at(
         if peer.is_ours:
             step, _ = attempt(make_products, settings, peer.group_sizes, output_frames)
             if step:
-                steps[PRODUCTS_OF + peer.name] = step
+                steps[PRODUCTS + peer.name] = step
     logger.info(f"{seconds:g} s: time, in interleaved rounds")
-    for name, (times, status) in time_interleaved(steps, settings).items():
-        if name.startswith(PRODUCTS_OF):
-            products[name.removeprefix(PRODUCTS_OF)] = times
+    timed = time_interleaved(steps, settings.threads, settings.min_time)
+    for name, (times, status) in timed.items():
+        if name.startswith(PRODUCTS):
+            products[name.removeprefix(PRODUCTS)] = times
         else:
             rows[name] |= {"times_ms": times, "status": status}
-    steps.clear()  # of the products, the maps
+    steps.clear()  # frees the maps of the products
 
     logger.info(f"{seconds:g} s: breakdown by module")
     breakdown = {

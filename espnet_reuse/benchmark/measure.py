@@ -211,14 +211,16 @@ def repeat_block(step: Callable[[], None], repeats: int) -> float:
 
 def time_interleaved(
     steps: Dict[str, Callable[[], None]],
-    settings: Settings,
+    threads: int,
+    min_time: float,
     rounds: Optional[int] = None,
 ) -> Dict[str, Tuple[Optional[List[float]], str]]:
     """Time steps in rounds, each round a block of each step in a new order.
 
     Args:
         steps: What to time, by name.
-        settings: Threads and `min_time`.
+        threads: CPU threads within an operator.
+        min_time: Seconds that each is measured, at least.
         rounds: Number of rounds, of single steps. By default as many as give every
             step `min_time`, at least MIN_ROUNDS, at most MAX_ROUNDS.
 
@@ -227,13 +229,13 @@ def time_interleaved(
     """
     first, statuses = {}, {}
     for name, step in steps.items():
-        first[name], statuses[name] = attempt(warm_up, step, settings.threads)
+        first[name], statuses[name] = attempt(warm_up, step, threads)
     block = 0.0
     if rounds is None:
         slowest = max((ms for ms in first.values() if ms), default=1.0)
-        rounds = math.ceil(1000 * settings.min_time / slowest)
+        rounds = math.ceil(1000 * min_time / slowest)
         rounds = max(MIN_ROUNDS, min(rounds, MAX_ROUNDS))
-        block = settings.min_time / rounds
+        block = min_time / rounds
         logger.info(f"  {rounds} rounds; the slowest takes {slowest:.0f} ms")
     times = {name: [] for name in steps}
     order = list(steps)

@@ -12,9 +12,10 @@ import pkgutil
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence
 
+import humanfriendly
 import torch
-import yaml
 
+from espnet_reuse.errors import UserError, one_line
 from espnet_reuse.registry import ENCODERS
 
 with contextlib.redirect_stderr(io.StringIO()):  # ESPnet prints that flash_attn lacks
@@ -27,13 +28,7 @@ with contextlib.redirect_stderr(io.StringIO()):  # ESPnet prints that flash_attn
         for name, path in zip(PARENT_CLASSES, ENCODERS.values(), strict=True)
     }
 
-    from espnet_reuse.asr.layers.attention_map_reuse import (
-        ReuseConfigError as ReuseConfigError,  # for the command
-    )
-    from espnet_reuse.asr.layers.attention_map_reuse import (
-        resolve_group_sizes,
-        uses_fast_paths,
-    )
+    from espnet_reuse.asr.layers.attention_map_reuse import resolve_group_sizes
 
 SIZES = {
     "output_size": 256,
@@ -82,10 +77,6 @@ ABSOLUTE = "absolute positions, SDPA"
 E_BRANCHFORMER = "E-Branchformer"
 LIMIT = "limit"
 SEED = 0
-
-
-class ConfigError(ValueError):
-    """The YAML cannot be measured; the message says what to change."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,43 +153,39 @@ def read_config(path: Path) -> EncoderConfig:
         path: YAML file.
 
     Raises:
-        ConfigError: The file cannot be read or describes none of the encoders.
+        OSError: The file cannot be read.
+        UserError: It describes none of the encoders.
     """
-    try:
-        config = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        problem = " ".join(str(error).split())
-        raise ConfigError(f"is not valid YAML: {problem}") from error
-    encoder = config.get("encoder") if isinstance(config, dict) else None
-    if encoder not in list(ENCODER_CLASSES):
-        raise ConfigError(
-            f"has encoder: {encoder}; needed is an ESPnet training configuration with "
-            f"encoder: {', '.join(PARENT_CLASSES)} or one of these with _reuse"
+    from espnet_reuse import pretrained  # not for the processes that measure memory
+
+    config = pretrained.read_config(path)
+    encoder, own = config["encoder"], config["encoder_conf"]
+    if encoder not in ENCODER_CLASSES:
+        raise UserError(
+            f"{path} has encoder: {encoder}; use a config with "
+            f"{', '.join(PARENT_CLASSES)} or one of these with _reuse"
         )
-    own = config.get("encoder_conf") or {}
     frontend = config.get("frontend_conf") or {}
     if not isinstance(own, dict) or not isinstance(frontend, dict):
-        raise ConfigError("has an encoder_conf or frontend_conf that is no mapping")
+        raise UserError(f"{path}: encoder_conf and frontend_conf must be mappings")
     try:
-        rate = float(str(frontend.get("fs", 16000)).lower().replace("k", "e3"))
+        rate = humanfriendly.parse_size(str(frontend.get("fs", "16k")))
         frames_per_second = rate / int(frontend.get("hop_length", 128))
         input_size = int(frontend.get("n_mels", 80))
-    except (ValueError, TypeError, ZeroDivisionError) as error:
-        raise ConfigError(
-            "has a frontend_conf whose fs, hop_length or n_mels is no positive number"
-        ) from error
+    except (humanfriendly.InvalidSize, ValueError, TypeError, ZeroDivisionError):
+        raise UserError(
+            f"{path}: fs, hop_length and n_mels in frontend_conf must be positive"
+        ) from None
     config = make_config(
         encoder.removesuffix("_reuse"), own, input_size, frames_per_second
     )
-    num_blocks = config.conf["num_blocks"]
+    num_blocks, input_layer = config.conf["num_blocks"], config.conf["input_layer"]
     if type(num_blocks) is not int or num_blocks < 1:  # bool is an int in Python
-        raise ConfigError(f"has num_blocks: {num_blocks}; needed is a positive integer")
-    if config.conf["input_layer"] in ("embed", None):
-        raise ConfigError(
-            f"has input_layer: {config.conf['input_layer']}; needed is one that takes "
-            "features, such as conv2d"
+        raise UserError(f"{path}: num_blocks: {num_blocks} must be a positive integer")
+    if input_layer in ("embed", None):
+        raise UserError(
+            f"{path}: input_layer: {input_layer} takes no features; use one that does, "
+            "such as conv2d"
         )
     return config
 
@@ -280,14 +267,14 @@ def with_layers(baseline: Peer, num_blocks: int) -> Peer:
 
 
 def build_encoder(
-    peer: Peer, input_size: int, weights_of: Optional[torch.nn.Module] = None
+    peer: Peer, input_size: int, source: Optional[torch.nn.Module] = None
 ) -> torch.nn.Module:
     """Build an encoder on the CPU.
 
     Args:
         peer: Which one.
         input_size: Features per frame.
-        weights_of: Encoder whose weights it takes where names and shapes agree.
+        source: Encoder whose weights it takes where names and shapes agree.
     """
     torch.manual_seed(SEED)
     encoder = ENCODER_CLASSES[peer.encoder](input_size, **peer.conf)
@@ -296,14 +283,11 @@ def build_encoder(
         for layer in encoder.encoders:
             if getattr(layer, attention) is not None:
                 setattr(layer, attention, NoAttention())
-    if weights_of is not None:
-        own = encoder.state_dict()
-        weights = {
-            name: weight
-            for name, weight in weights_of.state_dict().items()
-            if name in own and own[name].shape == weight.shape
-        }
-        encoder.load_state_dict(weights, strict=False)
+    if source is not None:
+        shapes = {name: value.shape for name, value in encoder.state_dict().items()}
+        weights = source.state_dict().items()
+        fitting = {name: w for name, w in weights if shapes.get(name) == w.shape}
+        encoder.load_state_dict(fitting, strict=False)
     return encoder
 
 
@@ -313,10 +297,8 @@ def build_encoders(
     """Build the encoders of all peers, with the first one's weights.
 
     Raises:
-        ConfigError: One cannot be built from its encoder_conf.
-        ReuseConfigError: ESPNET_REUSE_IMPL is neither `fast` nor `naive`.
+        UserError: One cannot be built from its encoder_conf.
     """
-    uses_fast_paths()
     encoders = {}
     for peer in peers:
         try:
@@ -324,9 +306,9 @@ def build_encoders(
                 peer, input_size, encoders.get(peers[0].name)
             )
         except Exception as error:  # ESPnet's constructors raise anything
-            problem = " ".join(str(error).split()) or type(error).__name__
-            raise ConfigError(
-                f"has an encoder_conf of which '{peer.name}' cannot be built: {problem}"
+            raise UserError(
+                f"'{peer.name}' cannot be built from the encoder_conf: "
+                f"{one_line(error)}"
             ) from error
     return encoders
 

@@ -17,7 +17,7 @@ from espnet_reuse.benchmark.peers import (
     LIMIT,
     SDPA,
 )
-from espnet_reuse.provenance import write_json
+from espnet_reuse.files import write_json, write_text, written_whole
 
 COLUMNS = """\
 Times are medians of interleaved rounds, with their quartiles in brackets. "vs": how
@@ -33,7 +33,7 @@ a Branchformer. Rest: normalisation, residuals, dropout, merging of branches."""
 GROWTH = """\
 Exponent p of time ~ length^p (of one forward in inference), a least-squares fit over
 all lengths on logarithmic axes: 1 is linear, 2 quadratic. Peak memory likewise."""
-OF_PARENTS = """\
+ENCODERS = """\
 Each encoder is compared with its own parent in ESPnet, in the same rounds. Encoders are
 measured one after another: only ratios are shown, and the limit is each one's own."""
 COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999"]
@@ -63,33 +63,31 @@ def summarise(length: Dict) -> Dict:
     peers = length["peers"]
     timed = {name: row["times_ms"] for name, row in peers.items() if row["times_ms"]}
     medians = {name: median(times) for name, times in timed.items()}
-    eager_memory = peers[EAGER]["peak_memory_mb"]
+    eager = peers[EAGER]["peak_memory_mb"]
     for name, row in peers.items():
         own = medians.get(name)
-        row["median_ms"] = own
-        row["quartiles_ms"] = own and quartiles(timed[name])
-        row["speedup"] = {
-            other: {
-                "ratio": medians[other] / own,
-                "quartiles": quartiles(numpy.divide(times, timed[name])),
-            }
-            for other, times in timed.items()
-            if own
-        }
-        row["attention_time_removed"] = (
-            (medians[EAGER] - own) / (medians[EAGER] - medians[LIMIT])
-            if {EAGER, LIMIT, name} <= set(timed) and name != EAGER
-            else None
-        )
         products = length["products"].get(name)
-        row["floor_ms"] = (
-            medians[LIMIT] + median(products) if products and LIMIT in timed else None
-        )
-        row["to_floor"] = own / row["floor_ms"] if own and row["floor_ms"] else None
+        floor = medians[LIMIT] + median(products) if products and LIMIT in timed else 0
+        removed = None
+        if name != EAGER and {EAGER, LIMIT, name} <= set(timed):
+            removed = (medians[EAGER] - own) / (medians[EAGER] - medians[LIMIT])
         memory = row["peak_memory_mb"]
-        row["memory_to_eager"] = (
-            memory / eager_memory if memory and eager_memory else None
-        )
+        row |= {
+            "median_ms": own,
+            "quartiles_ms": own and quartiles(timed[name]),
+            "speedup": {
+                other: {
+                    "ratio": medians[other] / own,
+                    "quartiles": quartiles(numpy.divide(times, timed[name])),
+                }
+                for other, times in timed.items()
+                if own
+            },
+            "attention_time_removed": removed,
+            "floor_ms": floor or None,
+            "to_floor": own / floor if own and floor else None,
+            "memory_to_eager": memory / eager if memory and eager else None,
+        }
     return length
 
 
@@ -216,7 +214,7 @@ def format_encoders(benchmarks: Sequence[Dict]) -> str:
         if row["group_size"] is not None
     ]
     hidden = "encoder", "config", "encoder_conf"
-    lines = [*_heading(benchmarks[0], hidden), "", OF_PARENTS, *_table(columns, rows)]
+    lines = [*_heading(benchmarks[0], hidden), "", ENCODERS, *_table(columns, rows)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -226,13 +224,8 @@ def format_markdown(benchmark: Dict) -> str:
     training = settings["mode"] == "train"
     lines = _heading(benchmark)
     columns = ["encoder", "parameters", "time (ms)", f"vs {EAGER}", f"vs {SDPA}"]
-    columns += [
-        "attention time removed",
-        "floor (ms)",
-        "time / floor",
-        "peak memory (MB)",
-        "vs eager",
-    ]
+    columns += ["attention time removed", "floor (ms)", "time / floor"]
+    columns += ["peak memory (MB)", "vs eager"]
     step = "forward and backward" if training else "forward"
     for length in lengths:
         lines += [
@@ -253,28 +246,20 @@ def format_markdown(benchmark: Dict) -> str:
         )
     lines += ["", "## Breakdown", "", BREAKDOWN]
     parts = ["total", *CATEGORIES]
-    lines += _table(
-        ["length", "encoder", *parts],
-        [
-            [
-                f"{length['seconds']:g} s",
-                name,
-                *(_number(values[part], ".1f") for part in parts),
-            ]
-            for length in lengths
-            for name, values in length["breakdown"].items()
-        ],
-    )
+    rows = [
+        [f"{length['seconds']:g} s", name, *(_number(ms[p], ".1f") for p in parts)]
+        for length in lengths
+        for name, ms in length["breakdown"].items()
+    ]
+    lines += _table(["length", "encoder", *parts], rows)
     if len(lengths) > 1:
         lines += ["## Growth with length", "", GROWTH]
         parts.append("peak memory")
-        lines += _table(
-            ["encoder", *parts],
-            [
-                [name, *(_number(exponents[part]) for part in parts)]
-                for name, exponents in benchmark["growth"].items()
-            ],
-        )
+        rows = [
+            [name, *(_number(exponents[part]) for part in parts)]
+            for name, exponents in benchmark["growth"].items()
+        ]
+        lines += _table(["encoder", *parts], rows)
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -340,6 +325,7 @@ def write_reports(benchmark: Dict, output: Path) -> str:
     benchmark["growth"] = fit_growth(benchmark["lengths"])
     write_json(benchmark, output / "benchmark.json")
     markdown = format_markdown(benchmark)
-    (output / "benchmark.md").write_text(markdown)
-    plot(benchmark, output / "benchmark.png")
+    write_text(markdown, output / "benchmark.md")
+    with written_whole(output / "benchmark.png") as partial:
+        plot(benchmark, partial)
     return markdown

@@ -5,6 +5,10 @@
 
 Writes benchmark.json, benchmark.md and benchmark.png, and prints the Markdown; of
 several encoders, into a folder for each, with one table of all in encoders.md.
+
+With --exported, it times exported files instead, on the CPU, one utterance at a time,
+and beside them the model that --asr_train_config and --asr_model_file name. It prints
+the median times and their ratios to the first file's, and writes nothing.
 """
 
 import argparse
@@ -14,7 +18,12 @@ import shlex
 import sys
 from pathlib import Path
 
-from espnet_reuse.bin.parser import Parser, positive
+from espnet_reuse.bin.parser import Parser, existing_file, named, positive
+from espnet_reuse.errors import UserError, reported_errors
+from espnet_reuse.files import write_json, write_text
+
+# options of encoders, which --exported does not have
+ENCODER_OPTIONS = ("device", "batch", "group_size", "mode", "dtype", "output")
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -69,6 +78,14 @@ def get_parser() -> argparse.ArgumentParser:
         help="instead: training YAML of an ESPnet recipe with one of them, or with its "
         "name and _reuse",
     )
+    which.add_argument(
+        "--exported",
+        type=existing_file,
+        nargs="+",
+        metavar="FILE",
+        help="instead: files of espnet_reuse.bin.export, .onnx or .pt2",
+    )
+    parser.add_model(required=False)
     add("--threads", type=positive(int), help="CPU threads (default: PyTorch's)")
     add(
         "--min_time",
@@ -91,6 +108,9 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
     Returns:
         0, or 1 where an encoder failed for another reason than memory.
+
+    Raises:
+        UserError: An encoder cannot be built or measured.
     """
     # after the command line has been read, for these take seconds
     import torch
@@ -103,79 +123,61 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
     args.threads = args.threads or torch.get_num_threads()
     torch.set_num_threads(args.threads)
+    if args.exported:
+        time_files(args)
+        return 0
     if args.config:
-        try:
+        with named("--config"):
             configs = [peers.read_config(args.config)]
-        except peers.ConfigError as error:
-            parser.error(f"argument --config: {args.config} {error}")
     else:
         configs = [peers.make_config(name) for name in dict.fromkeys(args.encoders)]
     benchmarks = []
     for config in configs:
         output = args.output / config.encoder if len(configs) > 1 else args.output
         compare.logger.info(f"encoder: {config.encoder}")
-        benchmarks.append(run_encoder(config, output, args, parser))
+        benchmarks.append(run_encoder(config, output, args))
         compare.logger.info(f"wrote {output}/benchmark.json, .md and .png")
     if len(configs) > 1:
         markdown = report.format_encoders(benchmarks)
-        (args.output / "encoders.md").write_text(markdown)
+        write_text(markdown, args.output / "encoders.md")
         compare.logger.info(f"wrote {args.output}/encoders.md")
     else:
         markdown = report.format_markdown(benchmarks[0])
     print(markdown, end="")
-    return int(
-        any(
-            row["status"].startswith("failed")
-            for benchmark in benchmarks
-            for length in benchmark["lengths"]
-            for row in length["peers"].values()
-        )
-    )
+    lengths = [length for benchmark in benchmarks for length in benchmark["lengths"]]
+    rows = [row for length in lengths for row in length["peers"].values()]
+    return int(any(row["status"].startswith("failed") for row in rows))
 
 
-def run_encoder(
-    config, output: Path, args: argparse.Namespace, parser: argparse.ArgumentParser
-) -> dict:
+def run_encoder(config, output: Path, args: argparse.Namespace) -> dict:
     """Check the arguments for one encoder, measure it and write its files.
 
     Args:
         config (EncoderConfig): Its sizes, features and frame rate.
         output: Folder to write.
         args: The command line.
-        parser: Its parser, for errors.
 
     Returns:
         What benchmark.json holds.
+
+    Raises:
+        UserError: An argument does not fit the encoder.
     """
     from espnet_reuse.benchmark import compare, measure, peers, report
-    from espnet_reuse.provenance import describe_run, write_json
+    from espnet_reuse.provenance import describe_run
 
     num_blocks = config.conf["num_blocks"]
-    try:
-        default = range(1, min(4, num_blocks) + 1)
-        group_sizes = sorted(set(args.group_size or default))
-        for size in group_sizes:
-            if size > num_blocks:
-                parser.error(
-                    f"argument --group_size: {size} is more than the encoder's "
-                    f"{num_blocks} layers; use 1 to {num_blocks}"
-                )
-        listed = peers.list_peers(config, group_sizes)
-        encoders = peers.build_encoders(listed, config.input_size)
-    except peers.ReuseConfigError as error:
-        parser.error(str(error))
-    except peers.ConfigError as error:
-        parser.error(f"argument --config: {args.config} {error}")
-
-    settings = measure.Settings(
-        config=config,
-        device=args.device,
-        mode=args.mode,
-        dtype=args.dtype,
-        batch=args.batch,
-        threads=args.threads,
-        min_time=args.min_time,
-    )
+    group_sizes = sorted(set(args.group_size or range(1, min(4, num_blocks) + 1)))
+    if group_sizes[-1] > num_blocks:
+        raise UserError(
+            f"argument --group_size: {group_sizes[-1]} is more than the encoder's "
+            f"{num_blocks} layers; use 1 to {num_blocks}"
+        )
+    listed = peers.list_peers(config, group_sizes)
+    encoders = peers.build_encoders(listed, config.input_size)
+    names = ("device", "mode", "dtype", "batch", "min_time")
+    options = {name: getattr(args, name) for name in names}
+    settings = measure.Settings(config, threads=args.threads, **options)
     # normalisation over the batch needs two frames to train on
     needed = 2 if args.mode == "train" and args.batch == 1 else 1
     for seconds in args.seconds:
@@ -184,7 +186,7 @@ def run_encoder(
             encoders[peers.EAGER], config.input_size, frames
         )
         if left < needed:
-            parser.error(
+            raise UserError(
                 f"argument --seconds: {seconds:g} s are {frames} frames, of which "
                 f"subsampling leaves {left}, but at least {needed} must be left; use "
                 "a longer one"
@@ -193,13 +195,9 @@ def run_encoder(
         "finished": False,
         "run": describe_run(args.threads, shlex.join(sys.orig_argv)),
         "settings": {
-            "device": args.device,
-            "mode": args.mode,
-            "dtype": args.dtype,
-            "batch": args.batch,
+            **options,
             "seconds": sorted(set(args.seconds)),
             "group_size": group_sizes,
-            "min_time": args.min_time,
             "encoder": config.encoder,
             "config": str(args.config or "standard sizes"),
             "input_size": config.input_size,
@@ -209,14 +207,9 @@ def run_encoder(
         "lengths": [],
     }
     results = output / "benchmark.json"
-    try:
+    with named("--output"):
         output.mkdir(parents=True, exist_ok=True)
         write_json(benchmark, results)
-    except OSError as error:
-        parser.error(
-            f"argument --output: cannot write {output}: {error.strerror}; name a "
-            "folder that can be written"
-        )
 
     encoders = {name: e.to(args.device) for name, e in encoders.items()}
     try:
@@ -225,25 +218,60 @@ def run_encoder(
             benchmark["lengths"].append(report.summarise(measured))
             write_json(benchmark, results)
         benchmark["finished"] = True
-    finally:  # of what was measured before an interruption, too
+    finally:  # an interruption leaves a report of the lengths that were measured
         if benchmark["lengths"]:
             report.write_reports(benchmark, output)
     return benchmark
+
+
+def time_files(args: argparse.Namespace) -> None:
+    """Time exported files, and beside them their model, and print the times.
+
+    Raises:
+        UserError: A file or the model cannot be read or run.
+    """
+    from espnet_reuse.benchmark import exported
+    from espnet_reuse.export import ServedEncoder
+    from espnet_reuse.pretrained import load_model
+
+    model = config = None
+    with named("--exported"):
+        runners, input_size = exported.open_files(args.exported, args.threads)
+    if args.asr_model_file:
+        model, config = load_model(args.asr_train_config, args.asr_model_file)
+        runners["model in PyTorch"] = ServedEncoder(model)
+    for seconds in args.seconds:
+        frames = exported.count_frames(seconds, model, config)
+        medians = exported.time_runners(
+            runners, frames, input_size, args.threads, args.min_time
+        )
+        first = medians[str(args.exported[0])]
+        for name, median in medians.items():
+            print(
+                f"{seconds:g} s of audio, {frames} frames: {median:.1f} ms, "
+                f"x{median / first:.2f}: {name}"
+            )
 
 
 def main(argv=None):
     """Run the command; an interruption leaves what was measured."""
     parser = get_parser()
     args = parser.parse_args(argv)
+    if (args.asr_train_config is None) != (args.asr_model_file is None):
+        parser.error("name the model by --asr_train_config and --asr_model_file")
+    if args.asr_model_file and not args.exported:
+        parser.error("argument --asr_model_file: add --exported FILE")
+    for name in ENCODER_OPTIONS if args.exported else ():
+        if getattr(args, name) != parser.get_default(name):
+            parser.error(f"argument --{name}: not for --exported")
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("espnet_reuse.benchmark").setLevel(logging.INFO)
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's, without a GPU
-    try:
+    left = "nothing is written"
+    if not args.exported:
+        left = f"what was measured is in {args.output}"
+    with reported_errors(parser.prog, left, extra="export"):
         sys.exit(run(args, parser))
-    except KeyboardInterrupt:
-        parser.exit(
-            130, f"{parser.prog}: interrupted; what was measured is in {args.output}\n"
-        )
 
 
 if __name__ == "__main__":

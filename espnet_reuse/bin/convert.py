@@ -11,16 +11,16 @@ Run it in the folder of the model's recipe, where the paths in its config start.
 """
 
 import argparse
-import os
 import shlex
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 import yaml
+from espnet2.utils.types import str2bool
 
-from espnet_reuse.bin.parser import Parser, positive
+from espnet_reuse.bin.parser import Parser, existing_file, named, positive
+from espnet_reuse.errors import reported_errors
+from espnet_reuse.files import written_whole
 
 
 def group_size(text):
@@ -38,7 +38,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_model(required=False)
     add(
         "--packed_model",
-        type=Path,
+        type=existing_file,
         help="instead of the two: the model as espnet2.bin.pack packed it",
     )
     add("--task", default="asr", help="the model's ESPnet2 task (default: asr)")
@@ -56,8 +56,8 @@ def get_parser() -> argparse.ArgumentParser:
     )
     add(
         "--expand",
-        choices=["true", "false"],
-        default="false",
+        type=str2bool,
+        default=False,
         help="instead: make a stock ESPnet model of a reuse model, every consumer with "
         "its producer's query, key and position parameters (default: false)",
     )
@@ -75,8 +75,8 @@ def get_parser() -> argparse.ArgumentParser:
     )
     add(
         "--match_heads",
-        choices=["true", "false"],
-        default="true",
+        type=str2bool,
+        default=True,
         help="put each consumer's heads into the order in which their own maps are "
         "nearest to the producer's that they reuse; with --data_dir (default: true)",
     )
@@ -93,7 +93,7 @@ def check_args(args: argparse.Namespace, parser: argparse.ArgumentParser) -> Non
         parser.error(
             "name the model: --asr_train_config and --asr_model_file, or --packed_model"
         )
-    if (args.expand == "true") == (args.reuse_group_size is not None):
+    if args.expand == (args.reuse_group_size is not None):
         parser.error(
             "argument --reuse_group_size: say how many layers share a map, e.g. 3; or "
             "--expand true, without it"
@@ -110,24 +110,23 @@ def run(args: argparse.Namespace, folder: Path) -> None:
     """Convert, measure, and write into `folder`, which will be the output folder.
 
     Raises:
-        PretrainedError: The model cannot be converted.
-        AnalysisError: It cannot be measured on the data.
+        UserError: The model cannot be converted, or not be measured on the data.
     """
     # after the command line has been read, for these take seconds
     import torch
 
     import espnet_reuse  # noqa: F401 (registers the encoders)
     from espnet_reuse import convert, pretrained
-    from espnet_reuse.provenance import describe_run, write_json
+    from espnet_reuse.files import write_json
+    from espnet_reuse.provenance import describe_run
 
     config_file, model_file = args.asr_train_config, args.asr_model_file
     if args.packed_model is not None:
-        config_file, model_file = pretrained.unpack_model(
-            args.packed_model, folder, "--packed_model"
-        )
+        with named("--packed_model"):
+            config_file, model_file = pretrained.unpack_model(args.packed_model, folder)
     config = pretrained.read_config(config_file)
     state = pretrained.read_parameters(model_file)
-    if args.expand == "true":
+    if args.expand:
         converted = convert.expand(config, state, model_file, args.task)
     else:
         converted = convert.to_reuse(
@@ -147,7 +146,7 @@ def run(args: argparse.Namespace, folder: Path) -> None:
             (config, state), converted, args.data_dir, args.num_utts
         )
         print(format_distances(layers))
-        if args.match_heads == "true" and args.expand == "false":
+        if args.match_heads and not args.expand:
             for row in layers:
                 attention = converted.layers[row["layer"] - 1].name
                 convert.permute_heads(converted.state, attention, row["heads"])
@@ -231,36 +230,12 @@ def main(argv=None):
     parser = get_parser()
     args = parser.parse_args(argv)
     check_args(args, parser)
-    try:
-        args.output_dir.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(
-            tempfile.mkdtemp(
-                prefix=f".{args.output_dir.name}.", dir=args.output_dir.parent
-            )
-        )
-    except OSError as error:
-        parser.error(
-            f"argument --output_dir: cannot write {args.output_dir}: {error.strerror}"
-        )
-    from espnet_reuse.analysis import AnalysisError
-    from espnet_reuse.pretrained import PretrainedError
-
-    try:
-        run(args, folder)
-        umask = os.umask(0)
-        os.umask(umask)
-        folder.chmod(0o777 & ~umask)
-        os.replace(folder, args.output_dir)
-    except (PretrainedError, AnalysisError) as error:
-        parser.error(str(error))
-    except OSError as error:
-        parser.error(f"argument --output_dir: cannot write {args.output_dir}: {error}")
-    except ModuleNotFoundError as error:
-        parser.error(f"no {error.name} here: pip install 'espnet-reuse[analysis]'")
-    except KeyboardInterrupt:
-        parser.exit(130, f"{parser.prog}: interrupted; nothing is written\n")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with reported_errors(parser.prog, extra="analysis"):
+        with named("--output_dir"):
+            args.output_dir.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(args.output_dir) as folder:
+            folder.mkdir()
+            run(args, folder)
     print(f"Written: {args.output_dir}/{{config.yaml,model.pth,conversion.json}}")
 
 

@@ -17,7 +17,6 @@ from espnet_reuse.benchmark.peers import (
     LIMIT,
     PARENT_CLASSES,
     SDPA,
-    ConfigError,
     build_encoder,
     build_encoders,
     count_output_frames,
@@ -26,6 +25,7 @@ from espnet_reuse.benchmark.peers import (
     read_config,
     with_layers,
 )
+from espnet_reuse.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIG = read_config(Path(__file__).with_name("tiny.yaml"))
@@ -119,7 +119,7 @@ def test_the_frontend_gives_features_and_frame_rate(tmp_path):
 def test_a_config_that_cannot_be_measured_is_refused(text, tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(text)
-    with pytest.raises(ConfigError):
+    with pytest.raises(UserError, match=str(path)):
         read_config(path)
 
 

@@ -3,8 +3,10 @@
 
 """The benchmark's command: its files, bad input, interruption, too little memory."""
 
+import argparse
 import json
 import logging
+import re
 import statistics
 import subprocess
 import sys
@@ -14,10 +16,14 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+import yaml
+from espnet2.tasks.asr import ASRTask
 
+import espnet_reuse  # noqa: F401 (registers the encoders)
 from espnet_reuse.benchmark import compare, peers
 from espnet_reuse.benchmark.measure import CHILDREN
 from espnet_reuse.bin import benchmark as command
+from espnet_reuse.export import ServedEncoder, export_encoder
 
 CONFIG = Path(__file__).parents[1] / "benchmark" / "tiny.yaml"
 SHORT = ["--threads", "1", "--min_time", "0.02"]
@@ -258,6 +264,7 @@ BAD_INPUT = {
     "a config without attention maps": "--config {tmp_path}/maps.yaml",
     "another encoder": "--encoders rnn",
     "encoders beside a config": "--encoders conformer",
+    "an exported file beside a config": "--exported {tmp_path}/no.yaml",
     "a config with an unknown option": "--config {tmp_path}/unknown.yaml",
     "too short for subsampling": "--seconds 0.06",
     "too short for a frame": "--seconds 0.001",
@@ -281,21 +288,101 @@ def test_bad_input_is_one_line_that_names_the_option(args, tmp_path, capfd):
     )
     args = args.format(tmp_path=tmp_path).split()
     default = [] if "--output" in args else ["--output", tmp_path / "output"]
-    assert run(*args, *default) == 2
+    assert run(*args, *default) in (1, 2)
     out, err = capfd.readouterr()
     lines = err.splitlines()
     assert out == "" and len(lines) == 1, err
-    assert lines[0].startswith("espnet_reuse.bin.benchmark: error: argument --")
+    assert lines[0].startswith("espnet_reuse.bin.benchmark: error: ")
     option = args[-2] if "--mode" not in args else "--seconds"
-    assert option in lines[0] or args[0] in lines[0]
+    assert any(word in lines[0] for word in (option, args[0], "encoder_conf"))
     assert not (tmp_path / "output").exists()
 
 
 def test_an_unknown_implementation_is_one_line(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("ESPNET_REUSE_IMPL", "quick")
-    assert run("--output", tmp_path / "output") == 2
+    assert run("--output", tmp_path / "output") == 1
     (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith("espnet_reuse.bin.benchmark: error: ESPNET_REUSE_IMPL")
+    assert line.startswith("espnet_reuse.bin.benchmark: error: ")
+    assert "ESPNET_REUSE_IMPL: 'quick' in the environment" in line
+
+
+# ---------------------------- exported files ----------------------------
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A folder with a model without a frontend, and the files it was exported to."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    assert onnxruntime
+    folder = tmp_path_factory.mktemp("exported")
+    config = ASRTask.get_default_config() | {
+        "token_list": ["<blank>", "<unk>", "a", "<sos/eos>"],
+        "encoder": "transformer_reuse",
+        "encoder_conf": SIZES | {"reuse_group_size": 2, "linear_units": 16},
+        "model_conf": {"ctc_weight": 1.0},
+        "frontend_conf": {"hop_length": 160, "n_mels": 20},
+        "normalize": None,
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    model = ASRTask.build_model(argparse.Namespace(**config))
+    torch.save(model.state_dict(), folder / "model.pth")
+    for kind in ("onnx", "pt2"):
+        export_encoder(ServedEncoder(model), 20, folder / f"small.{kind}")
+    return folder
+
+
+def time_exported(exported, *options):
+    files = [exported / "small.onnx", exported / "small.pt2"]
+    return run("--exported", *files, *options, common=SHORT)
+
+
+@pytest.mark.parametrize("beside", [[], ["model in PyTorch"]])
+def test_exported_files_are_timed_in_turns_with_ratios_to_the_first(
+    exported, beside, capsys
+):
+    options = ["--seconds", 1, 2]
+    if beside:
+        options += ["--asr_train_config", exported / "config.yaml"]
+        options += ["--asr_model_file", exported / "model.pth"]
+    assert time_exported(exported, *options) == 0
+    pattern = r"([12]) s of audio, (\d+) frames: ([\d.]+) ms, x([\d.]+): (.*)"
+    lines = capsys.readouterr().out.splitlines()
+    rows = [re.fullmatch(pattern, line).groups() for line in lines]
+    names = [str(exported / "small.onnx"), str(exported / "small.pt2"), *beside]
+    assert [(row[0], row[4]) for row in rows] == [(s, n) for s in "12" for n in names]
+    # a frontend of 100 frames a second makes one more at the end
+    assert {row[1] for row in rows} == ({"101", "201"} if beside else {"100", "200"})
+    assert rows[0][3] == rows[len(names)][3] == "1.00"
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ("--seconds 0.02", "small.onnx does not run on 2 frames of size 20: "),
+        ("--exported no.onnx", "argument --exported: there is no file 'no.onnx'"),
+        ("--exported {here}", "{here} is no exported encoder ("),
+        ("--device cuda", "argument --device: not for --exported"),
+        ("--output x", "argument --output: not for --exported"),
+        ("--asr_model_file {here}", "name the model by --asr_train_config and"),
+        ("--asr_train_config {here} --asr_model_file {here}", "{here} is not YAML"),
+    ],
+)
+def test_what_cannot_be_timed_is_one_line(exported, options, message, capfd):
+    options = options.format(here=__file__).split()
+    assert time_exported(exported, *options) in (1, 2)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("espnet_reuse.bin.benchmark: error: ")
+    assert message.format(here=__file__) in line
+
+
+def test_a_file_that_takes_other_features_is_refused(exported, tmp_path, capfd):
+    model = ASRTask.build_model_from_file(exported / "config.yaml")[0]
+    model.encoder.embed = torch.nn.Identity()
+    other = tmp_path / "other.pt2"
+    export_encoder(ServedEncoder(model), 16, other)
+    assert run("--exported", exported / "small.onnx", other, common=SHORT) == 1
+    line = capfd.readouterr().err.splitlines()[-1]
+    assert f"{other} takes features of size 16, but" in line
 
 
 @pytest.fixture(autouse=True)

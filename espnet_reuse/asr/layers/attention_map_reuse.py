@@ -29,7 +29,7 @@ from espnet_reuse.asr.layers.attention_map import apply, attend, attention_map
 
 
 class ReuseConfigError(ValueError):
-    """An option or a checkpoint does not fit; the message says what to change."""
+    """An option does not fit; the message says what to change."""
 
 
 @dataclasses.dataclass
@@ -120,31 +120,27 @@ def project(context: torch.Tensor, linear_out: torch.nn.Module) -> torch.Tensor:
     return linear_out(context.transpose(1, 2).flatten(2))
 
 
-class _RefusesMisfit:
-    """Refuses a checkpoint that was trained with other groups.
+def refuse_other_groups(module, state_dict, prefix, *args):
+    """Refuse a checkpoint that was trained with other groups.
 
-    ESPnet loads checkpoints with `strict=False`: without this a producer would keep
-    random query and key projections, and the model would decode to garbage.
+    A hook of PyTorch, which raises a RuntimeError for the message also where ESPnet
+    loads with `strict=False`. Without it a producer would keep random query and key
+    projections, and the model would decode to garbage.
     """
-
-    def _load_from_state_dict(self, state_dict, prefix, *args):
-        has_query = prefix + "linear_q.weight" in state_dict
-        has_value = prefix + "linear_v.weight" in state_dict
-        if has_query and isinstance(self, MapConsumer):
-            problem = "has a query projection, but this model's layer is a consumer"
-        elif has_value and not has_query and not isinstance(self, MapConsumer):
-            problem = "has no query projection, but this model's layer is a producer"
-        else:
-            super()._load_from_state_dict(state_dict, prefix, *args)
-            return
-        raise ReuseConfigError(
-            f"the checkpoint's {prefix.rstrip('.')} {problem}: use the config.yaml "
-            "that was saved with the checkpoint (reuse_group_size differs), or "
-            "initialise from it with --init_param and --ignore_init_mismatch true"
+    error_msgs = args[-1]
+    has_query = prefix + "linear_q.weight" in state_dict
+    is_consumer = isinstance(module, MapConsumer)
+    if prefix + "linear_v.weight" in state_dict and has_query == is_consumer:
+        error_msgs.append(
+            f"the checkpoint's {prefix.rstrip('.')} has {'a' if has_query else 'no'} "
+            "query projection, but this model's layer is a "
+            f"{'consumer' if is_consumer else 'producer'}: use the config.yaml that "
+            "was saved with the checkpoint (reuse_group_size differs), or initialise "
+            "from it with init_param and ignore_init_mismatch: true"
         )
 
 
-class _MapProducer(_RefusesMisfit):
+class _MapProducer:
     """Computes the attention map and leaves it in the group's state.
 
     Mixed into attention classes. The naive path is theirs: their `forward`
@@ -275,7 +271,7 @@ PRODUCER_CLASSES = {
 }
 
 
-class MapConsumer(_RefusesMisfit, torch.nn.Module):
+class MapConsumer(torch.nn.Module):
     """Applies the producer's attention map to its own values.
 
     Args:
@@ -394,8 +390,8 @@ def reuse_attention_maps(
 ) -> None:
     """Turn encoder layers into groups of a producer and its consumers.
 
-    Objects are converted after they are built, so that its constructor needs
-    no copy and a model without reuse draws the same initial weights.
+    Layers are converted after ESPnet has built them, so that no constructor is copied
+    and a model without reuse draws the same initial weights.
 
     Args:
         layers: Encoder layers.
@@ -405,37 +401,42 @@ def reuse_attention_maps(
             `shared`, the consumers reuse the producer's dropped-out map as it is.
 
     Raises:
-        ReuseConfigError: `reuse_dropout` is neither, or a layer of a group has no
-            attention that computes a map.
+        ReuseConfigError: `reuse_dropout` is neither, or a layer in a group of several
+            is not of ESPnet's own class or has no attention that computes a map.
     """
     if reuse_dropout not in ("per_layer", "shared"):
         raise ReuseConfigError(
             f"reuse_dropout: {reuse_dropout!r} must be 'per_layer' or 'shared'"
         )
     shared = reuse_dropout == "shared"
+    parent = next(c for c in layer_class.__mro__ if not issubclass(c, ReuseLayer))
     first = 0
     for size in group_sizes:
         for index in range(first, first + size):
             layer = layers[index]
-            attention = getattr(layer, layer_class.attention_name)
-            if type(attention) not in PRODUCER_CLASSES:
-                if size == 1:
+            attention = getattr(layer, layer_class.attention_name, None)
+            if type(layer) is not parent or type(attention) not in PRODUCER_CLASSES:
+                if size == 1:  # it stays as it is
                     continue
                 raise ReuseConfigError(
                     f"reuse_group_size: encoders.{index} is in a group of {size}, but "
-                    "has no attention that computes a map (use_attn: false, "
-                    "cgmlp_weight: 1.0 or fast_selfattn): give it a group of its own"
+                    f"is not an {parent.__name__} whose attention computes a map: it "
+                    f"is a {type(layer).__name__} with {type(attention).__name__} "
+                    "(use_attn: false, cgmlp_weight: 1.0 and fast_selfattn compute "
+                    "none): give it a group of its own"
                 )
             layer.__class__ = layer_class
             layer.starts_group = index == first
             layer.ends_group = index == first + size - 1
-            if not layer.starts_group:
+            if layer.starts_group:
+                attention.__class__ = PRODUCER_CLASSES[type(attention)]
+                attention.is_fast = uses_fast_paths()
+            else:
                 rate = 0.0 if shared else attention.dropout_rate
-                setattr(layer, layer_class.attention_name, MapConsumer(attention, rate))
-                continue
-            attention.__class__ = PRODUCER_CLASSES[type(attention)]
-            attention.is_fast = uses_fast_paths()
-            if size > 1:
+                attention = MapConsumer(attention, rate)
+                setattr(layer, layer_class.attention_name, attention)
+            attention.register_load_state_dict_pre_hook(refuse_other_groups)
+            if layer.starts_group and size > 1:
                 attention.use_sdpa = attention.use_flash_attn = False
                 attention.dropout = torch.nn.Dropout(attention.dropout_rate)
                 attention.has_consumers = True

@@ -19,7 +19,10 @@ from espnet_reuse.asr.encoder.e_branchformer_reuse_encoder import (
     EBranchformerReuseEncoder,
 )
 from espnet_reuse.asr.encoder.transformer_reuse_encoder import TransformerReuseEncoder
-from espnet_reuse.asr.layers.attention_map_reuse import ReuseConfigError
+from espnet_reuse.asr.layers.attention_map_reuse import (
+    ReuseConfigError,
+    reuse_attention_maps,
+)
 
 IDIM, SIZE, HEADS, LENGTHS = 20, 16, 2, (13, 9, 4)
 GATED = {"cgmlp_linear_units": 24, "cgmlp_conv_kernel": 3, "rel_pos_type": "latest"}
@@ -146,7 +149,7 @@ def test_an_encoder_initialised_from_its_parent_trains(name):
         and ".linear_" in key.replace("pos_bias_", "linear_")
         for key in lacking
     )
-    with pytest.raises(ReuseConfigError, match="has a query projection"):
+    with pytest.raises(RuntimeError, match="has a query projection"):
         encoder.load_state_dict(parent, strict=False)
     encoder.load_state_dict({k: v for k, v in parent.items() if k not in lacking})
     optimizer = torch.optim.SGD(encoder.parameters(), lr=1e-3)
@@ -180,3 +183,14 @@ def test_a_group_has_the_map_of_a_first_layer_that_is_dropped(name):
 def test_options_that_do_not_fit_are_refused(name, options, message):
     with pytest.raises(ReuseConfigError, match=message):
         build(name, **options)
+
+
+@every_encoder
+def test_a_layer_of_another_class_is_refused_in_a_group(name):
+    layers = build(name, reuse=False).encoders
+    layer_class = ENCODERS[name][1].layer_class
+    layers[1].__class__ = own = type("Own", (type(layers[1]),), {})
+    with pytest.raises(ReuseConfigError, match=r"encoders\.1 is in .* a Own with"):
+        reuse_attention_maps(layers[:2], layer_class, [2], "per_layer")
+    reuse_attention_maps(layers[1:], layer_class, [1, 2], "per_layer")
+    assert [type(layer) for layer in layers[1:]] == [own, layer_class, layer_class]

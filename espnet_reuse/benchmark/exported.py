@@ -1,0 +1,106 @@
+# Copyright 2026 The espnet-reuse authors
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Times exported encoders side by side, and beside their model in PyTorch."""
+
+import statistics
+from pathlib import Path
+from typing import Dict, Optional, Sequence, Tuple
+
+import humanfriendly
+import torch
+from espnet2.asr.espnet_model import ESPnetASRModel
+
+from espnet_reuse.benchmark.measure import time_interleaved
+from espnet_reuse.errors import UserError, one_line
+from espnet_reuse.export import Runner, make_features, open_exported
+
+FRAMES_PER_SECOND = 100  # where no frontend tells
+
+
+def open_files(paths: Sequence[Path], threads: int) -> Tuple[Dict[str, Runner], int]:
+    """Open exported encoders.
+
+    Args:
+        paths: Files of `export.export_encoder`.
+        threads: CPU threads of ONNX Runtime.
+
+    Returns:
+        Functions that run them, by path; and the size of the features they take.
+
+    Raises:
+        UserError: A file cannot be opened, or takes features of another size.
+    """
+    runners, sizes = {}, {}
+    for path in map(str, paths):
+        try:
+            runners[path], sizes[path] = open_exported(Path(path), threads)
+        except ModuleNotFoundError:
+            raise
+        except Exception as error:  # a file of another origin raises anything
+            raise UserError(
+                f"{path} is no exported encoder ({one_line(error)}); name a file that "
+                "espnet_reuse.bin.export has written"
+            ) from None
+        if sizes[path] != sizes[str(paths[0])]:
+            raise UserError(
+                f"{path} takes features of size {sizes[path]}, but {paths[0]} of size "
+                f"{sizes[str(paths[0])]}: time each by itself"
+            )
+    return runners, sizes[str(paths[0])]
+
+
+def count_frames(
+    seconds: float, model: Optional[ESPnetASRModel], config: Optional[Dict]
+) -> int:
+    """Return how many feature vectors are made of so much audio.
+
+    Args:
+        seconds: Length of the audio.
+        model: Model whose frontend makes them; without a frontend, 100 a second.
+        config: The model's config.
+    """
+    if model is None or model.frontend is None:
+        return round(seconds * FRAMES_PER_SECOND)
+    rate = (config.get("frontend_conf") or {}).get("fs", "16k")
+    samples = round(seconds * humanfriendly.parse_size(str(rate)))
+    with torch.no_grad():
+        _, lengths = model.frontend(torch.zeros(1, samples), torch.tensor([samples]))
+    return int(lengths)
+
+
+def time_runners(
+    runners: Dict[str, Runner],
+    frames: int,
+    input_size: int,
+    threads: int,
+    min_time: float,
+) -> Dict[str, float]:
+    """Return the median milliseconds of each, measured in turns on one utterance.
+
+    Args:
+        runners: What to time, by name.
+        frames: Length of the utterance.
+        input_size: Size of a feature vector.
+        threads: CPU threads within an operator of PyTorch.
+        min_time: Seconds that each is measured, at least.
+
+    Raises:
+        UserError: One does not run on such an utterance.
+    """
+    inputs = make_features((frames,), input_size)
+    steps = {name: lambda run=run: run(*inputs) for name, run in runners.items()}
+    with torch.inference_mode():
+        for name, step in steps.items():
+            try:
+                step()
+            except Exception as error:  # whatever a runtime raises
+                raise UserError(
+                    f"{name} does not run on {frames} frames of size {input_size}: "
+                    f"{one_line(error)}"
+                ) from None
+        timed = time_interleaved(steps, threads, min_time)
+    for name, (times, status) in timed.items():
+        if times is None:
+            raise UserError(f"{name}, {frames} frames: {status}")
+    return {name: statistics.median(times) for name, (times, _) in timed.items()}
