@@ -105,7 +105,7 @@ class Step:
         return [
             f"{self._label(key)}: {then.get(key) or 'none'} -> {now.get(key) or 'none'}"
             for key in sorted(then | now)
-            if then.get(key) != now.get(key) and key not in but
+            if (then.get(key) or "") != (now.get(key) or "") and key not in but
         ]
 
     def refusals(self) -> list[str]:

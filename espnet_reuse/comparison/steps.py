@@ -179,7 +179,7 @@ class Steps:
     def _plan_training(self, cell: Cell) -> Step:
         inputs = {f"config {k}": v for k, v in flatten(cell.config).items()}
         inputs["--asr_args"] = self._options.asr_args
-        inputs |= self._options_but(OF_LM, OF_DECODING, TEST_SETS)
+        inputs |= self._options_but(OF_LM, OF_TOKENS, OF_DECODING, TEST_SETS)
         needs = [self._tokens]
         if cell.model.warm:
             needs.append(self.training[self._of.first(cell.seed).name])
