@@ -43,13 +43,12 @@ class Cluster:
         self.edit("cmd.sh", {"cmd_backend='local'": "cmd_backend='slurm'"})
 
     def edit(self, name, replacements):
-        """Replace a link into ESPnet's TEMPLATE by a copy with changes."""
+        """Edit a file that the set-up has copied from ESPnet."""
         path = self.recipe / name
         text = path.read_text()
         for old, new in replacements.items():
             assert old in text
             text = text.replace(old, new)
-        path.unlink(missing_ok=True)
         path.write_text(text)
 
     def popen(self, *command, **kwargs):
