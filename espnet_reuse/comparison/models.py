@@ -66,42 +66,43 @@ def resolve(name: str, recipe: Path) -> Model:
     Raises:
         UserError: No model has this name, or a file is not a YAML mapping.
     """
-    base, parts = _split(name, recipe)
+    base, parts, is_quartered = _split(name, recipe)
+    entries = _entries()
     config = _load(recipe, base)
     sources = dict.fromkeys(_flatten(config), base)
-
-    def change(changes, source):
-        nonlocal config
+    for part in parts:
+        size = _group_size(part)
+        changes = (
+            {"encoder_conf": {"reuse_group_size": size}} if size else entries[part]
+        )
         config = _merge(config, changes)
-        sources.update(dict.fromkeys(_flatten(changes), source))
-
-    for part, entry in parts.items():
-        change(entry, NAME if _is_size(part) else MODELS)
-    if parts:
-        change(_reuse_encoder(config), NAME)
-    if "warm" in parts:
-        if "reuse_group_size" not in config.get("encoder_conf", {}):
+        sources |= dict.fromkeys(_flatten(changes), NAME if size else MODELS)
+    has_reuse = "reuse_group_size" in config.get("encoder_conf", {})
+    encoder = config.get("encoder", "rnn")  # ESPnet's default
+    if parts and has_reuse and not encoder.endswith("_reuse"):
+        config["encoder"], sources["encoder"] = f"{encoder}_reuse", NAME
+    if is_quartered:
+        if not has_reuse:
             raise UserError(
                 f"'{name}' has no reuse: only a model with reuse is fine-tuned from "
                 "another"
             )
         config = _merge(config, _quarter(config))
-    keys = _flatten(config)
-    return Model(name, config, {k: sources.get(k, NAME) for k in keys})
+    return Model(
+        name, config, {key: sources.get(key, NAME) for key in _flatten(config)}
+    )
 
 
 def names(recipe: Path) -> list[str]:
     """Return the names that can be used and joined, for messages."""
-    tuning = [_tuning_name(path) for path in recipe.glob(TUNING.format("*"))]
-    return ["baseline", *sorted(tuning), "reuse<N>", *_entries(), "<name>_warm"]
+    paths = recipe.glob(TUNING.format("*"))
+    own = sorted(path.stem.removeprefix(f"{TAG}_") for path in paths)
+    return ["baseline", *own, "reuse<N>", *_entries(), "<name>_warm"]
 
 
-def _tuning_name(path):
-    return path.stem.removeprefix(f"{TAG}_")
-
-
-def _is_size(part):
-    return re.fullmatch(r"reuse[1-9]\d*", part)
+def _group_size(part):
+    """Return the N of `reuse<N>`, or 0."""
+    return int(part[5:]) if re.fullmatch(r"reuse[1-9]\d*", part) else 0
 
 
 def _entries():
@@ -113,38 +114,34 @@ def _entries():
 
 
 def _split(name, recipe):
-    """Return a name's config to start from, and {part: its changes} of the rest.
+    """Take a name apart: always the longest beginning that means something.
 
-    Always the longest beginning of the name that is something.
+    Returns:
+        The file of the config to start from, the parts that change it, and whether the
+        name ends in `_warm` beyond these.
     """
     if name == "baseline":
-        return BASELINE, {}
+        return BASELINE, [], False
     words, entries = name.split("_"), _entries()
-    base, parts = BASELINE, {}
+    base, parts = BASELINE, []
     for n in range(len(words), 0, -1):
         tuning = TUNING.format("_".join(words[:n]))
         if (recipe / tuning).is_file():
             base, words = tuning, words[n:]
             break
-    while words:
+    while words and words != ["warm"]:
         for n in range(len(words), 0, -1):
             part = "_".join(words[:n])
-            if part in entries:
-                parts[part] = entries[part]
-            elif _is_size(part):
-                parts[part] = {"encoder_conf": {"reuse_group_size": int(part[5:])}}
-            elif part == "warm" and len(words) == 1:
-                parts[part] = {}
-            else:
-                continue
-            words = words[n:]
-            break
+            if part in entries or _group_size(part):
+                parts.append(part)
+                words = words[n:]
+                break
         else:
             raise UserError(
                 f"no model '{name}'; choose from {' '.join(names(recipe))}, join them "
                 f"with '_', or add {TUNING.format(name)} to the recipe"
             )
-    return base, parts
+    return base, parts, words == ["warm"]
 
 
 def _load(folder, file):
@@ -160,17 +157,17 @@ def _load(folder, file):
 
 def _merge(config, changes):
     """Return a config with changes; null among them removes an option."""
+
+    def remove_nulls(config, changes):
+        for key, value in changes.items():
+            if value is None:
+                del config[key]
+            elif isinstance(value, dict):
+                remove_nulls(config[key], value)
+
     merged = OmegaConf.to_container(OmegaConf.merge(config, changes))
-    return _without(merged, changes)
-
-
-def _without(config, changes):
-    for key, value in changes.items():
-        if value is None:
-            del config[key]
-        elif isinstance(value, dict):
-            _without(config[key], value)
-    return config
+    remove_nulls(merged, changes)
+    return merged
 
 
 def _flatten(config, prefix=""):
@@ -182,15 +179,6 @@ def _flatten(config, prefix=""):
         else:
             keys.append(f"{prefix}{key}")
     return keys
-
-
-def _reuse_encoder(config):
-    """Return the change that makes the encoder the one with reuse, if it is to be."""
-    encoder = config.get("encoder", "rnn")  # ESPnet's default
-    has_groups = "reuse_group_size" in config.get("encoder_conf", {})
-    if encoder.endswith("_reuse") or not has_groups:
-        return {}
-    return {"encoder": f"{encoder}_reuse"}
 
 
 def _quarter(config):
