@@ -31,11 +31,11 @@ class Actions:
 
     def __init__(self, comparison: Comparison, runner: Runner):
         """Take what is compared, and what runs the commands."""
-        self._of, self.runner = comparison, runner
+        self._compared, self.runner = comparison, runner
         self._recipe, self._options = comparison.recipe, comparison.options
 
     def _log(self, name: str) -> Path:
-        return self._of.exp / "log" / f"{name}.log"
+        return self._compared.exp / "log" / f"{name}.log"
 
     def _relative(self, path: Path) -> str:
         return str(path.relative_to(self._recipe.folder))
@@ -72,8 +72,8 @@ class Actions:
     def check_configs(self, step: Step) -> None:
         """Build the models: a wrong config is found before any data are made."""
         sources = {}
-        for model in self._of.models:
-            path = self._of.checked_config(model)
+        for model in self._compared.models:
+            path = self._compared.checked_config(model)
             write_config(model.config, path)
             sources[self._relative(path)] = f"{model.sources['encoder']} ({model.name})"
         try:
@@ -81,9 +81,9 @@ class Actions:
                 step.title,
                 *(*RUNNER, "espnet_reuse.comparison.check_config"),
                 *("--configs", *sources, "--asr_args", self._options.asr_args),
-                *("--inference_config", self._of.inference_config),
+                *("--inference_config", self._compared.inference_config),
                 *("--inference_args", self._options.inference_args),
-                *("--output", self._of.checked / "checked.json"),
+                *("--output", self._compared.checked / "checked.json"),
                 log=self._log("check_configs"),
             )
         except UserError as e:
@@ -110,7 +110,7 @@ class Actions:
         """Make the tokens, and the statistics of the features."""
         for folder in ("dump/raw", "dump/raw/org"):
             self._check_sets(step, folder)
-        config = self._relative(self._of.checked_config(self._of.models[0]))
+        config = self._relative(self._compared.checked_config(self._compared.models[0]))
         self._asr_sh(
             step,
             "5-10",
@@ -128,10 +128,10 @@ class Actions:
                 *("local/data.sh", *pairs(options), "--stage", 4, "--stop_stage", 4),
                 log=self._log("lm_text"),
             )
-        lm_exp = ("--lm_exp", self._of.lm_exp)
+        lm_exp = ("--lm_exp", self._compared.lm_exp)
         statistics = (*lm_exp, "--skip_stages", "5 ")
         self._asr_sh(step, "4-6", self._log("lm_stats"), *statistics)
-        train_log = self._recipe.path(self._of.lm_exp, "train.log")
+        train_log = self._recipe.path(self._compared.lm_exp, "train.log")
         self._asr_sh(step, "7-8", self._log("lm"), *lm_exp, train_log=train_log)
 
     def _model_options(self, cell: Cell) -> list[str]:
@@ -140,13 +140,13 @@ class Actions:
             "asr_config": self._relative(cell.config_file),
             "asr_args": self._options.asr_args,
             "asr_tag": cell.folder.name.removeprefix("asr_"),
-            "inference_asr_model": self._of.checkpoint(cell),
-            "inference_config": str(self._of.inference_config),
+            "inference_asr_model": self._compared.checkpoint(cell),
+            "inference_config": str(self._compared.inference_config),
             "inference_args": self._options.inference_args,
-            "inference_tag": self._of.inference_tag,
+            "inference_tag": self._compared.inference_tag,
         }
-        if self._of.lm_exp:
-            options["lm_exp"] = self._of.lm_exp
+        if self._compared.lm_exp:
+            options["lm_exp"] = self._compared.lm_exp
         if cell.model.warm:
             start = cell.folder / "warm_start/model.pth"
             options["pretrained_model"] = self._relative(start)
@@ -164,7 +164,7 @@ class Actions:
         write_config(cell.config, cell.config_file)
         if cell.model.warm and not begun:
             self._make_start(cell)
-        needed = self._of.facts[cell.model.name]["disk_bytes"]
+        needed = self._compared.facts[cell.model.name]["disk_bytes"]
         room = need_disk(needed, folder, f"the checkpoints of {cell.name}")
         if needed > WORTH_TELLING:
             self.runner.display.log(f"{step.title}: {room}")
@@ -189,7 +189,7 @@ class Actions:
                 f"--models: '{cell.model.name}' does not reuse maps: only models that "
                 "do are made of the first one and fine-tuned"
             )
-        first, start = self._of.first(cell.seed), cell.folder / "warm_start"
+        first, start = self._compared.first(cell.seed), cell.folder / "warm_start"
         log = cell.folder / "run_convert.log"
         shutil.rmtree(start, ignore_errors=True)
         self.runner.command(
@@ -206,7 +206,7 @@ class Actions:
 
     def _trained(self, cell: Cell) -> list[str]:
         """Return the options that name a trained model."""
-        config, checkpoint = "config.yaml", self._of.checkpoint(cell)
+        config, checkpoint = "config.yaml", self._compared.checkpoint(cell)
         return pairs(
             {
                 "asr_train_config": self._relative(cell.folder / config),
@@ -241,7 +241,7 @@ class Actions:
             step.title,
             *(*PYTHON, "espnet_reuse.comparison.score", "--dumpdir", "dump/raw"),
             *("--expdir", self._relative(folder), "--sets"),
-            *(self._of.place(name) for name in self._recipe.test_sets),
+            *(self._compared.place(name) for name in self._recipe.test_sets),
             log=cell.folder / "run_score.log",
         )
 
@@ -251,9 +251,9 @@ class Actions:
             step.title,
             *(*RUNNER, "espnet_reuse.comparison.results", "--models"),
             *(f"{cell.model.name}={self._relative(cell.folder)}" for cell in cells),
-            *("--inference_tag", self._of.inference_tag, "--sets"),
-            *(self._of.place(name) for name in self._recipe.test_sets),
-            *("--command", self._of.command),
+            *("--inference_tag", self._compared.inference_tag, "--sets"),
+            *(self._compared.place(name) for name in self._recipe.test_sets),
+            *("--command", self._compared.command),
             *("--dumpdir", "dump/raw", "--output_dir", "exp"),
             log=self._log("compare"),
         )

@@ -59,7 +59,7 @@ class Steps:
             comparison: What is compared.
             actions: What does the steps.
         """
-        self._of, self._actions = comparison, actions
+        self._compared, self._actions = comparison, actions
         self._recipe, self._options = comparison.recipe, comparison.options
         self._configs = self._plan_configs()
         self._data = self._plan_data()
@@ -89,16 +89,14 @@ class Steps:
 
     def _contents(self, *sets: str) -> dict[str, str]:
         """Return digests of what models are trained or tested on."""
-        folders = {
-            f"dump/raw/{name}": self._recipe.path("dump/raw", name) for name in sets
-        }
+        files = ("text", "utt2num_samples")
         return {
-            name: digest_of(folder / "text", folder / "utt2num_samples")
-            for name, folder in folders.items()
+            place: digest_of(*(self._recipe.path(place, file) for file in files))
+            for place in (f"dump/raw/{name}" for name in sets)
         }
 
     def _plan_configs(self) -> Step:
-        folder = self._of.checked
+        folder = self._compared.checked
         return Step(
             "check of the configs",
             0,
@@ -115,9 +113,10 @@ class Steps:
                 if path.name in ("wav.scp", "text", "utt2spk", "segments"):
                     part = path.relative_to(value)
                     inputs[f"--{option} {part}"] = digest_of(path)
-        for path in sorted(self._recipe.path("local").glob("*.[ps][yh]")):
-            digest = hashlib.sha256(code_of(path).encode()).hexdigest()[:8]
-            inputs[f"local/{path.name}"] = digest
+        for path in sorted(self._recipe.path("local").iterdir()):
+            if path.suffix in (".py", ".sh"):
+                digest = hashlib.sha256(code_of(path).encode()).hexdigest()[:8]
+                inputs[f"local/{path.name}"] = digest
         return inputs | self._options_but(OF_TOKENS, OF_LM, OF_TRAINING, OF_DECODING)
 
     def _plan_data(self) -> Step:
@@ -142,7 +141,7 @@ class Steps:
     def _token_inputs(self) -> dict[str, str]:
         inputs = self._options_but(OF_LM, OF_TRAINING, OF_DECODING, TEST_SETS)
         # statistics are of the features of the first config; the others' are the same
-        for key, value in flatten(self._of.models[0].config).items():
+        for key, value in flatten(self._compared.models[0].config).items():
             if key.startswith("frontend"):
                 inputs[f"config {key}"] = value
         if "--frontend" in self._options.asr_args:
@@ -155,7 +154,7 @@ class Steps:
         return Step(
             "tokens and statistics",
             2,
-            self._of.exp / ".tokens.json",
+            self._compared.exp / ".tokens.json",
             self._token_inputs,
             self._actions.make_tokens,
             after=(self._dump,),
@@ -170,7 +169,7 @@ class Steps:
         return Step(
             "language model",
             2,
-            self._recipe.path(self._of.lm_exp, ".record.json"),
+            self._recipe.path(self._compared.lm_exp, ".record.json"),
             lambda: inputs,
             self._actions.train_lm,
             needs=(self._tokens,),
@@ -182,7 +181,7 @@ class Steps:
         inputs |= self._options_but(OF_LM, OF_TOKENS, OF_DECODING, TEST_SETS)
         needs = [self._tokens]
         if cell.model.warm:
-            needs.append(self.training[self._of.first(cell.seed).name])
+            needs.append(self.training[self._compared.first(cell.seed).name])
         return Step(
             f"training {cell.name}",
             3,
@@ -197,11 +196,13 @@ class Steps:
         )
 
     def _plan_decoding(self, cell: Cell, training: Step, name: str) -> Step:
-        inputs = flatten(self._of.inference(), f"{self._of.inference_config.name} ")
+        inputs = flatten(
+            self._compared.inference(), f"{self._compared.inference_config.name} "
+        )
         inputs["--inference_args"] = self._options.inference_args
         inputs |= self._options_but(OF_LM, OF_TRAINING, OF_TOKENS, TEST_SETS)
-        place = self._of.place(name)
-        folder = cell.folder / self._of.inference_tag / place
+        place = self._compared.place(name)
+        folder = cell.folder / self._compared.inference_tag / place
         return Step(
             f"decoding {cell.name}, {name}",
             4,
@@ -215,7 +216,7 @@ class Steps:
         return Step(
             f"scoring {cell.name}",
             5,
-            cell.folder / self._of.inference_tag / ".scoring.json",
+            cell.folder / self._compared.inference_tag / ".scoring.json",
             dict,
             functools.partial(self._actions.score, cell),
             needs=tuple(decodings),
@@ -230,8 +231,8 @@ class Steps:
             "--test_sets": " ".join(self._recipe.test_sets),
         }
         if self._options.results:
-            inputs["command"] = self._of.command
-        exp = self._of.exp
+            inputs["command"] = self._compared.command
+        exp = self._compared.exp
         return Step(
             "comparison",
             6,

@@ -256,7 +256,7 @@ def test_an_edit_makes_stale_what_depends_on_it(finished, edit, stale):
 def test_an_option_that_a_future_asr_sh_brings_makes_all_stale(finished):
     steps = plan(finished)
     steps._recipe.options["brand_new"] = "1"
-    again = Steps(steps._of, steps._actions)
+    again = Steps(steps._compared, steps._actions)
     done = {s.name for s in again.all if s.is_done()}
     assert done <= CHECK
 
@@ -306,7 +306,7 @@ def test_a_model_that_was_made_from_a_file_of_the_same_values_is_the_same(finish
 
 def test_asr_args_and_seeds_have_folders_of_their_own(root):
     first, second = (
-        plan(root, "--seeds", "1 2", "--asr_args", args)._of.cells
+        plan(root, "--seeds", "1 2", "--asr_args", args)._compared.cells
         for args in ("--max_epoch 2", "--encoder_conf output_size=32 " * 20)
     )
     folders = [cell.folder.name for cell in (*first, *second)]
@@ -367,7 +367,7 @@ def test_a_recipes_own_decoding_config_goes_before_one_in_the_current_folder(
     (root / "conf2").mkdir()
     monkeypatch.chdir(root)
     steps = plan(root, "--inference_config", "conf/decode_asr.yaml")
-    assert steps._of.inference_config == recipe_of(root) / "conf/decode_asr.yaml"
+    assert steps._compared.inference_config == recipe_of(root) / "conf/decode_asr.yaml"
 
 
 def test_librispeech_is_tested_on_the_parts_that_are_asked_for(root):
