@@ -147,4 +147,5 @@ def test_the_patches_apply_and_work(tmp_path):
     assert len(files_and_lines) == 3
     for files, lines in files_and_lines:
         assert int(files) <= 30 and int(lines) < 1500
-    assert re.search(r"\d+ passed", checked.stdout)
+    passed = int(re.search(r"(\d+) passed", checked.stdout)[1])
+    assert passed > 500  # the patches' own 149, and some 440 of ESPnet's
