@@ -5,11 +5,15 @@
 
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 
 import espnet_reuse  # noqa: F401 (registers the encoders)
 
+ROOT = Path(__file__).parents[1]
 RUNNER = [sys.executable, "-m", "espnet_reuse.run"]
 
 
@@ -35,6 +39,17 @@ def test_encoders_are_registered_whatever_the_order_of_imports():
 
 
 NAMES = ["conformer", "transformer", "branchformer", "e_branchformer"]
+
+
+def test_the_entry_points_are_the_encoders_that_are_registered():
+    from espnet2.tasks.asr import encoder_choices
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = project["entry-points"]["espnet2.encoders"]
+    assert set(declared) == {f"{name}_reuse" for name in NAMES}
+    for name, value in declared.items():
+        entry_point = EntryPoint(name, value, "espnet2.encoders")
+        assert entry_point.load() is encoder_choices.get_class(name)
 
 
 def test_names_that_espnet_has_already_are_left_alone_and_said_once(caplog):

@@ -3,7 +3,7 @@
 
 """The patches for ESPnet: what they are made of, what they claim, and their check."""
 
-import ast
+import itertools
 import re
 import subprocess
 import sys
@@ -12,6 +12,7 @@ from pathlib import Path
 import espnet2.tasks.asr
 import espnet2.tasks.st
 import pytest
+from espnet2.train.class_choices import ClassChoices
 
 ROOT = Path(__file__).resolve().parents[2]
 UPSTREAM = ROOT / "tools/upstream"
@@ -41,8 +42,8 @@ def folder(tmp_path):
     dirty = espnet("dirty", make_patches.VERSION)
     assert run("git", "init", "-q", dirty).returncode == 0
     (tmp_path / "patches").mkdir()
-    for patch in ("0001-x.patch", "0002-y.patch"):
-        (tmp_path / "patches" / patch).touch()
+    for number in (1, 2, 3):
+        (tmp_path / f"patches/000{number}-x.patch").touch()
     return tmp_path
 
 
@@ -50,15 +51,16 @@ def folder(tmp_path):
     "script, arguments, message",
     [
         (MAKE, "", "--output_dir is missing"),
-        (MAKE, "--output_dir", "--output_dir needs a folder"),
+        (MAKE, "--output_dir", "--output_dir needs a value"),
         (MAKE, "--output_dir empty", "--output_dir: empty is there already"),
         (MAKE, "--outputdir out", "--outputdir is not an option"),
+        (MAKE, "out", "out is not an option"),
         (MAKE, "--output_dir out --espnet_root empty", "empty is not ESPnet"),
         (MAKE, "--output_dir out --espnet_root later", "209901, which was never tried"),
         (MAKE, "--output_dir out --espnet_root dirty", "has 2 changed or untracked"),
-        (CHECK, "", "PATCH_DIR is missing"),
-        (CHECK, "empty", "PATCH_DIR: empty has no two patches"),
-        (CHECK, "patches empty", "it takes one PATCH_DIR"),
+        (CHECK, "", "it takes one PATCH_DIR, not 0"),
+        (CHECK, "empty", "PATCH_DIR: empty does not have three patches"),
+        (CHECK, "patches empty", "it takes one PATCH_DIR, not 2"),
         (CHECK, "patches --every 0", "--every: 0 is not a positive integer"),
         (CHECK, "patches --espnet_version new", "--espnet_version: new is not"),
         (CHECK, "patches --espnet_root later", "209901, which was never tried"),
@@ -74,23 +76,9 @@ def test_bad_input_is_one_line_and_changes_nothing(script, arguments, message, f
 
 
 @pytest.mark.parametrize("script", [MAKE, CHECK], ids=lambda script: script.name)
-def test_help_names_every_option(script):
+def test_help_is_a_success(script):
     result = run(script, "--help")
-    assert result.returncode == 0
-    parsed = re.search(r"while \[.*?\ndone", script.read_text(), re.DOTALL)[0]
-    options = set(re.findall(r"--[a-z_]+", parsed)) - {"--help"}
-    assert options and all(option in result.stdout for option in options)
-
-
-def choices_of(source):
-    """Return the options of a task, each a list of (name, class)."""
-    return [
-        [(entry.arg, ast.unparse(entry.value)) for entry in keyword.value.keywords]
-        for call in ast.walk(ast.parse(source))
-        if isinstance(call, ast.Call) and ast.unparse(call.func) == "ClassChoices"
-        for keyword in call.keywords
-        if keyword.arg == "classes" and isinstance(keyword.value, ast.Call)
-    ]
+    assert result.returncode == 0 and "Options:" in result.stdout
 
 
 @pytest.mark.parametrize("task", [espnet2.tasks.asr, espnet2.tasks.st])
@@ -98,36 +86,35 @@ def test_each_parent_is_followed_by_the_encoder_with_reuse(task):
     source = Path(task.__file__).read_text()
     registered, parents = make_patches.register(source)
     assert parents == set(make_patches.KINDS)
-    expected = [
-        [
-            entry
-            for name, cls in choices
-            for entry in (
-                [(name, cls), (f"{name}_reuse", cls.replace("Encoder", "ReuseEncoder"))]
-                if cls in make_patches.KINDS
-                else [(name, cls)]
-            )
-        ]
-        for choices in choices_of(source)
+    lines = registered.splitlines(keepends=True)
+    assert "".join(line for line in lines if "_reuse" not in line) == source
+    change = (r"(\w+)(=|_encoder import )(\w+)Encoder", r"\1_reuse\2\3ReuseEncoder")
+    for parent, line in itertools.pairwise(lines):
+        assert "_reuse" not in line or line == re.sub(*change, parent)
+    classes = {
+        (f"espnet2.asr.encoder.{kind}_encoder", parent)
+        for parent, kind in make_patches.KINDS.items()
+    }
+    offered = [
+        encoder
+        for choices in vars(task).values()
+        if isinstance(choices, ClassChoices)
+        for encoder in choices.classes.values()
+        if (encoder.__module__, encoder.__name__) in classes
     ]
-    assert choices_of(registered) == expected
-    for kind, parent in ((kind, p) for p, kind in make_patches.KINDS.items()):
-        module = f"espnet2.asr.encoder.{kind}_reuse_encoder"
-        name = parent.replace("Encoder", "ReuseEncoder")
-        assert registered.count(f"from {module} import {name}\n") == 1
-    added = len(registered.splitlines()) - len(source.splitlines())
-    assert added == len(parents) + sum(map(len, expected)) - sum(
-        map(len, choices_of(source))
-    )
+    added = len(lines) - len(source.splitlines())
+    assert added == len(parents) + len(offered)
 
 
-def test_a_task_in_another_form_is_refused(capsys):
+def test_a_task_in_another_form_is_refused(tmp_path):
     source = Path(espnet2.tasks.asr.__file__).read_text()
     source = source.replace(
         "conformer=ConformerEncoder,\n        tr", "conformer=ConformerEncoder, tr"
     )
-    with pytest.raises(SystemExit, match="conformer=ConformerEncoder .* not a line"):
-        make_patches.register(source)
+    (tmp_path / "espnet2/tasks").mkdir(parents=True)
+    (tmp_path / "espnet2/tasks/asr.py").write_text(source)
+    with pytest.raises(SystemExit, match="asr.py does not offer ConformerEncoder,"):
+        make_patches.make_registrations(tmp_path)
 
 
 def test_only_names_of_espnet_go_upstream():
@@ -137,19 +124,11 @@ def test_only_names_of_espnet_go_upstream():
         make_patches.rewrite("import espnet_reuse.registry\n")
 
 
-@pytest.mark.parametrize("text", ["0 times", "2 times"])
-def test_a_section_needs_its_place_once(text):
-    before = {"0 times": "", "2 times": "## Here\n## Here\n"}[text]
-    with pytest.raises(SystemExit, match=text):
-        make_patches.insert(before, "section\n", "## Here\n", "doc.md")
-
-
 def test_every_row_that_is_claimed_is_in_the_results():
     results = (ROOT / "RESULTS.md").read_text().splitlines()
-    texts = [*UPSTREAM.glob("*.md"), *UPSTREAM.glob("sections/*.md")]
     rows = [
         line
-        for text in texts
+        for text in UPSTREAM.glob("*.md")
         for line in text.read_text().splitlines()
         if line[:1] == "|"
     ]
@@ -165,9 +144,8 @@ def test_the_patches_apply_and_work(tmp_path):
     checked = run(CHECK, "--every", 100, tmp_path / "out")
     assert checked.returncode == 0, checked.stdout + checked.stderr
     files_and_lines = re.findall(r"(\d+) files, (\d+) changed lines", made.stdout)
-    assert len(files_and_lines) == 2
+    assert len(files_and_lines) == 3
     for files, lines in files_and_lines:
         assert int(files) <= 30 and int(lines) < 1500
-        assert re.search(
-            rf"{files} files changed, {lines} insertions.*tests: \d+", checked.stdout
-        )
+    passed = int(re.search(r"(\d+) passed", checked.stdout)[1])
+    assert passed > 500  # the patches' own 149, and some 440 of ESPnet's

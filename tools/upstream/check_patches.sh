@@ -3,16 +3,18 @@
 # Copyright 2026 The espnet-reuse authors
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-# Prove the two patches for ESPnet in a copy of its tree.
+# Prove the patches for ESPnet in copies of its tree.
 
 set -euo pipefail
 
 help_message=$(cat << EOF
 Usage: tools/upstream/check_patches.sh [options] PATCH_DIR
 
-Applies the patches that make_patches.sh has written to a copy of ESPnet and checks there
-format and style, the configurations, the registration, the mini_an4 recipe, checkpoints
-in both directions, our tests and ESPnet's encoder tests. Some 20 minutes on 2 cores.
+Applies the patches that make_patches.sh has written to copies of ESPnet. It checks all for
+format and style; 0001 and 0002 for the configurations, the registration, the mini_an4
+recipe and checkpoints in both directions; 0003 for encoders that plain python3 has once
+this package is installed. Then it runs their tests and ESPnet's encoder tests. Some 20
+minutes on 2 cores.
 
 Options:
     --espnet_root     # A clean checkout or source distribution of ESPnet 202611
@@ -25,40 +27,17 @@ EOF
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 espnet_root=
 every=1
-patch_dir=
-
-while [ $# -gt 0 ]; do
-    case "$1" in
-        --help | -h)
-            echo "${help_message}"
-            exit 0
-            ;;
-        --espnet_root | --espnet_version | --every)
-            [ -n "${2:-}" ] || die "$1 needs a value: see --help"
-            printf -v "${1#--}" %s "$2"
-            shift 2
-            ;;
-        -*) die "$1 is not an option: see --help" ;;
-        *)
-            [ -z "${patch_dir}" ] || die "it takes one PATCH_DIR, but got $1, too"
-            patch_dir=$1
-            shift
-            ;;
-    esac
-done
-[ -n "${patch_dir}" ] || die "PATCH_DIR is missing: name a folder that make_patches.sh has written"
-patches=("${patch_dir}"/000[12]-*.patch)
-[ ${#patches[@]} -eq 2 ] || die "PATCH_DIR: ${patch_dir} has no two patches:" \
+parse_options "$@"
+[ ${#words[@]} -eq 1 ] || die "it takes one PATCH_DIR, not ${#words[@]}: name a folder" \
+    "that make_patches.sh has written"
+patches=("${words[0]}"/000[123]-*.patch)
+[ ${#patches[@]} -eq 3 ] || die "PATCH_DIR: ${words[0]} does not have three patches:" \
     "name a folder that make_patches.sh has written"
 [[ "${every}" =~ ^[1-9][0-9]*$ ]] || die "--every: ${every} is not a positive integer"
 [[ "${espnet_version}" =~ ^[0-9]{6}$ ]] || die "--espnet_version: ${espnet_version} is not" \
     "a release such as 202611"
-[ -z "${espnet_root}" ] || check_tree "${espnet_root}"
 
 set_up
-tree="${espnet_root}"
-[ -n "${tree}" ] || fetch_espnet "${espnet_version}"
-
 work=$(mktemp -d)
 trap 'rm -rf "${work}"' EXIT
 espnet="${work}/espnet"
@@ -138,10 +117,15 @@ check_style() {
 }
 
 # ESPnet's way to run its tests, with its limit of 10 s each.
-run_pytest() {
+run_tests() {
+    local others processes=0   # two would collect all tests twice
     cd "${espnet}"
-    there env EVERY="$1" PYTHONPATH="${espnet}:${root}/tools/upstream" python3 -m pytest -q \
-        -o addopts= -p no:cacheprovider -p every -n 2 --execution-timeout 10.0 "${@:2}"
+    [ "${every}" -gt 1 ] || processes=2
+    mapfile -t others < <(added_files test ":!${encoder_tests[0]}")
+    there env EVERY="${every}" WHOLE_FILES="$(added_files test)" \
+        PYTHONPATH="${espnet}:${root}/tools/upstream" \
+        python3 -m pytest -q -o addopts= -p no:cacheprovider -p every -n "${processes}" \
+        --execution-timeout 10.0 "${encoder_tests[@]}" "${others[@]}"
 }
 
 # What ESPnet's ci/test_configuration_espnet2.sh does with every configuration.
@@ -154,17 +138,17 @@ check_configs() {
 
 # ESPnet's recipe with plain python3. Ours stands in for what needs Kaldi and sph2pipe,
 # the data, and sclite, the score.
-recipe_options=(--ngpu 0 --use_lm false --test_sets "train_dev test"
+recipe_options=(--ngpu 0 --use_lm false --test_sets test
     --asr_config conf/train_asr_conformer_reuse_debug.yaml
-    --asr_args "--num_workers 0 --max_epoch 2 --num_att_plot 1")
+    --asr_args "--num_workers 0 --max_epoch 1 --num_att_plot 1")
 run_recipe() {
     cd "${espnet}/egs2/mini_an4/asr1"
     for name in scripts pyscripts steps utils; do   # the source distribution lacks links
         [ -e "${name}" ] || ln -s "../../TEMPLATE/asr1/${name}" .
     done
     # shellcheck disable=SC2016
-    printf 'export PATH=%q:${PATH} PYTHONPATH=%q TORCH_DEVICE_BACKEND_AUTOLOAD=0\n' \
-        "${venv}/bin" "${espnet}" > "${espnet}/tools/activate_python.sh"
+    printf 'export PATH=%q:${PATH} PYTHONPATH=%q\n' "${venv}/bin" "${espnet}" \
+        > "${espnet}/tools/activate_python.sh"
     tar -xzf downloads.tar.gz
     here python3 "${root}/egs2/mini_an4/asr1/local/data_prep.py" downloads/an4 data
     ./run.sh "${recipe_options[@]}" --stage 2 --stop_stage 12 --asr_tag there
@@ -187,30 +171,51 @@ exchange_checkpoints() {
     cmp "${work}/here" "${work}/there"
 }
 
+# A plain asr_train with our encoder: refused until this package is installed.
+check_entry_points() {
+    local espnet="${entry_points}" source="${work}/source" package="${work}/package"
+    local recipe="${root}/tools/upstream/files/egs2/mini_an4/asr1" tokens="${work}/tokens.txt"
+    local train=(python3 -m espnet2.bin.asr_train --dry_run true --iterator_type none
+        --config "${recipe}/conf/train_asr_conformer_reuse_debug.yaml"
+        --output_dir "${work}/dry_run" --token_list "${tokens}")
+    printf '%s\n' '<blank>' '<unk>' a '<sos/eos>' > "${tokens}"
+    there "${train[@]}" 2>&1 | tee "${work}/refused" && return 1
+    grep "^ValueError: --encoder must be one of .*: --encoder conformer_reuse" "${work}/refused"
+    mkdir "${source}"
+    cp -r "${root}"/{LICENSE,README.md,pyproject.toml,espnet_reuse} "${source}"
+    there python3 -m pip install -q --disable-pip-version-check --no-deps \
+        --no-build-isolation --target "${package}" "${source}"
+    there env PYTHONPATH="${espnet}:${package}" "${train[@]}" 2>&1 | tee "${work}/built"
+    grep "(encoder): ConformerReuseEncoder" "${work}/built"
+    there env PYTHONPATH="${espnet}:${package}" python3 "${checks}" tasks espnet_reuse
+}
+
 step "A copy of ESPnet ${espnet_version}" copy_tree
 apply_patches || die "the patches do not apply to ESPnet ${espnet_version}: see the files above"
-make_venv "${tree}"
+entry_points="${work}/entry_points"
+git -C "${espnet}" worktree add -q --detach "${entry_points}" pristine
+git -C "${entry_points}" am -q "$(realpath "${patches[2]}")"
+make_venv
 step "isort, black, flake8 and pycodestyle with ESPnet's settings" check_style
+git -C "${espnet}" checkout -q --detach HEAD~
 step "Configurations: --print_config and dry runs" check_configs
-config_count=$(added_files '*.yaml' | wc -l)
 step "Every task offers the encoders, and espnet_reuse leaves them in place" \
-    there env PYTHONPATH="${espnet}:${root}" python3 "${checks}" tasks
+    there env PYTHONPATH="${espnet}:${root}" python3 "${checks}" tasks espnet2
 step "mini_an4 trains, decodes and scores with plain python3" run_recipe
 step "Checkpoints trained there load here and the reverse, with equal output" \
     exchange_checkpoints
-mapfile -t tests < <(added_files test)
-step "The patches' tests" run_pytest 1 "${tests[@]}"
-new_tests=$(sed -n 's/^\([0-9]* passed\).*/\1/p' "${log}")
-what="ESPnet's encoder tests (1 in ${every})"
+step "With 0003 alone, every task offers the encoders once espnet_reuse is installed" \
+    check_entry_points
+git -C "${espnet}" checkout -q -
+what="The patches' tests and ESPnet's encoder tests (1 in ${every})"
 encoder_tests=(test/espnet2/asr/encoder)
 if ! there python3 -c "import fairseq" 2> /dev/null; then   # they fail without the patches, too
     what+=" but those of AV-HuBERT, which need fairseq"
     encoder_tests+=(--ignore test/espnet2/asr/encoder/test_avhubert_encoder.py)
 fi
-step "${what}" run_pytest "${every}" "${encoder_tests[@]}"
-echo "    $(tail -n 1 "${log}")"
-
-size_of() { git -C "${espnet}" diff --shortstat "$1~" "$1"; }
-echo "${patches[0]##*/}:$(size_of HEAD~), tests: ${new_tests}"
-echo "${patches[1]##*/}:$(size_of HEAD), tests: ${config_count} configurations, a recipe"
+step "${what}" run_tests
+echo "    $(grep ' passed' "${log}")"
+for n in 0 1 2; do
+    echo "${patches[n]##*/}:$(git -C "${espnet}" show --format= --shortstat "HEAD~$((2 - n))")"
+done
 echo "Passed in ${SECONDS} s."

@@ -5,7 +5,7 @@
 
 Usage:
     check_tree.py configs CONFIG...             # dry runs of training configs
-    check_tree.py tasks                         # all tasks have upstream's encoders
+    check_tree.py tasks PACKAGE                 # all tasks have that package's encoders
     check_tree.py encode OUT PACKAGE [CONFIG MODEL]...
                                                 # write what models encode
 """
@@ -66,34 +66,42 @@ def build_by_espnet3(config, folder):
     assert type(encoder).__name__.endswith("ReuseEncoder")
 
 
-def check_tasks():
-    """Look at every option of every task, after `import espnet_reuse`."""
+def check_tasks(package):
+    """Look at every option of every task, before and after `import espnet_reuse`."""
+    import espnet2
+    from espnet2.train.class_choices import ClassChoices
+
+    files = sorted(Path(espnet2.__file__).parent.glob("tasks/*.py"))
+    names = [f"espnet2.tasks.{path.stem}" for path in files]
+    options = {
+        choices: choices.choices()
+        for name in [*names, "espnet3.systems.esp2_asr.task"]
+        for choices in vars(importlib.import_module(name)).values()
+        if isinstance(choices, ClassChoices)
+    }
+    assert "espnet_reuse" not in sys.modules
     said = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())
     logging.getLogger().addHandler(handler)
 
-    import espnet2
-    from espnet2.train.class_choices import ClassChoices
-
     from espnet_reuse.registry import ENCODERS
 
     entries = 0
-    files = sorted(Path(espnet2.__file__).parent.glob("tasks/*.py"))
-    names = [f"espnet2.tasks.{path.stem}" for path in files]
-    for name in [*names, "espnet3.systems.esp2_asr.task"]:
-        for choices in list(vars(importlib.import_module(name)).values()):
-            if not isinstance(choices, ClassChoices):
-                continue
-            for parent, encoder in list(choices.classes.items()):
-                path = f"{encoder.__module__}.{encoder.__qualname__}"
-                if path in ENCODERS:
-                    module = encoder.__module__.replace("_encoder", "_reuse_encoder")
-                    assert choices.get_class(f"{parent}_reuse").__module__ == module
-                    entries += 1
+    for choices, before in options.items():
+        assert sorted(map(str, choices.choices())) == sorted(map(str, before))
+        for parent, encoder in list(choices.classes.items()):
+            path = ENCODERS.get(f"{encoder.__module__}.{encoder.__qualname__}")
+            if path:
+                found = choices.get_class(f"{parent}_reuse")
+                assert found.__module__ == path.rpartition(".")[0].replace(
+                    "espnet_reuse", package
+                )
+                entries += 1
     said = [message for message in said if "espnet_reuse" in message]
     print(entries, "entries", *said, sep="\n")
-    assert entries and len(said) == 1
+    # what ESPnet has itself is not registered, and said once
+    assert entries and len(said) == (package == "espnet2")
 
 
 def encode(out, package, *models):

@@ -7,7 +7,7 @@
 
 root="$(cd -P "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 cache="${root}/tools/upstream/cache"
-espnet_version=202611   # which the patches are for
+espnet_version=202611   # the patches are made for it
 espnet=                 # the tree that `there` runs programs with
 
 die() {
@@ -15,9 +15,33 @@ die() {
     exit 1
 }
 
+# Set the variables that the options of `help_message` name; the other words are `words`.
+# shellcheck disable=SC2154
+parse_options() {
+    words=()
+    while [ $# -gt 0 ]; do
+        case "$1" in
+            --help | -h)
+                echo "${help_message}"
+                exit 0
+                ;;
+            -*)
+                [[ "${help_message}" == *"    $1 "* ]] || die "$1 is not an option: see --help"
+                [ -n "${2:-}" ] || die "$1 needs a value: see --help"
+                printf -v "${1#--}" %s "$2"
+                shift 2
+                ;;
+            *)
+                words+=("$1")
+                shift
+                ;;
+        esac
+    done
+}
+
 # Refuse what is not a clean ESPnet of the version that the patches are for.
 check_tree() {
-    local tree=$1 version changed
+    local version changed
     [ -f "${tree}/version.txt" ] && [ -f "${tree}/espnet2/tasks/asr.py" ] \
         || die "--espnet_root: ${tree} is not ESPnet: it has no version.txt and espnet2"
     version=$(cat "${tree}/version.txt")
@@ -32,8 +56,9 @@ check_tree() {
 
 # Set `tree` to ESPnet's source distribution, downloaded once.
 fetch_espnet() {
-    local version=$1 partial="${cache}/espnet-$1.partial"
+    local version=${espnet_version} partial
     tree="${cache}/espnet-${version}"
+    partial="${tree}.partial"
     [ ! -d "${tree}" ] || return 0
     echo "Downloading the source distribution of espnet ${version} (35 MB)" >&2
     rm -rf "${partial}"
@@ -47,15 +72,16 @@ fetch_espnet() {
     rm -rf "${partial}"
 }
 
-# Set `venv` to an environment that adds ESPnet's formatters and test tools to ours.
+# Set `venv` to an environment that adds ESPnet's formatters and test tools to ours. It
+# hides an installed espnet_reuse, since metadata that is first on the path counts.
 make_venv() {
-    local config="$1/.pre-commit-config.yaml" wanted
+    local config="${tree}/.pre-commit-config.yaml" wanted packages
     venv="${cache}/venv"
     wanted=$(
         grep -v '^#' "${root}/tools/upstream/requirements.txt"
         awk '/repo:.*\/(black|isort)/ { name = /isort/ ? "isort" : "black" }
             name && /rev:/ { print name "==" $2; name = "" }' "${config}"
-        python3 -c 'import site; print("#", *site.getsitepackages(), sep="\n# ")'
+        python3 -c 'import site; print("# ours, without espnet_reuse:", *site.getsitepackages(), sep="\n# ")'
     )
     [ "$(cat "${venv}/wanted.txt" 2> /dev/null)" != "${wanted}" ] || return 0
     echo "Installing ESPnet's formatters and test tools into ${venv}" >&2
@@ -66,15 +92,16 @@ make_venv() {
     python3 -m pip --python "${venv}/bin/python3" install --disable-pip-version-check \
         -r "${venv}/partial.txt" > "${cache}/pip.log" 2>&1 \
         || die "pip install failed (log: ${cache}/pip.log)"
-    python3 -c 'import site; print(*site.getsitepackages(), sep="\n")' \
-        > "$("${venv}/bin/python3" -c 'import site; print(site.getsitepackages()[0])')/ours.pth"
+    packages=$("${venv}/bin/python3" -c 'import site; print(site.getsitepackages()[0])')
+    python3 -c 'import site; print(*site.getsitepackages(), sep="\n")' > "${packages}/ours.pth"
+    mkdir "${packages}/espnet_reuse-0.dist-info"
+    printf 'Name: espnet-reuse\nVersion: 0\n' > "${packages}/espnet_reuse-0.dist-info/METADATA"
     mv "${venv}/partial.txt" "${venv}/wanted.txt"
 }
 
 # Run a program there: with the ESPnet tree in `espnet` and nothing of espnet_reuse.
 there() {
-    env PATH="${venv}/bin:${PATH}" PYTHONPATH="${espnet}" TORCH_DEVICE_BACKEND_AUTOLOAD=0 \
-        OMP_NUM_THREADS=1 "$@"
+    env PATH="${venv}/bin:${PATH}" PYTHONPATH="${espnet}" OMP_NUM_THREADS=1 "$@"
 }
 
 # Run a program here: with our environment's ESPnet and this repository.
@@ -82,8 +109,12 @@ here() {
     env PYTHONPATH="${root}" OMP_NUM_THREADS=1 "$@"
 }
 
+# Have our environment, and in `tree` --espnet_root or the source distribution.
 set_up() {
+    tree="${espnet_root:-}"
+    [ -z "${tree}" ] || check_tree
     "${root}/tools/setup.sh" >&2
     # shellcheck source=/dev/null
     . "${root}/tools/activate_python.sh"
+    [ -n "${tree}" ] || fetch_espnet
 }

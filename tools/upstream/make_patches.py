@@ -1,10 +1,9 @@
 # Copyright 2026 The espnet-reuse authors
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""Make ESPnet's two patches out of this repository's files (see make_patches.sh)."""
+"""Make ESPnet's patches out of this repository's files (see make_patches.sh)."""
 
 import argparse
-import ast
 import itertools
 import os
 import re
@@ -16,6 +15,7 @@ from pathlib import Path
 
 UPSTREAM = Path(__file__).resolve().parent
 ROOT = UPSTREAM.parents[1]
+CHANGES = UPSTREAM / "changes"
 VERSION = "202611"  # the ESPnet that the patches are for
 MAX_FILES, MAX_LINES = 30, 1499  # ESPnet's CONTRIBUTING.md, section 2
 AUTHOR = ("The espnet-reuse authors", "authors@espnet-reuse.invalid")
@@ -28,48 +28,34 @@ KINDS = {
 }
 # Tasks that have to offer every parent; others are searched for them.
 TASKS = ("espnet2/tasks/asr.py", "espnet3/systems/esp2_asr/task.py")
+PREFIXES = {"tools/upstream/files/": "", "espnet_reuse/": "espnet2/", "tests/": "test/"}
 
-# File there: file here.
-ENCODER_FILES = {
-    **{
-        f"espnet2/asr/{name}.py": f"espnet_reuse/asr/{name}.py"
-        for name in (
-            "encoder/reuse_encoder",
-            *(f"encoder/{kind}_reuse_encoder" for kind in KINDS.values()),
-            "layers/attention_map",
-            "layers/attention_map_reuse",
-        )
-    },
-    **{
-        f"test/espnet2/asr/{name}.py": f"tests/espnet2/asr/{name}.py"
-        for name in ("encoder/test_attention_map_reuse", "layers/test_attention_map")
-    },
+
+def files_there(*patterns):
+    """Return {file there: file here} of our files, by patterns."""
+    files = {}
+    for path in itertools.chain.from_iterable(map(ROOT.glob, patterns)):
+        here = there = str(path.relative_to(ROOT))
+        for ours, theirs in PREFIXES.items():
+            there = re.sub(f"^{ours}", theirs, there)
+        files[there] = here
+    return files
+
+
+ENCODER_FILES = files_there(
+    "espnet_reuse/asr/encoder/*_encoder.py",
+    "espnet_reuse/asr/layers/attention_map.py",
+    "espnet_reuse/asr/layers/attention_map_reuse.py",
+    "tests/espnet2/asr/encoder/test_attention_map_reuse.py",
+    "tests/espnet2/asr/layers/test_attention_map.py",
+)
+RECIPE_FILES = files_there("tools/upstream/files/egs*/**/*.yaml") | {
+    f"egs2/{corpus}/asr1/conf/tuning/train_asr_conformer_reuse3.yaml": (
+        f"egs2/{corpus}/asr1/conf/train_asr_conformer_reuse.yaml"
+    )
+    for corpus in ("librispeech_100", "librispeech")
 }
-RECIPE_FILES = {
-    **{
-        f"egs2/{corpus}/asr1/conf/tuning/train_asr_conformer_reuse3.yaml": (
-            f"egs2/{corpus}/asr1/conf/train_asr_conformer_reuse.yaml"
-        )
-        for corpus in ("librispeech_100", "librispeech")
-    },
-    **{
-        str(path.relative_to(UPSTREAM / "files")): str(path.relative_to(ROOT))
-        for path in sorted(UPSTREAM.glob("files/**/*.yaml"))
-    },
-}
-# File there: the section of ours, and the text there that it stands before (the end
-# of the file: None).
-ENCODER_SECTIONS = {
-    "doc/espnet2_tutorial.md": ("espnet2_tutorial.md", "## Streaming ASR\n")
-}
-RECIPE_SECTIONS = {
-    "ci/test_integration_espnet2.sh": (
-        "test_integration_espnet2.txt",
-        '    finish_asr\nfi\n\nif [ "${task}" == "asr_transducer" ]',
-    ),
-    "egs2/librispeech_100/asr1/README.md": ("readme_librispeech_100.md", None),
-    "egs2/librispeech/asr1/README.md": ("readme_librispeech.md", None),
-}
+ENTRY_POINTS_FILES = files_there("tools/upstream/files/test/**/*.py")
 
 
 def fail(message):
@@ -105,88 +91,47 @@ def register(source):
     Returns:
         The source with imports and entries added, and the names of the parents.
     """
-    lines, additions, parents = source.splitlines(keepends=True), {}, set()
-    tree = ast.parse(source)
-    imported = {
-        alias.name: node
-        for node in tree.body
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-        if node.module == f"espnet2.asr.encoder.{KINDS.get(alias.name)}_encoder"
-    }
-    for call in ast.walk(tree):
-        if not isinstance(call, ast.Call) or ast.unparse(call.func) != "ClassChoices":
-            continue
-        for choice in (
-            k
-            for a in call.keywords
-            if a.arg == "classes"
-            for k in getattr(a.value, "keywords", [])
-        ):
-            parent = ast.unparse(choice.value)
-            if parent not in imported:
-                continue
-            if not lines[choice.end_lineno - 1].endswith(f"={parent},\n"):
-                fail(f"{choice.arg}={parent} of a task is not a line by itself")
-            parents.add(parent)
-            indent = " " * choice.col_offset
-            reuse = parent.replace("Encoder", "ReuseEncoder")
-            additions[choice.end_lineno] = f"{indent}{choice.arg}_reuse={reuse},\n"
-    for parent in parents:
-        module = f"espnet2.asr.encoder.{KINDS[parent]}_reuse_encoder"
+    parents = set()
+    for parent, kind in KINDS.items():
         reuse = parent.replace("Encoder", "ReuseEncoder")
-        line = imported[parent].end_lineno
-        additions[line] = f"from {module} import {reuse}\n"
-    for line in sorted(additions, reverse=True):
-        lines.insert(line, additions[line])
-    return "".join(lines), parents
+        line = f"from espnet2.asr.encoder.{kind}_encoder import {parent}\n"
+        line_reuse = f"from espnet2.asr.encoder.{kind}_reuse_encoder import {reuse}\n"
+        entry = re.compile(rf"^( +\w+)={parent},\n", re.MULTILINE)
+        if line in source and entry.search(source):
+            parents.add(parent)
+            source = entry.sub(rf"\g<0>\g<1>_reuse={reuse},\n", source)
+            source = source.replace(line, line + line_reuse)
+    return source, parents
 
 
-def insert(text, section, before, path):
-    """Insert a section before a text that is there once, or at the end."""
-    if before is None:
-        return text.rstrip("\n") + "\n" + section
-    if text.count(before) != 1:
-        fail(
-            f"{path} has {text.count(before)} times, not once: {before.splitlines()[0]}"
-        )
-    return text.replace(before, section + before)
-
-
-def make_files(tree, files, sections):
-    """Return {path there: new text} of the files that a patch adds or changes."""
-    made = {there: rewrite((ROOT / here).read_text()) for there, here in files.items()}
-    for there in made:
+def make_files(tree, files):
+    """Return {path there: text} of the files that a patch adds."""
+    for there in files:
         if (tree / there).exists():
             fail(f"{tree} has a {there} already")
-    for there, (name, before) in sections.items():
-        section = (UPSTREAM / "sections" / name).read_text()
-        made[there] = insert((tree / there).read_text(), section, before, there)
-    return made
+    return {there: rewrite((ROOT / here).read_text()) for there, here in files.items()}
 
 
 def make_registrations(tree):
     """Return {path there: new text} of the tasks that offer a parent."""
-    made = {}
+    made, offered = {}, {}
     for folder in ("espnet2/tasks", "espnet3"):
         for path in sorted((tree / folder).rglob("*.py")):
-            source = path.read_text()
-            if "ClassChoices" not in source:
-                continue
             there = str(path.relative_to(tree))
-            text, parents = register(source)
-            if there in TASKS and parents != set(KINDS):
-                missing = ", ".join(sorted(set(KINDS) - parents))
-                fail(f"{there} does not offer {missing}, as ESPnet {VERSION} does")
-            if parents:
+            text, offered[there] = register(path.read_text())
+            if offered[there]:
                 made[there] = text
-    if not set(TASKS) <= set(made):
-        fail(f"{tree} has no choices of encoders in {' and '.join(TASKS)}")
+    for there in TASKS:
+        missing = set(KINDS) - offered.get(there, set())
+        if missing:
+            missing = ", ".join(sorted(missing))
+            fail(f"{there} does not offer {missing}, as ESPnet {VERSION} does")
     return made
 
 
-def commit(repository, made, message):
-    """Write files, format them as ESPnet's pre-commit does, and commit them."""
+def commit(repository, made, diff, message):
+    """Commit changed and new files, formatted as ESPnet's pre-commit does."""
+    run("git", "apply", diff, cwd=repository)
     for there, text in made.items():
         (repository / there).parent.mkdir(parents=True, exist_ok=True)
         (repository / there).write_text(text)
@@ -206,32 +151,43 @@ def message_of(text):
     return title.removeprefix("# ") + "\n\n" + body.split("\n## ")[1].split("\n", 1)[1]
 
 
-def write_patches(tree, patches, repository, output):
+def write_patches(tree, alternatives, repository, output):
     """Commit the patches on what they change of ESPnet's tree, and write them.
 
     Args:
         tree: ESPnet's tree.
-        patches: {name: {path there: new text}}.
+        alternatives: Lists of patches, each list for that tree: {name: {path there: new
+            text}}. `changes/NAME.diff` changes further files.
         repository: Empty folder for a repository with the files that they change.
         output: Empty folder for the patches and the texts.
     """
     run("git", "init", "-q", cwd=repository)
-    settings = ["setup.cfg", "pyproject.toml"]  # of isort and black
-    for there in itertools.chain(settings, *patches.values()):
+    needed = ["setup.cfg", "pyproject.toml"]  # of isort and black
+    for name, made in itertools.chain.from_iterable(map(dict.items, alternatives)):
+        diff = (CHANGES / f"{name}.diff").read_text()
+        needed += [*made, *re.findall(r"^\+\+\+ b/(.*)", diff, re.MULTILINE)]
+    for there in needed:
         if (tree / there).exists():
             (repository / there).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(tree / there, repository / there)
     run("git", "add", "-A", cwd=repository)
     run("git", "commit", "-q", "-m", f"ESPnet {VERSION}", cwd=repository)
-    for name, made in patches.items():
-        text = shutil.copy(UPSTREAM / f"pr_{name}.md", output)
-        commit(repository, made, message_of(Path(text).read_text()))
-        rows = run("git", "diff", "--numstat", "HEAD~", cwd=repository).splitlines()
-        changed = sum(int(n) for row in rows for n in row.split()[:2])
-        print(f"{name}: {len(rows)} files, {changed} changed lines")
-        if len(rows) > MAX_FILES or changed > MAX_LINES:
-            fail(f"{name}: ESPnet takes {MAX_FILES} files and {MAX_LINES} lines")
-    run("git", "format-patch", "-q", f"-{len(patches)}", "-o", output, cwd=repository)
+    run("git", "tag", "pristine", cwd=repository)
+    number = 1
+    for patches in alternatives:
+        run("git", "checkout", "-q", "pristine", cwd=repository)
+        for name, made in patches.items():
+            text = shutil.copy(UPSTREAM / f"pr_{name}.md", output)
+            message = message_of(Path(text).read_text())
+            commit(repository, made, CHANGES / f"{name}.diff", message)
+            rows = run("git", "diff", "--numstat", "HEAD~", cwd=repository).splitlines()
+            changed = sum(int(n) for row in rows for n in row.split()[:2])
+            print(f"{name}: {len(rows)} files, {changed} changed lines")
+            if len(rows) > MAX_FILES or changed > MAX_LINES:
+                fail(f"{name}: ESPnet takes {MAX_FILES} files and {MAX_LINES} lines")
+        start = ("--start-number", number, "pristine")
+        run("git", "format-patch", "-q", "-o", output, *start, cwd=repository)
+        number += len(patches)
     shutil.copy(UPSTREAM / "feature_request.md", output)
 
 
@@ -243,9 +199,13 @@ def main():
     args = parser.parse_args()
     tree, output = args.espnet_root, args.output_dir.absolute()
 
-    encoders = make_files(tree, ENCODER_FILES, ENCODER_SECTIONS)
-    encoders |= make_registrations(tree)
-    recipes = make_files(tree, RECIPE_FILES, RECIPE_SECTIONS)
+    encoder = make_files(tree, ENCODER_FILES) | make_registrations(tree)
+    recipe = make_files(tree, RECIPE_FILES)
+    entry_points = make_files(tree, ENTRY_POINTS_FILES)
+    alternatives = [
+        {"encoder": encoder, "recipe": recipe},
+        {"entry_points": entry_points},
+    ]
     for who in ("AUTHOR", "COMMITTER"):
         os.environ[f"GIT_{who}_NAME"], os.environ[f"GIT_{who}_EMAIL"] = AUTHOR
     os.environ["GIT_CONFIG_GLOBAL"] = os.devnull  # no signing, no hooks
@@ -255,7 +215,7 @@ def main():
         repository, made = Path(folder, "repository"), Path(folder, "made")
         repository.mkdir()
         made.mkdir()
-        write_patches(tree, {"encoder": encoders, "recipe": recipes}, repository, made)
+        write_patches(tree, alternatives, repository, made)
         made.rename(output)
 
 
