@@ -3,15 +3,15 @@
 
 """What a run shows: lines of a log, and on a terminal the steps at work."""
 
+import contextlib
 import re
-import threading
 import time
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 
 from rich.console import Console
-from rich.live import Live
-from rich.table import Table
+from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 EVERY = 5.0  # seconds between two lines of a step, where there is no terminal
@@ -61,56 +61,52 @@ class Display:
     """Lines of a log; below them, on a terminal, a line for each step at work."""
 
     def __init__(self, console: Console | None = None):
+        """Show on a console, the standard output's by default."""
         self.console = console or Console(highlight=False)
-        self._at_work = {}  # {name: (started, progress, when it was last printed)}
-        self._lock = threading.Lock()
-        self._live = Live(
-            get_renderable=self._table, console=self.console, refresh_per_second=2
+        self._at_work = Progress(
+            TextColumn("{task.description}", markup=False),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[progress]}", markup=False),
+            console=self.console,
+            disable=not self.console.is_terminal,
+            transient=True,
         )
 
     def __enter__(self):
         """Show the steps at work, on a terminal."""
-        if self.console.is_terminal:
-            self._live.start()
+        self._at_work.start()
         return self
 
     def __exit__(self, *exception):
         """Leave the lines of the log alone."""
-        self._live.stop()
+        self._at_work.stop()
 
     def log(self, message: str) -> None:
         """Print a line, with the time, as ESPnet's scripts do."""
         stamp = datetime.now().strftime("%Y-%m-%dT%H:%M:%S")
         self.console.print(Text(f"{stamp} (run.sh) {message}"), soft_wrap=True)
 
-    def begin(self, name: str) -> None:
-        """Show a step as at work."""
-        with self._lock:
-            self._at_work[name] = (time.monotonic(), "", -EVERY)
+    @contextlib.contextmanager
+    def at_work(self, name: str) -> Iterator[Callable[[str], None]]:
+        """Show a step as at work.
 
-    def progress(self, name: str, text: str) -> None:
-        """Show how far a step is; as a line of the log where there is no terminal."""
-        with self._lock:
-            started, shown, printed = self._at_work[name]
-            if text in ("", shown):
-                return
+        Yields:
+            Function that shows how far it is; as a line of the log where there is no
+            terminal.
+        """
+        task = self._at_work.add_task(name, total=None, progress="")
+        shown, printed = "", -EVERY
+
+        def show(text: str) -> None:
+            nonlocal shown, printed
+            self._at_work.update(task, progress=text)
             now = time.monotonic()
-            due = not self.console.is_terminal and now - printed >= EVERY
-            if self.console.is_terminal or due:
-                self._at_work[name] = (started, text, now)
-        if due:
-            self.log(f"{name}: {text}")
+            due = text not in ("", shown) and now - printed >= EVERY
+            if due and not self.console.is_terminal:
+                self.log(f"{name}: {text}")
+                shown, printed = text, now
 
-    def end(self, name: str) -> float:
-        """Show a step no longer; return the seconds that it took."""
-        with self._lock:
-            return time.monotonic() - self._at_work.pop(name)[0]
-
-    def _table(self) -> Table:
-        table = Table.grid(padding=(0, 2))
-        with self._lock:
-            rows = list(self._at_work.items())
-        for name, (started, progress, _) in rows:
-            minutes, seconds = divmod(int(time.monotonic() - started), 60)
-            table.add_row(Text(name), f"{minutes}:{seconds:02d}", Text(progress))
-        return table
+        try:
+            yield show
+        finally:
+            self._at_work.remove_task(task)

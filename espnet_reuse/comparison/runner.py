@@ -135,35 +135,28 @@ class Runner:
             UserError: It failed; the message is the deciding line of its log.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
-        since = time.time() - 1
+        started = time.time()
         if self._stopping.is_set():
             raise Stopped
-        env = os.environ | getattr(self._local, "env", {})
-        self.display.begin(what)
-        try:
-            with log.open("wb") as output:
-                child = subprocess.Popen(
-                    list(map(str, command)),
-                    cwd=self.folder,
-                    env=env,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,  # so that stop() reaches all of it
-                    pass_fds=[*self.held, *getattr(self._local, "held", [])],
-                )
+        with self.display.at_work(what) as show, log.open("wb") as output:
+            child = subprocess.Popen(
+                list(map(str, command)),
+                cwd=self.folder,
+                env=os.environ | getattr(self._local, "env", {}),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # so that stop() reaches all of it
+                pass_fds=[*self.held, *getattr(self._local, "held", [])],
+            )
             self._children.add(child)
-            while True:
+            while child.returncode is None:
                 if self._stopping.is_set():  # it was started in that moment
                     self.stop()
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     child.wait(POLL)
-                self.display.progress(what, read_progress(log, train_log, since))
-                if child.returncode is not None:
-                    break
+                show(read_progress(log, train_log, started - 1))
             self._children.discard(child)
-        finally:
-            seconds = self.display.end(what)
         if self._stopping.is_set():
             raise Stopped
         if child.returncode:
@@ -175,7 +168,7 @@ class Runner:
                     "\n".join([*others, last, f"{what} failed: {count} {where}"])
                 )
             raise UserError(f"{what} failed: {last} {where}")
-        self.display.log(f"{what}: done in {seconds:.0f} s")
+        self.display.log(f"{what}: done in {time.time() - started:.0f} s")
 
     def run_step(self, step: Step) -> None:
         """Do a step if it is not done.

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import io
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -193,10 +194,9 @@ def test_progress_is_the_epoch_the_stage_or_the_utterance(tmp_path):
 def test_without_a_terminal_a_step_has_a_line_every_five_seconds_at_the_most():
     output = io.StringIO()
     display = Display(Console(file=output, width=40))
-    display.begin("training")
-    for n in range(100):
-        display.progress("training", f"epoch {n}/100 of a very long line, not wrapped")
-    assert display.end("training") < 5
+    with display.at_work("training") as show:
+        for n in range(100):
+            show(f"epoch {n}/100 of a very long line, not wrapped")
     assert len(output.getvalue().splitlines()) == 1
     assert "\x1b" not in output.getvalue()
 
@@ -204,9 +204,8 @@ def test_without_a_terminal_a_step_has_a_line_every_five_seconds_at_the_most():
 def test_a_terminal_shows_the_steps_at_work():
     output = io.StringIO()
     console = Console(file=output, width=80, force_terminal=True)
-    with Display(console) as display:
-        display.begin("training reuse3")
-        display.progress("training reuse3", "epoch 3/15")
-        time.sleep(0.8)
-        display.end("training reuse3")
-    assert "training reuse3  0:00  epoch 3/15" in output.getvalue()
+    with Display(console) as display, display.at_work("training reuse3") as show:
+        show("epoch 3/15")
+        time.sleep(0.5)
+    shown = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", output.getvalue())
+    assert "training reuse3 0:00:00 epoch 3/15" in shown
