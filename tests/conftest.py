@@ -7,7 +7,6 @@ import io
 import re
 import shutil
 import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -16,7 +15,6 @@ import pytest
 import soundfile
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "local"))
 
 RECIPE = "egs2/mini_an4/asr1"
 MADE_BY_RECIPES = shutil.ignore_patterns("data", "downloads", "dump", "exp")
