@@ -18,6 +18,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from espnet_reuse.comparison.plan import flatten
 from espnet_reuse.errors import UserError, one_line
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,42 +67,55 @@ def resolve(name: str, recipe: Path) -> Model:
     Raises:
         UserError: No model has this name, or a file is not a YAML mapping.
     """
-    base, parts = _split(name, recipe)
+    words = [] if name == "baseline" else name.split("_")
+    own, words = _longest(words, _own_configs(recipe))
+    base = TUNING.format(own) if own else BASELINE
     config = _load(recipe, base)
-    sources = dict.fromkeys(_flatten(config), base)
+    sources = dict.fromkeys(flatten(config), base)
+    change_encoder = bool(words)  # a config of the user's is taken as it is
 
-    def change(changes, source):
-        nonlocal config
-        config = _merge(config, changes)
-        sources.update(dict.fromkeys(_flatten(changes), source))
+    warm = words[-1:] == ["warm"]
+    words = words[: len(words) - warm]
+    sizes = {
+        word: {"encoder_conf": {"reuse_group_size": int(word[5:])}}
+        for word in words
+        if re.fullmatch(r"reuse[1-9]\d*", word)
+    }
+    known = sizes | _entries()
+    while words:
+        part, words = _longest(words, known)
+        if part is None:
+            raise UserError(
+                f"no model '{name}'; choose from {' '.join(names(recipe))}, join them "
+                f"with '_', or add {TUNING.format(name)} to the recipe"
+            )
+        config = _merge(config, known[part])
+        source = NAME if part in sizes else MODELS
+        sources |= dict.fromkeys(flatten(known[part]), source)
 
-    for part, entry in parts.items():
-        change(entry, NAME if _is_size(part) else MODELS)
-    if parts:
-        change(_reuse_encoder(config), NAME)
-    if "warm" in parts:
-        if "reuse_group_size" not in config.get("encoder_conf", {}):
+    has_groups = "reuse_group_size" in config.get("encoder_conf", {})
+    encoder = config.get("encoder", "rnn")  # ESPnet's default
+    if has_groups and change_encoder and not encoder.endswith("_reuse"):
+        config["encoder"], sources["encoder"] = f"{encoder}_reuse", NAME
+    if warm:
+        if not has_groups:
             raise UserError(
                 f"'{name}' has no reuse: only a model with reuse is fine-tuned from "
                 "another"
             )
-        config = _merge(config, _quarter(config))
-    keys = _flatten(config)
-    return Model(name, config, {k: sources.get(k, NAME) for k in keys})
+        _quarter(config)
+    return Model(name, config, {k: sources.get(k, NAME) for k in flatten(config)})
 
 
 def names(recipe: Path) -> list[str]:
     """Return the names that can be used and joined, for messages."""
-    tuning = [_tuning_name(path) for path in recipe.glob(TUNING.format("*"))]
-    return ["baseline", *sorted(tuning), "reuse<N>", *_entries(), "<name>_warm"]
+    own = _own_configs(recipe)
+    return ["baseline", *own, "reuse<N>", *_entries(), "<name>_warm"]
 
 
-def _tuning_name(path):
-    return path.stem.removeprefix(f"{TAG}_")
-
-
-def _is_size(part):
-    return re.fullmatch(r"reuse[1-9]\d*", part)
+def _own_configs(recipe):
+    tuning = recipe.glob(TUNING.format("*"))
+    return sorted(path.stem.removeprefix(f"{TAG}_") for path in tuning)
 
 
 def _entries():
@@ -112,39 +126,12 @@ def _entries():
     return entries
 
 
-def _split(name, recipe):
-    """Return a name's config to start from, and {part: its changes} of the rest.
-
-    Always the longest beginning of the name that is something.
-    """
-    if name == "baseline":
-        return BASELINE, {}
-    words, entries = name.split("_"), _entries()
-    base, parts = BASELINE, {}
+def _longest(words, known):
+    """Return the longest beginning of a name that is known, or None, and the rest."""
     for n in range(len(words), 0, -1):
-        tuning = TUNING.format("_".join(words[:n]))
-        if (recipe / tuning).is_file():
-            base, words = tuning, words[n:]
-            break
-    while words:
-        for n in range(len(words), 0, -1):
-            part = "_".join(words[:n])
-            if part in entries:
-                parts[part] = entries[part]
-            elif _is_size(part):
-                parts[part] = {"encoder_conf": {"reuse_group_size": int(part[5:])}}
-            elif part == "warm" and len(words) == 1:
-                parts[part] = {}
-            else:
-                continue
-            words = words[n:]
-            break
-        else:
-            raise UserError(
-                f"no model '{name}'; choose from {' '.join(names(recipe))}, join them "
-                f"with '_', or add {TUNING.format(name)} to the recipe"
-            )
-    return base, parts
+        if (beginning := "_".join(words[:n])) in known:
+            return beginning, words[n:]
+    return None, words
 
 
 def _load(folder, file):
@@ -160,49 +147,27 @@ def _load(folder, file):
 
 def _merge(config, changes):
     """Return a config with changes; null among them removes an option."""
-    merged = OmegaConf.to_container(OmegaConf.merge(config, changes))
-    return _without(merged, changes)
-
-
-def _without(config, changes):
+    merged = dict(config)
     for key, value in changes.items():
+        if isinstance(value, dict):
+            before = config.get(key)
+            value = _merge(before if isinstance(before, dict) else {}, value)
+        merged[key] = value
         if value is None:
-            del config[key]
-        elif isinstance(value, dict):
-            _without(config[key], value)
-    return config
-
-
-def _flatten(config, prefix=""):
-    """Return the keys of all values that are no mappings."""
-    keys = []
-    for key, value in config.items():
-        if isinstance(value, dict) and value:
-            keys += _flatten(value, f"{prefix}{key}.")
-        else:
-            keys.append(f"{prefix}{key}")
-    return keys
-
-
-def _reuse_encoder(config):
-    """Return the change that makes the encoder the one with reuse, if it is to be."""
-    encoder = config.get("encoder", "rnn")  # ESPnet's default
-    has_groups = "reuse_group_size" in config.get("encoder_conf", {})
-    if encoder.endswith("_reuse") or not has_groups:
-        return {}
-    return {"encoder": f"{encoder}_reuse"}
+            del merged[key]
+    return merged
 
 
 def _quarter(config):
-    """Return the changes of a fine-tuning: a quarter of the epochs and learning rate.
+    """Give a fine-tuning a quarter of the epochs and of the learning rate.
 
     One rule for all recipes. What counts updates, `warmup_steps` and `max_steps`, is
     divided with the epochs, so that the learning rate takes the same course in a
     quarter of the time.
     """
-    changes = {"max_epoch": max(config.get("max_epoch", ESPNET_MAX_EPOCH) // 4, 1)}
+    config["max_epoch"] = max(config.get("max_epoch", ESPNET_MAX_EPOCH) // 4, 1)
     if "lr" in config.get("optim_conf", {}):
-        changes["optim_conf"] = {"lr": config["optim_conf"]["lr"] / 4}
+        config["optim_conf"]["lr"] /= 4
     steps = config.get("scheduler_conf", {})
-    steps = {k: steps[k] // 4 for k in ("warmup_steps", "max_steps") if k in steps}
-    return changes | ({"scheduler_conf": steps} if steps else {})
+    for key in steps.keys() & {"warmup_steps", "max_steps"}:
+        steps[key] //= 4
