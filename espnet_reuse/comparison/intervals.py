@@ -17,35 +17,12 @@ RESAMPLES = 9999
 Errors = dict[str, tuple[str, float, float]]
 
 
-def mean_errors(seeds: list[Errors]) -> Errors:
-    """Average the errors of each utterance over the seeds."""
-    return {
-        unit: (speaker, tokens, np.mean([seed[unit][2] for seed in seeds]))
-        for unit, (speaker, tokens, _) in seeds[0].items()
-    }
-
-
 def by_speaker(utterances: Errors) -> Errors:
     """Add up the tokens and errors of each speaker's utterances."""
     sums = defaultdict(lambda: np.zeros(2))
     for speaker, tokens, errors in utterances.values():
         sums[speaker] += tokens, errors
     return {speaker: (speaker, *sums[speaker]) for speaker in sorted(sums)}
-
-
-def require_same_references(runs: list[Errors], name: str) -> None:
-    """Check that runs were scored on the same utterances, speakers and words.
-
-    Args:
-        runs: Errors of each run.
-        name: The set, for the error.
-
-    Raises:
-        UserError: They were not.
-    """
-    first, *others = ({u: tuple(row[:2]) for u, row in run.items()} for run in runs)
-    if any(other != first for other in others):
-        raise UserError(f"the runs were scored on other references of {name}")
 
 
 def interval(baseline: list[Errors], model: list[Errors]) -> tuple[float, float] | None:
@@ -87,11 +64,35 @@ def interval(baseline: list[Errors], model: list[Errors]) -> tuple[float, float]
     return tuple(map(float, np.percentile(differences, [2.5, 97.5])))
 
 
-def interval_by_speaker(
-    baseline: list[Errors], model: list[Errors]
-) -> tuple[float, float] | None:
-    """Estimate the `interval` with speakers for units; arguments as there."""
-    return interval(*([by_speaker(seed) for seed in x] for x in (baseline, model)))
+def intervals_to_first(errors: dict[str, list[Errors]], set_: str) -> dict[str, dict]:
+    """Estimate the `interval` of each model to the first, of utterances and speakers.
+
+    Args:
+        errors: {model: errors of each seed}.
+        set_: The set, for the error.
+
+    Returns:
+        {model: {"interval": ..., "interval_by_speaker": ...}}, both None for the first.
+
+    Raises:
+        UserError: Runs were scored on other utterances, speakers or words.
+    """
+    runs = [run for seeds in errors.values() for run in seeds]
+    first, *others = ({u: tuple(row[:2]) for u, row in run.items()} for run in runs)
+    if any(other != first for other in others):
+        raise UserError(f"the runs were scored on other references of {set_}")
+    of_speakers = {name: list(map(by_speaker, seeds)) for name, seeds in errors.items()}
+    baseline = next(iter(errors))
+    return {
+        name: {
+            key: None if name == baseline else interval(units[baseline], units[name])
+            for key, units in (
+                ("interval", errors),
+                ("interval_by_speaker", of_speakers),
+            )
+        }
+        for name in errors
+    }
 
 
 def mean_and_spread(rates: list[float]) -> str:

@@ -13,11 +13,9 @@ import statistics
 from pathlib import Path
 
 from espnet_reuse.comparison.intervals import (
-    interval,
-    interval_by_speaker,
+    intervals_to_first,
     mean_and_spread,
     points,
-    require_same_references,
 )
 from espnet_reuse.comparison.tables import markdown
 from espnet_reuse.errors import UserError, one_line, reported_errors
@@ -84,25 +82,23 @@ def format_rates(models: dict) -> str:
         raise UserError("the runs have no set in common")
     rows = []
     for name in sets:
-        require_same_references([run[name] for run in runs], name)
-        tokens = sum(count for _, count, _ in runs[0][name].values())
         errors = {m: [r[name] for r in seeds.values()] for m, seeds in models.items()}
+        intervals = intervals_to_first(errors, name)
+        tokens = sum(count for _, count, _ in runs[0][name].values())
         rates = {
             model: [100 * sum(row[2] for row in run.values()) / tokens for run in seeds]
             for model, seeds in errors.items()
         }
-        for model, seeds in errors.items():
-            difference = statistics.mean(rates[model]) - statistics.mean(rates[first])
-            pair = None if model == first else (errors[first], seeds)
+        for model, seeds in rates.items():
+            difference = statistics.mean(seeds) - statistics.mean(rates[first])
             rows.append(
                 [
                     name,
                     model,
                     str(len(seeds)),
-                    mean_and_spread(rates[model]),
-                    f"{difference:+.1f}" if pair else "",
-                    points(interval(*pair)) if pair else "",
-                    points(interval_by_speaker(*pair)) if pair else "",
+                    mean_and_spread(seeds),
+                    "" if model == first else f"{difference:+.1f}",
+                    *map(points, intervals[model].values()),
                 ]
             )
     header = ["set", "model", "seeds", "error rate", f"to {first}"]
