@@ -34,10 +34,6 @@ def interval(baseline: list[Errors], model: list[Errors]) -> tuple[float, float]
     The variance of a resample of n seeds is too small by a factor of (n - 1) / n; the
     deviations of the seeds are made larger by the inverse of its root.
 
-    Args:
-        baseline: Errors of each seed.
-        model: The same of the other model, with the same units.
-
     Returns:
         (low, high) in points, or None with fewer than two units.
     """
@@ -64,15 +60,16 @@ def interval(baseline: list[Errors], model: list[Errors]) -> tuple[float, float]
     return tuple(map(float, np.percentile(differences, [2.5, 97.5])))
 
 
-def intervals_to_first(errors: dict[str, list[Errors]], set_: str) -> dict[str, dict]:
-    """Estimate the `interval` of each model to the first, of utterances and speakers.
+def compare_errors(errors: dict[str, list[Errors]], set_: str) -> dict[str, dict]:
+    """Return each model's error rates, and the intervals of the change from the first.
 
     Args:
         errors: {model: errors of each seed}.
         set_: The set, for the error.
 
     Returns:
-        {model: {"interval": ..., "interval_by_speaker": ...}}, both None for the first.
+        {model: {"error_rate": mean in %, "error_rates": of the seeds, "interval": ...,
+        "interval_by_speaker": ...}}; the first model has no intervals, but None.
 
     Raises:
         UserError: Runs were scored on other utterances, speakers or words.
@@ -81,26 +78,20 @@ def intervals_to_first(errors: dict[str, list[Errors]], set_: str) -> dict[str, 
     first, *others = ({u: tuple(row[:2]) for u, row in run.items()} for run in runs)
     if any(other != first for other in others):
         raise UserError(f"the runs were scored on other references of {set_}")
-    of_speakers = {name: list(map(by_speaker, seeds)) for name, seeds in errors.items()}
-    baseline = next(iter(errors))
-    return {
-        name: {
-            key: None if name == baseline else interval(units[baseline], units[name])
-            for key, units in (
-                ("interval", errors),
-                ("interval_by_speaker", of_speakers),
-            )
+    tokens = max(sum(words for _, words in first.values()), 1)
+    baseline, compared = next(iter(errors.values())), {}
+    speakers = list(map(by_speaker, baseline))
+    for name, seeds in errors.items():
+        rates = [100 * sum(row[2] for row in run.values()) / tokens for run in seeds]
+        compared[name] = {
+            "error_rate": statistics.mean(rates),
+            "error_rates": rates,
+            "interval": None,
+            "interval_by_speaker": None,
         }
-        for name in errors
-    }
-
-
-def mean_and_spread(rates: list[float]) -> str:
-    """Format the mean of error rates, with their standard deviation if there is one."""
-    spread = f" ± {statistics.stdev(rates):.1f}" if len(rates) > 1 else ""
-    return f"{statistics.mean(rates):.1f}{spread}"
-
-
-def points(limits: tuple[float, float] | None) -> str:
-    """Format an interval, empty if there is none."""
-    return "" if limits is None else "{:+.1f} to {:+.1f}".format(*limits)
+        if seeds is not baseline:
+            compared[name]["interval"] = interval(baseline, seeds)
+            compared[name]["interval_by_speaker"] = interval(
+                speakers, list(map(by_speaker, seeds))
+            )
+    return compared

@@ -9,15 +9,10 @@ needs no models, only files that `espnet_reuse.comparison.results` has written.
 
 import argparse
 import json
-import statistics
 from pathlib import Path
 
-from espnet_reuse.comparison.intervals import (
-    intervals_to_first,
-    mean_and_spread,
-    points,
-)
-from espnet_reuse.comparison.tables import markdown
+from espnet_reuse.comparison.intervals import compare_errors
+from espnet_reuse.comparison.tables import markdown, wer_cells
 from espnet_reuse.errors import UserError, one_line, reported_errors
 
 
@@ -81,28 +76,19 @@ def format_rates(models: dict) -> str:
     if not sets:
         raise UserError("the runs have no set in common")
     rows = []
-    for name in sets:
-        errors = {m: [r[name] for r in seeds.values()] for m, seeds in models.items()}
-        intervals = intervals_to_first(errors, name)
-        tokens = sum(count for _, count, _ in runs[0][name].values())
-        rates = {
-            model: [100 * sum(row[2] for row in run.values()) / tokens for run in seeds]
-            for model, seeds in errors.items()
-        }
-        for model, seeds in rates.items():
-            difference = statistics.mean(seeds) - statistics.mean(rates[first])
-            rows.append(
-                [
-                    name,
-                    model,
-                    str(len(seeds)),
-                    mean_and_spread(seeds),
-                    "" if model == first else f"{difference:+.1f}",
-                    *map(points, intervals[model].values()),
-                ]
-            )
-    header = ["set", "model", "seeds", "error rate", f"to {first}"]
-    return markdown([*header, "95 % interval", "by speaker"], rows)
+    for set_ in sets:
+        errors = {m: [r[set_] for r in seeds.values()] for m, seeds in models.items()}
+        wers = compare_errors(errors, set_)
+        rows += [
+            {
+                "set": set_,
+                "model": model,
+                "seeds": str(len(errors[model])),
+                **wer_cells(wer, wers[first]),
+            }
+            for model, wer in wers.items()
+        ]
+    return markdown(rows, {"WER": "error rate", "change of WER": f"to {first}"})
 
 
 def main():
