@@ -143,6 +143,7 @@ def test_the_picture_can_be_read(comparison):
     assert len(set(markers)) == len(markers) == len(names)
     low, high = tradeoff.get_ylim()
     assert all(low < y < high for line in tradeoff.lines for y in line.get_ydata())
+    assert all(tick >= 0 for tick in tradeoff.get_yticks() if low < tick)
     # numbers stand beside the axis, and so do bars and seeds for each model
     for axes in figure.subfigs[1].axes:
         left = axes.get_window_extent().x0
@@ -159,6 +160,18 @@ def test_a_vertical_bar_is_the_interval_of_the_difference(published):
     time = 1000 * models["reuse4"]["rtf"]
     bars = [list(zip(*line.get_data(), strict=True)) for line in axes.lines]
     assert [(time, rate + low), (time, rate + high)] in bars
+
+
+def test_a_name_stands_above_its_point_where_there_is_room(published):
+    figure = draw(published)
+    (axes,) = figure.subfigs[0].axes
+    to_axes = axes.transData + axes.transAxes.inverted()
+    x_of = {
+        name.get_text(): (to_axes.transform(name.xy)[0], name.xyann[0])
+        for name in axes.texts
+    }
+    for name in ("baseline", "layers11", "reuse12"):
+        assert x_of[name][1] == pytest.approx(x_of[name][0])
 
 
 @pytest.mark.parametrize(
