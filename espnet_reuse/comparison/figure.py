@@ -85,23 +85,21 @@ def plot_tradeoff(axes: Axes, models: dict, set_: str) -> None:
     axes.set_ylabel(f"WER on {set_} (%)")
 
 
-def plot_models(
-    axes: Axes, models: dict, values: list[tuple[float, list]], fmt: str
-) -> None:
+def plot_models(axes: Axes, models: dict, runs: list[tuple], fmt: str) -> None:
     """Draw a line for each model: the mean as bar and number, the seeds as dots.
 
     Args:
         axes: Where to.
         models: Those of a comparison.
-        values: Mean and values of the seeds, of each model.
+        runs: Mean, and values of the seeds, of each model.
         fmt: Format of the numbers.
     """
     colors = [style["color"] for style in styles_of(models).values()]
-    means, rows = [mean for mean, _ in values], range(len(values))
+    (means, seeds), rows = zip(*runs, strict=True), range(len(runs))
     axes.barh(rows, means, color=colors, height=0.7)
-    for i, (_, seeds) in enumerate(values):
-        axes.plot(seeds, [i] * len(seeds), "k.", markersize=5, clip_on=False)
-    axes.set_xlim(0, 1.1 * max(max(seeds) for _, seeds in values) or 1)
+    for row, values in zip(rows, seeds, strict=True):
+        axes.plot(values, [row] * len(values), "k.", markersize=5, clip_on=False)
+    axes.set_xlim(0, 1.1 * max(map(max, seeds)) or 1)
     axes.set_yticks(rows, [format(mean, fmt) for mean in means])
     axes.tick_params(axis="y", length=0, pad=8)
     axes.invert_yaxis()

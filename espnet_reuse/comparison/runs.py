@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 from espnet_reuse.comparison.intervals import compare_errors
-from espnet_reuse.comparison.tables import markdown, wer_cells
+from espnet_reuse.comparison.tables import markdown, rate_cells
 from espnet_reuse.errors import UserError, one_line, reported_errors
 
 
@@ -84,7 +84,7 @@ def format_rates(models: dict) -> str:
                 "set": set_,
                 "model": model,
                 "seeds": str(len(errors[model])),
-                **wer_cells(wer, wers[first]),
+                **rate_cells("WER", wer, wers[first]),
             }
             for model, wer in wers.items()
         ]

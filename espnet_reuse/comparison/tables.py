@@ -20,6 +20,7 @@ from rich.table import Table
 from espnet_reuse.comparison.intervals import RESAMPLES
 
 FEW_WORDS = 500
+INTERVALS = {"interval": "95 % interval", "interval_by_speaker": "by speaker"}
 
 
 def markdown(rows: list[dict[str, str]], headers: dict | None = None) -> str:
@@ -41,26 +42,17 @@ def ratio(key: str, model: dict, baseline: dict) -> str:
 
 
 def rate_cells(title: str, counts: dict, baseline: dict) -> dict[str, str]:
-    """Format an error rate, with the deviation of seeds, and its change in points."""
-    rates = counts["error_rates"]
+    """Format an error rate, its change in points, and intervals of the change."""
+    rates, is_first = counts["error_rates"], counts is baseline
     spread = f" ± {statistics.stdev(rates):.1f}" if len(rates) > 1 else ""
     change = f"{counts['error_rate'] - baseline['error_rate']:+.1f}"
-    return {
-        title: f"{statistics.mean(rates):.1f}{spread}",
-        f"change of {title}": "" if counts is baseline else change,
-    }
-
-
-def wer_cells(wer: dict, baseline: dict) -> dict[str, str]:
-    """Format a WER as `rate_cells`, and the intervals of its change."""
-    limits = {
-        "95 % interval": wer["interval"],
-        "by speaker": wer["interval_by_speaker"],
-    }
-    return rate_cells("WER", wer, baseline) | {
-        key: "{:+.1f} to {:+.1f}".format(*interval) if interval else ""
-        for key, interval in limits.items()
-    }
+    cells = {title: f"{statistics.mean(rates):.1f}{spread}"}
+    cells[f"change of {title}"] = "" if is_first else change
+    for key, column in INTERVALS.items():
+        if key in counts:
+            limits = counts[key]
+            cells[column] = "{:+.1f} to {:+.1f}".format(*limits) if limits else ""
+    return cells
 
 
 def model_cells(models: dict) -> list[dict[str, str]]:
@@ -69,6 +61,7 @@ def model_cells(models: dict) -> list[dict[str, str]]:
     for name, model in models.items():
         runs = [run["seconds_per_epoch"] for run in model["runs"]]
         spread = f" ({min(runs):.2f}-{max(runs):.2f})" if len(runs) > 1 else ""
+        rtf = "{rtf:.5f} ({rtf_min:.5f}-{rtf_max:.5f})".format(**model)
         peak = model["peak_memory_mb"]
         rows.append(
             {
@@ -80,9 +73,7 @@ def model_cells(models: dict) -> list[dict[str, str]]:
                 "ratio of s/epoch": ratio("seconds_per_epoch", model, first),
                 "s to best": f"{model['seconds_to_best']:.0f}",
                 "memory": "unknown" if peak is None else f"{peak:.0f}",
-                "encoder RTF": "{rtf:.5f} ({rtf_min:.5f}-{rtf_max:.5f})".format(
-                    **model
-                ),
+                "encoder RTF": rtf,
                 "ratio of RTF": ratio("rtf", model, first),
             }
         )
@@ -101,7 +92,7 @@ def score_cells(models: dict) -> list[dict[str, str]]:
                     "set": set_,
                     "utterances": str(wer["sentences"]),
                     "model": name,
-                    **wer_cells(wer, reference["wer"]),
+                    **rate_cells("WER", wer, reference["wer"]),
                     **rate_cells("CER", scores["cer"], reference["cer"]),
                     "S.Err": f"{100 * wer['sentence_errors'] / wer['sentences']:.1f}",
                     "decoding RTF": "" if rtf is None else f"{rtf:.3f}",
