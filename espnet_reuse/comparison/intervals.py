@@ -79,19 +79,15 @@ def compare_errors(errors: dict[str, list[Errors]], set_: str) -> dict[str, dict
     if any(other != first for other in others):
         raise UserError(f"the runs were scored on other references of {set_}")
     tokens = max(sum(words for _, words in first.values()), 1)
-    baseline, compared = next(iter(errors.values())), {}
-    speakers = list(map(by_speaker, baseline))
+    by_unit = {
+        "interval": errors,
+        "interval_by_speaker": {m: list(map(by_speaker, s)) for m, s in errors.items()},
+    }
+    baseline, compared = next(iter(errors)), {}
     for name, seeds in errors.items():
         rates = [100 * sum(row[2] for row in run.values()) / tokens for run in seeds]
-        compared[name] = {
-            "error_rate": statistics.mean(rates),
-            "error_rates": rates,
-            "interval": None,
-            "interval_by_speaker": None,
-        }
-        if seeds is not baseline:
-            compared[name]["interval"] = interval(baseline, seeds)
-            compared[name]["interval_by_speaker"] = interval(
-                speakers, list(map(by_speaker, seeds))
-            )
+        compared[name] = {"error_rate": statistics.mean(rates), "error_rates": rates}
+        for key, runs in by_unit.items():
+            pair = runs[baseline], runs[name]
+            compared[name][key] = None if name == baseline else interval(*pair)
     return compared

@@ -90,11 +90,6 @@ def read_decoding_rtf(set_dir: Path) -> float | None:
     return None
 
 
-def read_json(path: Path):
-    """Read a file of JSON."""
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 def read_scores(set_dir: Path) -> dict:
     """Read the scores of one decoded set.
 
@@ -107,7 +102,7 @@ def read_scores(set_dir: Path) -> dict:
     """
     scores = {"decoding_rtf": read_decoding_rtf(set_dir)}
     for path in sorted(set_dir.glob("score_*/result.json")):
-        counts = read_json(path)
+        counts = json.loads(path.read_text(encoding="utf-8"))
         errors = counts["substitutions"] + counts["deletions"] + counts["insertions"]
         counts["error_rate"] = 100 * errors / max(counts["tokens"], 1)
         scores[path.parent.name.removeprefix("score_")] = counts
@@ -129,9 +124,8 @@ def mean_of(seeds: list):
         return mean
     if None in seeds:  # not known of all
         return None
-    if isinstance(first, int | float) and len(set(seeds)) > 1:
-        return statistics.mean(seeds)
-    return first
+    differ = isinstance(first, int | float) and len(set(seeds)) > 1
+    return statistics.mean(seeds) if differ else first
 
 
 def gather_model(
@@ -153,16 +147,16 @@ def gather_model(
     trainings = [read_training(asr_exp) for asr_exp in asr_exps]
     runs, scores = [], []
     for asr_exp, training in zip(asr_exps, trainings, strict=True):
-        set_dirs = {set_: asr_exp / inference_tag / set_ for set_ in sets}
-        scores.append({set_: read_scores(path) for set_, path in set_dirs.items()})
-        utterances = {
-            set_: read_json(path / "score_wer/utterances.json")
-            for set_, path in set_dirs.items()
-        }
-        commit = asr_exp / "commit"
-        commit = commit.read_text("utf-8").strip() if commit.is_file() else None
-        run = {"asr_exp": str(asr_exp), "commit": commit}
-        runs.append({**run, **training, "utterances": utterances})
+        run, commit = {"asr_exp": str(asr_exp), "commit": None}, asr_exp / "commit"
+        if commit.is_file():
+            run["commit"] = commit.read_text(encoding="utf-8").strip()
+        runs.append(run | training | {"utterances": {}})
+        scores.append({})
+        for set_ in sets:
+            set_dir = asr_exp / inference_tag / set_
+            scores[-1][set_] = read_scores(set_dir)
+            utterances = (set_dir / "score_wer/utterances.json").read_text("utf-8")
+            runs[-1]["utterances"][set_] = json.loads(utterances)
     result = {
         "seeds": len(asr_exps),
         "encoder": train_args.encoder,
@@ -199,9 +193,8 @@ def compare(
     sets = [decoded_name(decode_dir, name) for name in sets]
     results, models = {}, {}
     for name, exps in asr_exps.items():
-        results[name], models[name], train_args = gather_model(
-            exps, inference_tag, sets
-        )
+        gathered = gather_model(exps, inference_tag, sets)
+        results[name], models[name], train_args = gathered
     for set_ in sets:
         errors = {
             name: [run["utterances"][set_] for run in result["runs"]]

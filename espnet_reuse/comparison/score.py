@@ -104,28 +104,8 @@ def write_score(
     write_text(summary, score_dir / "result.txt")
 
 
-def tokenizers(config: dict) -> dict:
-    """Return the tokenizer of each score, as in stage 13 of asr.sh.
-
-    Args:
-        config: Training config (exp/asr_xxx/config.yaml).
-
-    Returns:
-        {"wer": ..., "cer": ...}, and "ter" for a model of subwords.
-    """
-    options = {
-        "non_linguistic_symbols": config.get("non_linguistic_symbols"),
-        "remove_non_linguistic_symbols": True,
-    }
-    units = {"wer": "word", "cer": "char"}
-    found = {score: build_tokenizer(unit, **options) for score, unit in units.items()}
-    if config["token_type"] == "bpe":
-        found["ter"] = build_tokenizer("bpe", bpemodel=config["bpemodel"])
-    return found
-
-
 def score_set(decode_dir: Path, name: str, dumpdir: Path, config: dict) -> None:
-    """Score one decoded set.
+    """Score one decoded set as stage 13 of asr.sh does: WER, CER, and TER of subwords.
 
     Args:
         decode_dir: `<asr_exp>/<inference_tag>`.
@@ -147,7 +127,15 @@ def score_set(decode_dir: Path, name: str, dumpdir: Path, config: dict) -> None:
         )
     utt2spk = read_scp(data_dir / "utt2spk")
     clean = TextCleaner(config.get("cleaner"))
-    for score, tokenizer in tokenizers(config).items():
+    options = {
+        "non_linguistic_symbols": config.get("non_linguistic_symbols"),
+        "remove_non_linguistic_symbols": True,
+    }
+    units = {"wer": "word", "cer": "char"}
+    tokenizers = {key: build_tokenizer(unit, **options) for key, unit in units.items()}
+    if config["token_type"] == "bpe":
+        tokenizers["ter"] = build_tokenizer("bpe", bpemodel=config["bpemodel"])
+    for score, tokenizer in tokenizers.items():
         write_score(
             set_dir / f"score_{score}",
             {k: " ".join(tokenizer.text2tokens(clean(v))) for k, v in refs.items()},
@@ -177,13 +165,13 @@ def find_decoded(expdir: Path, sets: list[str] | None) -> list[tuple[Path, str]]
     """
     found = defaultdict(list)
     for text in sorted(expdir.rglob("text")):
-        if (text.parent / "logdir").is_dir():
+        set_dir = text.parent
+        if (set_dir / "logdir").is_dir():
+            parents = set_dir.parents
             decode_dir = next(
-                folder
-                for folder in text.parents
-                if (folder.parent / "config.yaml").is_file()
+                p for p in parents if (p.parent / "config.yaml").is_file()
             )
-            found[decode_dir].append(str(text.parent.relative_to(decode_dir)))
+            found[decode_dir].append(str(set_dir.relative_to(decode_dir)))
     if not found:
         raise UserError(f"nothing is decoded in {expdir}")
     decoded = []
@@ -199,13 +187,10 @@ def find_decoded(expdir: Path, sets: list[str] | None) -> list[tuple[Path, str]]
 def main():
     """Score what is decoded below a folder and show ESPnet's RESULTS.md."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--expdir", type=Path, default="exp", help="exp, or a folder in it"
-    )
+    expdir_help, sets_help = "exp, or a folder in it", "default: all that are decoded"
+    parser.add_argument("--expdir", type=Path, default="exp", help=expdir_help)
     parser.add_argument("--dumpdir", type=Path, default="dump/raw")
-    parser.add_argument(
-        "--sets", nargs="+", help="sets to score (default: all that are decoded)"
-    )
+    parser.add_argument("--sets", nargs="+", help=sets_help)
     args = parser.parse_args()
     with reported_errors("score"):
         decoded = find_decoded(args.expdir, args.sets)
