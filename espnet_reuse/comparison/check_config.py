@@ -25,12 +25,10 @@ VOCABULARY = 5000  # tokens, an upper bound: a model's size before there are tok
 def parse(
     parser: argparse.ArgumentParser, config: str, needed: list[str], more: str
 ) -> argparse.Namespace:
-    """Read a config as the ESPnet program with this parser does.
+    """Read a config as the ESPnet program of this parser does.
 
     Args:
-        parser: The program's.
-        config: YAML file for its `--config`.
-        needed: Options that it cannot do without.
+        needed: Options that the program cannot do without.
         more: Options that override the config, as one string.
 
     Raises:
@@ -80,9 +78,8 @@ def check(
 
     Args:
         configs: YAML files of the models.
-        asr_args: Training options that override them, as one string.
+        asr_args, inference_args: Options that override the configs, as one string.
         inference_config: YAML file of the decoding.
-        inference_args: Decoding options that override it, as one string.
 
     Returns:
         {config: {"checkpoint": the file to decode with, "disk_bytes": ...,

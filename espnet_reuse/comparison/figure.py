@@ -36,13 +36,7 @@ def spread_apart(positions: list[float], gap: float) -> np.ndarray:
 
 
 def plot_tradeoff(axes: Axes, models: dict, set_: str) -> None:
-    """Draw a point for each model, error rate against encoder time, with intervals.
-
-    Args:
-        axes: Where to.
-        models: Those of a comparison.
-        set_: The set that the error rates are of.
-    """
+    """Draw a point for each model, error rate against encoder time, with intervals."""
     first, baseline = next(iter(models.items()))
     baseline_rate = baseline["scores"][set_]["wer"]["error_rate"]
     axes.axhline(baseline_rate, color="0.6", linestyle="--", linewidth=1, zorder=0)
@@ -85,15 +79,10 @@ def plot_tradeoff(axes: Axes, models: dict, set_: str) -> None:
     axes.set_ylabel(f"WER on {set_} (%)")
 
 
-def plot_models(axes: Axes, models: dict, runs: list[tuple], fmt: str) -> None:
-    """Draw a line for each model: the mean as bar and number, the seeds as dots.
-
-    Args:
-        axes: Where to.
-        models: Those of a comparison.
-        runs: Mean, and values of the seeds, of each model.
-        fmt: Format of the numbers.
-    """
+def plot_models(
+    axes: Axes, models: dict, runs: list[tuple[float, list]], fmt: str
+) -> None:
+    """Draw a line for each model: the mean as bar and number, the seeds as dots."""
     colors = [style["color"] for style in styles_of(models).values()]
     (means, seeds), rows = zip(*runs, strict=True), range(len(runs))
     axes.barh(rows, means, color=colors, height=0.7)
@@ -106,11 +95,7 @@ def plot_models(axes: Axes, models: dict, runs: list[tuple], fmt: str) -> None:
 
 
 def draw(comparison: dict) -> Figure:
-    """Draw error rates, encoder time and training time of each model.
-
-    Args:
-        comparison: Content of a comparison.json.
-    """
+    """Draw error rates, encoder time and training time from a comparison.json."""
     models = comparison["models"]
     scores = next(iter(models.values()))["scores"]
     words = {name: counts["wer"]["tokens"] for name, counts in scores.items()}

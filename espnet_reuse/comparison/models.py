@@ -58,11 +58,7 @@ class Model:
 
 
 def resolve(name: str, recipe: Path) -> Model:
-    """Return the model of a name.
-
-    Args:
-        name: Name of the model.
-        recipe: Folder of the recipe, which has conf/train_asr_conformer.yaml.
+    """Return the model of a name in the recipe of a folder.
 
     Raises:
         UserError: No model has this name, or a file is not a YAML mapping.

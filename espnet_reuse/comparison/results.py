@@ -133,10 +133,7 @@ def gather_model(
 ) -> tuple[dict, AbsESPnetModel, argparse.Namespace]:
     """Gather what one model's trainings, decodings and scores left.
 
-    Args:
-        asr_exps: An experiment for each seed.
-        inference_tag: Name of the decoding's folder in each.
-        sets: Names of the sets.
+    Arguments are those of `compare`, with the experiments of the model alone.
 
     Returns:
         The model's part of the comparison, the first seed's model, and its config.
@@ -181,7 +178,7 @@ def compare(
     Args:
         asr_exps: An experiment for each seed of each model, the baseline first.
         inference_tag: Name of the decoding's folder in each.
-        sets: Names of the sets to compare the models on.
+        sets: Names of the decoded sets.
         command: What the user typed.
         dumpdir: Folder with a data directory per set.
 

@@ -62,10 +62,7 @@ def read_runs(paths: list[Path]) -> dict:
 
 
 def format_rates(models: dict) -> str:
-    """Format error rates and differences to the first model as Markdown.
-
-    Args:
-        models: As `read_runs` returns them.
+    """Format error rates and differences to the first model, from `read_runs`.
 
     Raises:
         UserError: Runs were scored on other references, or share no set.

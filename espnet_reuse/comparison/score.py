@@ -32,11 +32,7 @@ COUNTS = ["sentences", "tokens", *ERRORS, "sentence_errors"]  # of result.json
 
 
 def align(ref: str, hyp: str) -> tuple[dict[str, int], str]:
-    """Count the errors of one utterance as sclite does.
-
-    Args:
-        ref: Reference tokens, joined by spaces.
-        hyp: Hypothesis tokens, joined by spaces.
+    """Count the errors of an utterance whose tokens are joined by spaces.
 
     Returns:
         `COUNTS`, `hits` and `errors`, and the alignment to read.
@@ -51,13 +47,12 @@ def align(ref: str, hyp: str) -> tuple[dict[str, int], str]:
 
 
 def format_summary(by_speaker: pandas.DataFrame) -> str:
-    """Format counts as sclite's summary, which ESPnet's show_asr_result.sh reads.
+    """Format what `align` counts, summed up by speaker, as sclite's summary.
 
-    Args:
-        by_speaker: The sums of what `align` counts, a row for each speaker.
+    ESPnet's show_asr_result.sh reads it.
     """
-    total = by_speaker.sum().rename("Sum/Avg").to_frame().T
-    table = pandas.concat([by_speaker, total])
+    table = by_speaker.copy()
+    table.loc["Sum/Avg"] = table.sum()
     rates = 100 * table[["hits", *ERRORS, "errors"]]
     rates = rates.div(table["tokens"].clip(lower=1), axis=0)
     rates["sentence_errors"] = 100 * table["sentence_errors"] / table["sentences"]
@@ -187,10 +182,9 @@ def find_decoded(expdir: Path, sets: list[str] | None) -> list[tuple[Path, str]]
 def main():
     """Score what is decoded below a folder and show ESPnet's RESULTS.md."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    expdir_help, sets_help = "exp, or a folder in it", "default: all that are decoded"
-    parser.add_argument("--expdir", type=Path, default="exp", help=expdir_help)
+    parser.add_argument("--expdir", type=Path, default="exp", help="or a folder in it")
     parser.add_argument("--dumpdir", type=Path, default="dump/raw")
-    parser.add_argument("--sets", nargs="+", help=sets_help)
+    parser.add_argument("--sets", nargs="+", help="default: all that are decoded")
     args = parser.parse_args()
     with reported_errors("score"):
         decoded = find_decoded(args.expdir, args.sets)

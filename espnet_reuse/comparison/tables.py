@@ -162,12 +162,7 @@ def format_results(comparison: dict) -> str:
 
 
 def print_comparison(comparison: dict, console: Console) -> None:
-    """Print a comparison as aligned tables, 100 columns wide at most.
-
-    Args:
-        comparison: Content of a comparison.json.
-        console: Where to; long names of models are folded into its width.
-    """
+    """Print a comparison as aligned tables, 100 columns wide at most."""
     models = comparison["models"]
     first, baseline = next(iter(models.items()))
     width = min(console.width, 100)
