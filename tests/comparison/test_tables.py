@@ -58,9 +58,8 @@ def close(equal):
 def long_names(published):
     """A comparison of nine models and four sets, with long names."""
     models = published["models"]
-    models["reuse3_of_a_model_with_a_name_longer_than_a_line_has_room"] = models[
-        "reuse3"
-    ]
+    long_name = "reuse3_of_a_model_with_a_name_longer_than_a_line_has_room"
+    models[long_name] = models["reuse3"]
     for model in models.values():
         scores = model["scores"]
         model["scores"] = scores | {f"{n}_with_a_long_name": scores[n] for n in scores}
@@ -97,16 +96,18 @@ def test_a_line_of_the_terminals_table_has_the_published_numbers(published):
 
 def test_results_md_has_the_published_lines(published):
     def lines_of(text):
-        return {
-            "|".join(cell.strip() for cell in line.split("|"))
-            for line in text.splitlines()
-            if "---" not in line and "baseline|95 %" not in line
-        }
+        lines = (line.split("|") for line in text.splitlines())
+        return {"|".join(map(str.strip, cells)) for cells in lines}
 
     expected = lines_of((PUBLISHED.parent / "RESULTS.md").read_text())
     found = lines_of(format_results(published))
     rows = {line for line in expected if line.startswith(("|reuse", "|test", "- "))}
     assert len(rows) == 6 + 6 + 16 and rows <= found
+
+
+def test_a_commit_has_as_many_characters_as_tell_it(published):
+    published["run"]["commit"] = "0123456789abcdef0123456789abcdef01234567-dirty"
+    assert "- commit: `0123456789ab-dirty`\n" in format_results(published)
 
 
 def test_a_partial_corpus_is_said_everywhere(published):
@@ -163,23 +164,19 @@ def test_a_vertical_bar_is_the_interval_of_the_difference(published):
 
 
 def test_a_name_stands_above_its_point_where_there_is_room(published):
-    figure = draw(published)
-    (axes,) = figure.subfigs[0].axes
+    (axes,) = draw(published).subfigs[0].axes
     to_axes = axes.transData + axes.transAxes.inverted()
-    x_of = {
-        name.get_text(): (to_axes.transform(name.xy)[0], name.xyann[0])
-        for name in axes.texts
-    }
-    for name in ("baseline", "layers11", "reuse12"):
-        assert x_of[name][1] == pytest.approx(x_of[name][0])
+    names = {name.get_text(): name for name in axes.texts}
+    for name in (names["baseline"], names["layers11"], names["reuse12"]):
+        assert name.xyann[0] == pytest.approx(to_axes.transform(name.xy)[0])
 
 
 @pytest.mark.parametrize(
     "positions, expected",
     [
-        pytest.param([0.2, 0.6], [0.2, 0.6], id="apart"),
-        pytest.param([0.5, 0.5, 0.55], [0.5, 0.6, 0.7], id="close"),
-        pytest.param([0.9, 0.95, 1.0], [0.8, 0.9, 1.0], id="at the end"),
+        ([0.2, 0.6], [0.2, 0.6]),
+        ([0.5, 0.5, 0.55], [0.5, 0.6, 0.7]),
+        ([0.9, 0.95, 1.0], [0.8, 0.9, 1.0]),
     ],
 )
 def test_labels_are_moved_apart(positions, expected):
