@@ -144,16 +144,17 @@ def gather_model(
     trainings = [read_training(asr_exp) for asr_exp in asr_exps]
     runs, scores = [], []
     for asr_exp, training in zip(asr_exps, trainings, strict=True):
-        run, commit = {"asr_exp": str(asr_exp), "commit": None}, asr_exp / "commit"
-        if commit.is_file():
-            run["commit"] = commit.read_text(encoding="utf-8").strip()
-        runs.append(run | training | {"utterances": {}})
-        scores.append({})
+        run = {"asr_exp": str(asr_exp), "commit": None, **training, "utterances": {}}
+        if (asr_exp / "commit").is_file():
+            run["commit"] = (asr_exp / "commit").read_text(encoding="utf-8").strip()
+        seed_scores = {}
         for set_ in sets:
             set_dir = asr_exp / inference_tag / set_
-            scores[-1][set_] = read_scores(set_dir)
+            seed_scores[set_] = read_scores(set_dir)
             utterances = (set_dir / "score_wer/utterances.json").read_text("utf-8")
-            runs[-1]["utterances"][set_] = json.loads(utterances)
+            run["utterances"][set_] = json.loads(utterances)
+        runs.append(run)
+        scores.append(seed_scores)
     result = {
         "seeds": len(asr_exps),
         "encoder": train_args.encoder,
