@@ -10,6 +10,7 @@ import argparse
 import shlex
 from pathlib import Path
 
+import numpy
 import torch
 import yaml
 from espnet2.bin import asr_inference
@@ -22,14 +23,12 @@ VOCABULARY = 5000  # tokens, an upper bound: a model's size before there are tok
 
 
 def parse(
-    parser: argparse.ArgumentParser, config: str, needed: list[str], more: str = ""
+    parser: argparse.ArgumentParser, config: str, needed: list[str], more: str
 ) -> argparse.Namespace:
-    """Read a config as an ESPnet program does.
+    """Read a config as the ESPnet program of this parser does.
 
     Args:
-        parser: The program's.
-        config: YAML file for its `--config`.
-        needed: Options that it cannot do without.
+        needed: Options that the program cannot do without.
         more: Options that override the config, as one string.
 
     Raises:
@@ -48,12 +47,8 @@ def parse(
         raise UserError(f"{f'{config} {more}'.strip()}: {one_line(e)}") from e
 
 
-def count_parameters(config: str, train_args: argparse.Namespace) -> int:
-    """Build the model that a config describes and count its parameters.
-
-    Args:
-        config: The config's file, for the error.
-        train_args: The options read from it.
+def describe(config: str, train_args: argparse.Namespace) -> dict:
+    """Build a config's model; return its size, its checkpoint and the disk it takes.
 
     Raises:
         UserError: A part of it is unknown or cannot be built so.
@@ -64,24 +59,16 @@ def count_parameters(config: str, train_args: argparse.Namespace) -> int:
             model = ASRTask.build_model(train_args)
     except Exception as e:  # whatever a wrong option makes ESPnet raise
         raise UserError(f"{config}: {one_line(e)}") from e
-    return sum(p.numel() for p in model.parameters())
-
-
-def checkpoint_name(train_args: argparse.Namespace) -> str:
-    """Return the name of the averaged checkpoint, after the first criterion."""
+    parameters = sum(p.numel() for p in model.parameters())
     phase, criterion, _ = train_args.best_model_criterion[0]
-    return f"{phase}.{criterion}.ave.pth"
-
-
-def disk_bytes(train_args: argparse.Namespace, parameters: int) -> int:
-    """Return the bytes that training leaves on the disk, all in float32.
-
-    The best epochs and the last one, their average, and checkpoint.pth: the model and
-    two moments of Adam.
-    """
-    nbest = train_args.keep_nbest_models
-    epochs = max(nbest) if isinstance(nbest, list) else nbest
-    return 4 * parameters * (epochs + 1 + 1 + 3)
+    epochs = numpy.max(train_args.keep_nbest_models)  # a number, or several
+    return {
+        "checkpoint": f"{phase}.{criterion}.ave.pth",
+        # in float32: the best epochs and the last one, their average, and
+        # checkpoint.pth, the model and two moments of Adam
+        "disk_bytes": 4 * parameters * int(epochs + 1 + 1 + 3),
+        "parameters": parameters,
+    }
 
 
 def check(
@@ -91,9 +78,8 @@ def check(
 
     Args:
         configs: YAML files of the models.
-        asr_args: Training options that override them, as one string.
+        asr_args, inference_args: Options that override the configs, as one string.
         inference_config: YAML file of the decoding.
-        inference_args: Decoding options that override it, as one string.
 
     Returns:
         {config: {"checkpoint": the file to decode with, "disk_bytes": ...,
@@ -112,7 +98,7 @@ def check(
     checked, frontends = {}, []
     for config in configs:
         train_args = parse(ASRTask.get_parser(), config, [], asr_args)
-        parameters = count_parameters(config, train_args)
+        checked[config] = describe(config, train_args)
         if train_args.model_conf.get("ctc_weight") == 1.0 and decoding.ctc_weight != 1:
             # ESPnet's beam search preselects tokens by the scores of a decoder
             raise UserError(
@@ -126,11 +112,6 @@ def check(
                 f"{config}: frontend and frontend_conf differ from those of "
                 f"{configs[0]}: models to compare share their statistics"
             )
-        checked[config] = {
-            "checkpoint": checkpoint_name(train_args),
-            "disk_bytes": disk_bytes(train_args, parameters),
-            "parameters": parameters,
-        }
     return checked
 
 

@@ -5,56 +5,69 @@
 
 from pathlib import Path
 
-from espnet_reuse.comparison.intervals import Errors, by_speaker, mean_errors
-from espnet_reuse.comparison.tables import markdown
+import pandas
+
 from espnet_reuse.data.data_dir import read_scp
 
 EXAMPLES = 5
 
 
-def format_speakers(errors: dict[str, Errors]) -> str:
-    """Format the error rates of each speaker as Markdown.
+def read_errors(models: dict, set_: str) -> pandas.DataFrame:
+    """Return a column of errors for each model, means over the seeds.
 
-    Args:
-        errors: {model: mean errors}.
+    Its index is of utterance, speaker and words, the number of reference tokens.
     """
-    models = {name: by_speaker(utterances) for name, utterances in errors.items()}
-    rows = []
-    for speaker, (_, tokens, _) in next(iter(models.values())).items():
-        rates = [100 * m[speaker][2] / max(tokens, 1) for m in models.values()]
-        rows.append([speaker, f"{tokens:.0f}", *(f"{rate:.1f}" for rate in rates)])
-    return markdown(["speaker", "words", *(f"WER, {name}" for name in models)], rows)
+
+    def errors_of(run):
+        rows = run["utterances"][set_].items()
+        return pandas.Series(
+            {(u, *reference): errors for u, (*reference, errors) in rows}
+        )
+
+    table = {
+        name: pandas.concat(map(errors_of, model["runs"]), axis=1).mean(axis=1)
+        for name, model in models.items()
+    }
+    return pandas.DataFrame(table).rename_axis(["utterance", "speaker", "words"])
+
+
+def format_speakers(errors: pandas.DataFrame) -> str:
+    """Format the error rates of each speaker as Markdown, from `read_errors`."""
+    words = errors.index.to_frame()["words"].groupby("speaker").sum()
+    rates = (100 * errors.groupby("speaker").sum()).div(words.clip(lower=1), axis=0)
+    table = rates.map("{:.1f}".format).rename(columns="WER, {}".format)
+    table.insert(0, "words", words.astype(str))
+    return table.reset_index().to_markdown(index=False, disable_numparse=True)
 
 
 def format_examples(
-    errors: dict[str, Errors], texts: dict[str, dict], refs: dict[str, str], name: str
+    errors: pandas.DataFrame, texts: dict[str, dict], refs: dict[str, str], name: str
 ) -> list[str]:
     """Format the utterances on which a model gains and loses most, as Markdown.
 
     Args:
-        errors: {model: mean errors}.
+        errors: From `read_errors`.
         texts: {model: {utterance id: hypothesis}}.
         refs: {utterance id: reference}.
         name: The model to compare with the first.
     """
-    first = next(iter(errors))
-    change = {u: errors[name][u][2] - errors[first][u][2] for u in errors[first]}
-    order = sorted(change, key=lambda u: (change[u], u))
+    first = errors.columns[0]
+    change = (errors[name] - errors[first]).sort_index().sort_values(kind="stable")
     lines = []
     for title, chosen in (
-        ("fewer", [u for u in order if change[u] < 0][:EXAMPLES]),
-        ("more", [u for u in reversed(order) if change[u] > 0][:EXAMPLES]),
+        ("fewer", change[change < 0].index[:EXAMPLES]),
+        ("more", change[change > 0].index[::-1][:EXAMPLES]),
     ):
         lines += [f"#### {name}: {title} errors than {first}", ""]
-        for u in chosen:
-            tokens = errors[first][u][1]
-            counts = " to ".join(f"{errors[m][u][2]:g}" for m in (first, name))
+        for row in chosen:
+            u, _, words = row
+            counts = " to ".join(f"{errors.at[row, m]:g}" for m in (first, name))
             lines += [
-                f"- `{u}`, {tokens} words, errors: {counts}",
+                f"- `{u}`, {words} words, errors: {counts}",
                 f"    - reference: {refs[u]}",
                 *(f"    - {m}: {texts[m][u]}" for m in (first, name)),
             ]
-        lines += ["", *(["None.", ""] if not chosen else [])]
+        lines += [""] if len(chosen) else ["", "None.", ""]
     return lines
 
 
@@ -71,15 +84,14 @@ def format_details(models: dict, inference_tag: str, dumpdir: Path) -> str:
     if any(model["seeds"] > 1 for model in models.values()):
         lines += ["Errors are means over the seeds, texts the first seed's.", ""]
     for set_ in next(iter(models.values()))["scores"]:
-        errors, texts = {}, {}
+        errors, texts = read_errors(models, set_), {}
         for name, model in models.items():
-            errors[name] = mean_errors([r["utterances"][set_] for r in model["runs"]])
             decode_dir = Path(model["runs"][0]["asr_exp"]) / inference_tag
             texts[name] = read_scp(decode_dir / set_ / "text")
         refs = read_scp(dumpdir / set_ / "text")
         lines += [f"## {set_}", "", "### By speaker", "", format_speakers(errors), ""]
-        if len(errors) > 1:
+        if len(models) > 1:
             lines += ["### The utterances that differ most", ""]
-        for name in list(errors)[1:]:
+        for name in errors.columns[1:]:
             lines += format_examples(errors, texts, refs, name)
     return "\n".join(lines).rstrip() + "\n"

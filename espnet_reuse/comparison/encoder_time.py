@@ -3,10 +3,10 @@
 
 """Time of the models' encoders on the same recordings, measured side by side."""
 
-import statistics
 from pathlib import Path
 
 import numpy as np
+import pandas
 import torch
 import torch.utils.benchmark
 from espnet2.train.abs_espnet_model import AbsESPnetModel
@@ -38,11 +38,7 @@ def read_audio(dumpdir: Path, sets: list[str]) -> list[np.ndarray]:
 def encoder_inputs(
     model: AbsESPnetModel, wavs: list[np.ndarray]
 ) -> list[tuple[tuple, dict]]:
-    """Return the arguments that the encoder is called with, batch size 1.
-
-    Returns:
-        Arguments and keyword arguments for each waveform.
-    """
+    """Return what the encoder is called with, (args, kwargs), for each waveform."""
     inputs, device = [], next(model.parameters()).device
     handle = model.encoder.register_forward_pre_hook(
         lambda module, args, kwargs: inputs.append((args, kwargs)), with_kwargs=True
@@ -69,21 +65,17 @@ def measure_encoders(
         {model: {"rtf": median, "rtf_min": ..., "rtf_max": ...}} over the rounds, in
         seconds per second of audio.
     """
-    seconds = sum(map(len, wavs)) / fs
-    timers = {}
+    seconds, timers = sum(map(len, wavs)) / fs, {}
     for name, model in models.items():
         model.eval()
         timers[name] = torch.utils.benchmark.Timer(
             "for args, kwargs in inputs:\n    encoder(*args, **kwargs)",
             globals={"encoder": model.encoder, "inputs": encoder_inputs(model, wavs)},
         )
-    times = {name: [] for name in models}
-    for timer in timers.values():
-        timer.timeit(1)
-    for _ in range(ROUNDS):
-        for name, timer in timers.items():
-            times[name].append(timer.timeit(1).median / seconds)
-    return {
-        name: {"rtf": statistics.median(t), "rtf_min": min(t), "rtf_max": max(t)}
-        for name, t in times.items()
-    }
+        timers[name].timeit(1)
+    rounds = pandas.DataFrame(
+        {name: timer.timeit(1).median / seconds for name, timer in timers.items()}
+        for _ in range(ROUNDS)
+    )
+    times = {"rtf": rounds.median(), "rtf_min": rounds.min(), "rtf_max": rounds.max()}
+    return pandas.DataFrame(times).to_dict("index")

@@ -3,7 +3,10 @@
 
 """Picture of a comparison: error rate against encoder time, and what is behind it."""
 
+from itertools import cycle
+
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -15,12 +18,8 @@ def styles_of(models: dict) -> dict[str, dict]:
     """Give each model a colour and a marker: either of them is enough to tell it."""
     colors = matplotlib.color_sequences["petroff10" if len(models) <= 10 else "tab20"]
     return {
-        name: {
-            "color": colors[i % len(colors)],
-            "marker": MARKERS[i % len(MARKERS)],
-            "markeredgecolor": "black",
-        }
-        for i, name in enumerate(models)
+        name: {"color": color, "marker": marker, "markeredgecolor": "black"}
+        for name, color, marker in zip(models, cycle(colors), cycle(MARKERS))
     }
 
 
@@ -29,27 +28,15 @@ def shortened(name: str) -> str:
     return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
 
 
-def spread_apart(positions: list[float], gap: float) -> list[float]:
+def spread_apart(positions: list[float], gap: float) -> np.ndarray:
     """Move sorted positions within 0 and 1 apart, to at least a gap."""
-    moved, lowest = [], 0.0
-    for position in positions:
-        moved.append(max(position, lowest))
-        lowest = moved[-1] + gap
-    highest = 1.0
-    for i in reversed(range(len(moved))):
-        moved[i] = min(moved[i], highest)
-        highest = moved[i] - gap
-    return moved
+    steps = gap * np.arange(len(positions))
+    moved = np.maximum.accumulate(np.maximum(positions, 0) - steps)
+    return np.minimum(moved, 1 - steps[-1]) + steps
 
 
 def plot_tradeoff(axes: Axes, models: dict, set_: str) -> None:
-    """Draw a point for each model, error rate against encoder time, with intervals.
-
-    Args:
-        axes: Where to.
-        models: Those of a comparison.
-        set_: The set that the error rates are of.
-    """
+    """Draw a point for each model, error rate against encoder time, with intervals."""
     first, baseline = next(iter(models.items()))
     baseline_rate = baseline["scores"][set_]["wer"]["error_rate"]
     axes.axhline(baseline_rate, color="0.6", linestyle="--", linewidth=1, zorder=0)
@@ -63,29 +50,27 @@ def plot_tradeoff(axes: Axes, models: dict, set_: str) -> None:
         limits = [baseline_rate + limit for limit in wer["interval"] or ()]
         axes.plot([time] * len(limits), limits, color=color, linewidth=1.5)
         axes.plot(time_range, [rate] * 2, color=color, linewidth=1.5)
-        axes.plot(time, rate, markersize=9, **styles[name])
+        axes.plot(time, rate, markersize=9, zorder=3, **styles[name])
         tops[name] = time, max([rate, *limits])
     axes.margins(0.1)
     if len({top for _, top in tops.values()}) == 1:  # equal models
-        axes.set_ylim(max(baseline_rate - 1, -0.2), baseline_rate + 1)
+        axes.set_ylim(baseline_rate - 1, baseline_rate + 1)
+    low, high = axes.get_ylim()  # a rate of 0 has room for its marker, and no more
+    axes.set_ylim(max(low, -0.03 * high), high)
+    axes.spines.left.set_bounds(max(low, 0), high)
     # the names stand above the panel, where they hide nothing
     order = sorted(tops, key=lambda name: (tops[name][0], name))
     to_axes = (axes.transData + axes.transAxes.inverted()).transform
     places = spread_apart([to_axes(tops[name])[0] for name in order], gap=0.035)
     for name, place in zip(order, places, strict=True):
+        line = {"arrowstyle": "-", "linestyle": ":", "relpos": (0, 0), "shrinkA": 0}
         axes.annotate(
             shortened(name),
             xy=tops[name],
             xytext=(place, 1.02),
             textcoords="axes fraction",
             rotation=40,
-            arrowprops={
-                "arrowstyle": "-",
-                "color": styles[name]["color"],
-                "linestyle": ":",
-                "relpos": (0, 0),
-                "shrinkA": 0,
-            },
+            arrowprops=line | {"color": styles[name]["color"]},
         )
     axes.set_xlabel(
         "encoder time (ms per second of audio); horizontal: range over the rounds\n"
@@ -95,32 +80,22 @@ def plot_tradeoff(axes: Axes, models: dict, set_: str) -> None:
 
 
 def plot_models(
-    axes: Axes, models: dict, values: list[tuple[float, list]], fmt: str
+    axes: Axes, models: dict, runs: list[tuple[float, list]], fmt: str
 ) -> None:
-    """Draw a line for each model: the mean as bar and number, the seeds as dots.
-
-    Args:
-        axes: Where to.
-        models: Those of a comparison.
-        values: Mean and values of the seeds, of each model.
-        fmt: Format of the numbers.
-    """
-    styles = styles_of(models).values()
-    for i, ((mean, seeds), style) in enumerate(zip(values, styles, strict=True)):
-        axes.barh(i, mean, color=style["color"], height=0.7)
-        axes.plot(seeds, [i] * len(seeds), "k.", markersize=5, clip_on=False)
-    axes.set_xlim(0, 1.1 * max(max(seeds) for _, seeds in values) or 1)
-    axes.set_yticks(range(len(values)), [format(mean, fmt) for mean, _ in values])
+    """Draw a line for each model: the mean as bar and number, the seeds as dots."""
+    colors = [style["color"] for style in styles_of(models).values()]
+    (means, seeds), rows = zip(*runs, strict=True), range(len(runs))
+    axes.barh(rows, means, color=colors, height=0.7)
+    for row, values in zip(rows, seeds, strict=True):
+        axes.plot(values, [row] * len(values), "k.", markersize=5, clip_on=False)
+    axes.set_xlim(0, 1.1 * max(map(max, seeds)) or 1)
+    axes.set_yticks(rows, [format(mean, fmt) for mean in means])
     axes.tick_params(axis="y", length=0, pad=8)
     axes.invert_yaxis()
 
 
 def draw(comparison: dict) -> Figure:
-    """Draw error rates, encoder time and training time of each model.
-
-    Args:
-        comparison: Content of a comparison.json.
-    """
+    """Draw error rates, encoder time and training time from a comparison.json."""
     models = comparison["models"]
     scores = next(iter(models.values()))["scores"]
     words = {name: counts["wer"]["tokens"] for name, counts in scores.items()}
@@ -137,13 +112,8 @@ def draw(comparison: dict) -> Figure:
             rates = [(wer["error_rate"], wer["error_rates"]) for wer in wers]
             plot_models(axes, models, rates, ".1f")
             axes.set_xlabel(f"{set_}: WER (%)\n{words[set_]:,} words")
-        seconds = [
-            (
-                model["seconds_per_epoch"],
-                [run["seconds_per_epoch"] for run in model["runs"]],
-            )
-            for model in models.values()
-        ]
+        key = "seconds_per_epoch"
+        seconds = [(m[key], [run[key] for run in m["runs"]]) for m in models.values()]
         plot_models(training, models, seconds, ".2f")
         training.set_xlabel("training (s/epoch)\nbars: means, dots: seeds")
         labels = [label.get_text() for label in panels[0].get_yticklabels()]

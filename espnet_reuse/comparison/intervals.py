@@ -17,35 +17,12 @@ RESAMPLES = 9999
 Errors = dict[str, tuple[str, float, float]]
 
 
-def mean_errors(seeds: list[Errors]) -> Errors:
-    """Average the errors of each utterance over the seeds."""
-    return {
-        unit: (speaker, tokens, np.mean([seed[unit][2] for seed in seeds]))
-        for unit, (speaker, tokens, _) in seeds[0].items()
-    }
-
-
 def by_speaker(utterances: Errors) -> Errors:
     """Add up the tokens and errors of each speaker's utterances."""
     sums = defaultdict(lambda: np.zeros(2))
     for speaker, tokens, errors in utterances.values():
         sums[speaker] += tokens, errors
     return {speaker: (speaker, *sums[speaker]) for speaker in sorted(sums)}
-
-
-def require_same_references(runs: list[Errors], name: str) -> None:
-    """Check that runs were scored on the same utterances, speakers and words.
-
-    Args:
-        runs: Errors of each run.
-        name: The set, for the error.
-
-    Raises:
-        UserError: They were not.
-    """
-    first, *others = ({u: tuple(row[:2]) for u, row in run.items()} for run in runs)
-    if any(other != first for other in others):
-        raise UserError(f"the runs were scored on other references of {name}")
 
 
 def interval(baseline: list[Errors], model: list[Errors]) -> tuple[float, float] | None:
@@ -56,10 +33,6 @@ def interval(baseline: list[Errors], model: list[Errors]) -> tuple[float, float]
     model with replacement, too; the interval is between the percentiles 2.5 and 97.5.
     The variance of a resample of n seeds is too small by a factor of (n - 1) / n; the
     deviations of the seeds are made larger by the inverse of its root.
-
-    Args:
-        baseline: Errors of each seed.
-        model: The same of the other model, with the same units.
 
     Returns:
         (low, high) in points, or None with fewer than two units.
@@ -87,19 +60,34 @@ def interval(baseline: list[Errors], model: list[Errors]) -> tuple[float, float]
     return tuple(map(float, np.percentile(differences, [2.5, 97.5])))
 
 
-def interval_by_speaker(
-    baseline: list[Errors], model: list[Errors]
-) -> tuple[float, float] | None:
-    """Estimate the `interval` with speakers for units; arguments as there."""
-    return interval(*([by_speaker(seed) for seed in x] for x in (baseline, model)))
+def compare_errors(errors: dict[str, list[Errors]], set_: str) -> dict[str, dict]:
+    """Return each model's error rates, and the intervals of the change from the first.
 
+    Args:
+        errors: {model: errors of each seed}.
+        set_: The set, for the error.
 
-def mean_and_spread(rates: list[float]) -> str:
-    """Format the mean of error rates, with their standard deviation if there is one."""
-    spread = f" ± {statistics.stdev(rates):.1f}" if len(rates) > 1 else ""
-    return f"{statistics.mean(rates):.1f}{spread}"
+    Returns:
+        {model: {"error_rate": mean in %, "error_rates": of the seeds, "interval": ...,
+        "interval_by_speaker": ...}}; the first model has no intervals, but None.
 
-
-def points(limits: tuple[float, float] | None) -> str:
-    """Format an interval, empty if there is none."""
-    return "" if limits is None else "{:+.1f} to {:+.1f}".format(*limits)
+    Raises:
+        UserError: Runs were scored on other utterances, speakers or words.
+    """
+    runs = [run for seeds in errors.values() for run in seeds]
+    first, *others = ({u: tuple(row[:2]) for u, row in run.items()} for run in runs)
+    if any(other != first for other in others):
+        raise UserError(f"the runs were scored on other references of {set_}")
+    tokens = max(sum(words for _, words in first.values()), 1)
+    by_unit = {
+        "interval": errors,
+        "interval_by_speaker": {m: list(map(by_speaker, s)) for m, s in errors.items()},
+    }
+    baseline, compared = next(iter(errors)), {}
+    for name, seeds in errors.items():
+        rates = [100 * sum(row[2] for row in run.values()) / tokens for run in seeds]
+        compared[name] = {"error_rate": statistics.mean(rates), "error_rates": rates}
+        for key, runs in by_unit.items():
+            pair = runs[baseline], runs[name]
+            compared[name][key] = None if name == baseline else interval(*pair)
+    return compared

@@ -18,6 +18,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from espnet_reuse.comparison.plan import flatten
 from espnet_reuse.errors import UserError, one_line
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,52 +58,60 @@ class Model:
 
 
 def resolve(name: str, recipe: Path) -> Model:
-    """Return the model of a name.
-
-    Args:
-        name: Name of the model.
-        recipe: Folder of the recipe, which has conf/train_asr_conformer.yaml.
+    """Return the model of a name in the recipe of a folder.
 
     Raises:
         UserError: No model has this name, or a file is not a YAML mapping.
     """
-    base, parts, is_quartered = _split(name, recipe)
-    entries = _entries()
+    words = [] if name == "baseline" else name.split("_")
+    own, words = _longest(words, _own_configs(recipe))
+    base = TUNING.format(own) if own else BASELINE
     config = _load(recipe, base)
-    sources = dict.fromkeys(_flatten(config), base)
-    for part in parts:
-        size = _group_size(part)
-        changes = (
-            {"encoder_conf": {"reuse_group_size": size}} if size else entries[part]
-        )
-        config = _merge(config, changes)
-        sources |= dict.fromkeys(_flatten(changes), NAME if size else MODELS)
-    has_reuse = "reuse_group_size" in config.get("encoder_conf", {})
+    sources = dict.fromkeys(flatten(config), base)
+    change_encoder = bool(words)  # a config of the user's is taken as it is
+
+    warm = words[-1:] == ["warm"]
+    words = words[: len(words) - warm]
+    sizes = {
+        word: {"encoder_conf": {"reuse_group_size": int(word[5:])}}
+        for word in words
+        if re.fullmatch(r"reuse[1-9]\d*", word)
+    }
+    known = sizes | _entries()
+    while words:
+        part, words = _longest(words, known)
+        if part is None:
+            raise UserError(
+                f"no model '{name}'; choose from {' '.join(names(recipe))}, join them "
+                f"with '_', or add {TUNING.format(name)} to the recipe"
+            )
+        config = _merge(config, known[part])
+        source = NAME if part in sizes else MODELS
+        sources |= dict.fromkeys(flatten(known[part]), source)
+
+    has_groups = "reuse_group_size" in config.get("encoder_conf", {})
     encoder = config.get("encoder", "rnn")  # ESPnet's default
-    if parts and has_reuse and not encoder.endswith("_reuse"):
+    if has_groups and change_encoder and not encoder.endswith("_reuse"):
         config["encoder"], sources["encoder"] = f"{encoder}_reuse", NAME
-    if is_quartered:
-        if not has_reuse:
+    if warm:
+        if not has_groups:
             raise UserError(
                 f"'{name}' has no reuse: only a model with reuse is fine-tuned from "
                 "another"
             )
-        config = _merge(config, _quarter(config))
-    return Model(
-        name, config, {key: sources.get(key, NAME) for key in _flatten(config)}
-    )
+        _quarter(config)
+    return Model(name, config, {k: sources.get(k, NAME) for k in flatten(config)})
 
 
 def names(recipe: Path) -> list[str]:
     """Return the names that can be used and joined, for messages."""
-    paths = recipe.glob(TUNING.format("*"))
-    own = sorted(path.stem.removeprefix(f"{TAG}_") for path in paths)
+    own = _own_configs(recipe)
     return ["baseline", *own, "reuse<N>", *_entries(), "<name>_warm"]
 
 
-def _group_size(part):
-    """Return the N of `reuse<N>`, or 0."""
-    return int(part[5:]) if re.fullmatch(r"reuse[1-9]\d*", part) else 0
+def _own_configs(recipe):
+    tuning = recipe.glob(TUNING.format("*"))
+    return sorted(path.stem.removeprefix(f"{TAG}_") for path in tuning)
 
 
 def _entries():
@@ -113,35 +122,12 @@ def _entries():
     return entries
 
 
-def _split(name, recipe):
-    """Take a name apart: always the longest beginning that means something.
-
-    Returns:
-        The file of the config to start from, the parts that change it, and whether the
-        name ends in `_warm` beyond these.
-    """
-    if name == "baseline":
-        return BASELINE, [], False
-    words, entries = name.split("_"), _entries()
-    base, parts = BASELINE, []
+def _longest(words, known):
+    """Return the longest beginning of a name that is known, or None, and the rest."""
     for n in range(len(words), 0, -1):
-        tuning = TUNING.format("_".join(words[:n]))
-        if (recipe / tuning).is_file():
-            base, words = tuning, words[n:]
-            break
-    while words and words != ["warm"]:
-        for n in range(len(words), 0, -1):
-            part = "_".join(words[:n])
-            if part in entries or _group_size(part):
-                parts.append(part)
-                words = words[n:]
-                break
-        else:
-            raise UserError(
-                f"no model '{name}'; choose from {' '.join(names(recipe))}, join them "
-                f"with '_', or add {TUNING.format(name)} to the recipe"
-            )
-    return base, parts, words == ["warm"]
+        if (beginning := "_".join(words[:n])) in known:
+            return beginning, words[n:]
+    return None, words
 
 
 def _load(folder, file):
@@ -157,40 +143,27 @@ def _load(folder, file):
 
 def _merge(config, changes):
     """Return a config with changes; null among them removes an option."""
-
-    def remove_nulls(config, changes):
-        for key, value in changes.items():
-            if value is None:
-                del config[key]
-            elif isinstance(value, dict):
-                remove_nulls(config[key], value)
-
-    merged = OmegaConf.to_container(OmegaConf.merge(config, changes))
-    remove_nulls(merged, changes)
+    merged = dict(config)
+    for key, value in changes.items():
+        if isinstance(value, dict):
+            before = config.get(key)
+            value = _merge(before if isinstance(before, dict) else {}, value)
+        merged[key] = value
+        if value is None:
+            del merged[key]
     return merged
 
 
-def _flatten(config, prefix=""):
-    """Return the keys of all values that are no mappings."""
-    keys = []
-    for key, value in config.items():
-        if isinstance(value, dict) and value:
-            keys += _flatten(value, f"{prefix}{key}.")
-        else:
-            keys.append(f"{prefix}{key}")
-    return keys
-
-
 def _quarter(config):
-    """Return the changes of a fine-tuning: a quarter of the epochs and learning rate.
+    """Give a fine-tuning a quarter of the epochs and of the learning rate.
 
     One rule for all recipes. What counts updates, `warmup_steps` and `max_steps`, is
     divided with the epochs, so that the learning rate takes the same course in a
     quarter of the time.
     """
-    changes = {"max_epoch": max(config.get("max_epoch", ESPNET_MAX_EPOCH) // 4, 1)}
+    config["max_epoch"] = max(config.get("max_epoch", ESPNET_MAX_EPOCH) // 4, 1)
     if "lr" in config.get("optim_conf", {}):
-        changes["optim_conf"] = {"lr": config["optim_conf"]["lr"] / 4}
+        config["optim_conf"]["lr"] /= 4
     steps = config.get("scheduler_conf", {})
-    steps = {k: steps[k] // 4 for k in ("warmup_steps", "max_steps") if k in steps}
-    return changes | ({"scheduler_conf": steps} if steps else {})
+    for key in steps.keys() & {"warmup_steps", "max_steps"}:
+        steps[key] //= 4

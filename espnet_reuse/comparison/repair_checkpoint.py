@@ -20,9 +20,6 @@ from espnet_reuse.files import written_whole
 def repair(asr_exp: Path) -> str | None:
     """Remove a checkpoint that is cut short; restore the last epoch's model from one.
 
-    Args:
-        asr_exp: Experiment folder (exp/asr_xxx).
-
     Returns:
         What was done, or None.
     """

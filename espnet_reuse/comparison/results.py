@@ -8,11 +8,13 @@ Run it as `python3 -m espnet_reuse.run -m espnet_reuse.comparison.results`.
 
 import argparse
 import json
+import math
 import re
 import statistics
 from pathlib import Path
 
 import humanfriendly
+import pandas
 import torch
 import yaml
 from espnet2.tasks.asr import ASRTask
@@ -22,11 +24,7 @@ from espnet2.train.abs_espnet_model import AbsESPnetModel
 from espnet_reuse.comparison.details import format_details
 from espnet_reuse.comparison.encoder_time import ROUNDS, measure_encoders, read_audio
 from espnet_reuse.comparison.figure import draw
-from espnet_reuse.comparison.intervals import (
-    interval,
-    interval_by_speaker,
-    require_same_references,
-)
+from espnet_reuse.comparison.intervals import compare_errors
 from espnet_reuse.comparison.score import PARTIAL, decoded_name
 from espnet_reuse.comparison.tables import format_results
 from espnet_reuse.errors import UserError, reported_errors
@@ -55,35 +53,25 @@ def read_training(asr_exp: Path) -> dict:
         there was one, otherwise the process's.
     """
     config = yaml.safe_load((asr_exp / "config.yaml").read_text(encoding="utf-8"))
-    phase, key, mode = config["best_model_criterion"][0]
+    phase, criterion, mode = config["best_model_criterion"][0]
     stats = safe_torch_load(asr_exp / "checkpoint.pth", "cpu")["reporter"]["stats"]
-    best = {"min": min, "max": max}[mode](stats, key=lambda n: stats[n][phase][key])
-    epochs = [stats[n]["train"] for n in sorted(stats)]
-    seconds = [epoch["time"]["__timedelta_seconds__"] for epoch in epochs]
-    gpu_gb = [epoch.get("gpu_max_cached_mem_GB", 0.0) for epoch in epochs]
+    stats = pandas.json_normalize([{"epoch": n} | stats[n] for n in sorted(stats)])
+    stats = stats.set_index("epoch")
+    best = int(stats[f"{phase}.{criterion}"].agg(f"idx{mode}"))
+    seconds = stats[
+        [f"{part}.time.__timedelta_seconds__" for part in ("train", "valid")]
+    ]
+    gpu_gb = stats.get("train.gpu_max_cached_mem_GB", pandas.Series(0.0)).max()
     log = (asr_exp / "train.log").read_text(encoding="utf-8", errors="replace")
     peak = re.findall(r"Peak memory: (\d+) MB", log)
     return {
-        "epochs": len(epochs),
-        "seconds_per_epoch": statistics.median(seconds[1:] or seconds),
+        "epochs": len(stats),
+        "seconds_per_epoch": seconds.iloc[min(len(stats) - 1, 1) :, 0].median(),
         "best_epoch": best,
-        "seconds_to_best": sum(
-            stats[n][part]["time"]["__timedelta_seconds__"]
-            for n in stats
-            for part in ("train", "valid")
-            if n <= best
-        ),
-        "peak_memory_mb": (
-            max(gpu_gb) * 1024 if any(gpu_gb) else float(peak[-1]) if peak else None
-        ),
-        "peak_memory_of": "gpu" if any(gpu_gb) else "process",
+        "seconds_to_best": math.fsum(seconds.loc[:best].to_numpy().flat),
+        "peak_memory_mb": gpu_gb * 1024 or (float(peak[-1]) if peak else None),
+        "peak_memory_of": "gpu" if gpu_gb else "process",
     }
-
-
-def read_commit(asr_exp: Path) -> str | None:
-    """Read which commit a model was trained at, None if nothing noted it."""
-    path = asr_exp / "commit"
-    return path.read_text(encoding="utf-8").strip() if path.is_file() else None
 
 
 def read_decoding_rtf(set_dir: Path) -> float | None:
@@ -95,23 +83,19 @@ def read_decoding_rtf(set_dir: Path) -> float | None:
     """
     log = set_dir / "logdir/calculate_rtf.log"
     report = log.read_text(encoding="utf-8") if log.is_file() else ""
-    match = re.search(r"^RTF: ([\d.]+)", report, re.M)
-    if match is None:
-        return None
-    command = (set_dir / "logdir/asr_inference.1.log").read_text(encoding="utf-8")
-    return float(match[1]) if " --batch_size 1 " in command else None
+    rtf = re.search(r"^RTF: ([\d.]+)", report, re.M)
+    log = set_dir / "logdir/asr_inference.1.log"
+    if rtf and " --batch_size 1 " in log.read_text(encoding="utf-8"):
+        return float(rtf[1])
+    return None
 
 
-def read_scores(set_dir: Path) -> tuple[dict, dict]:
+def read_scores(set_dir: Path) -> dict:
     """Read the scores of one decoded set.
-
-    Args:
-        set_dir: `<asr_exp>/<inference_tag>/<set>`, scored.
 
     Returns:
         {"wer": counts, "cer": counts, ..., "decoding_rtf": ...}, with the error rate in
-        %; and the errors of each utterance, {utterance id: [speaker, reference tokens,
-        errors]}.
+        %.
 
     Raises:
         UserError: It is not scored.
@@ -124,8 +108,7 @@ def read_scores(set_dir: Path) -> tuple[dict, dict]:
         scores[path.parent.name.removeprefix("score_")] = counts
     if "wer" not in scores:
         raise UserError(f"{set_dir} is not scored")
-    utterances = (set_dir / "score_wer/utterances.json").read_text(encoding="utf-8")
-    return scores, json.loads(utterances)
+    return scores
 
 
 def mean_of(seeds: list):
@@ -141,9 +124,8 @@ def mean_of(seeds: list):
         return mean
     if None in seeds:  # not known of all
         return None
-    if isinstance(first, int | float) and len(set(seeds)) > 1:
-        return statistics.mean(seeds)
-    return first
+    differ = isinstance(first, int | float) and len(set(seeds)) > 1
+    return statistics.mean(seeds) if differ else first
 
 
 def gather_model(
@@ -151,10 +133,7 @@ def gather_model(
 ) -> tuple[dict, AbsESPnetModel, argparse.Namespace]:
     """Gather what one model's trainings, decodings and scores left.
 
-    Args:
-        asr_exps: An experiment for each seed.
-        inference_tag: Name of the decoding's folder in each.
-        sets: Names of the sets.
+    Arguments are those of `compare`, with the experiments of the model alone.
 
     Returns:
         The model's part of the comparison, the first seed's model, and its config.
@@ -163,23 +142,19 @@ def gather_model(
         asr_exps[0] / "config.yaml", read_model_file(asr_exps[0] / inference_tag)
     )
     trainings = [read_training(asr_exp) for asr_exp in asr_exps]
-    runs = [
-        {
-            "asr_exp": str(asr_exp),
-            "commit": read_commit(asr_exp),
-            **training,
-            "utterances": {},
-        }
-        for asr_exp, training in zip(asr_exps, trainings, strict=True)
-    ]
-    scores = {}
-    for set_ in sets:
-        seeds = []
-        for asr_exp, run in zip(asr_exps, runs, strict=True):
-            counts, utterances = read_scores(asr_exp / inference_tag / set_)
-            seeds.append(counts)
-            run["utterances"][set_] = utterances
-        scores[set_] = mean_of(seeds)
+    runs, scores = [], []
+    for asr_exp, training in zip(asr_exps, trainings, strict=True):
+        run = {"asr_exp": str(asr_exp), "commit": None, **training, "utterances": {}}
+        if (asr_exp / "commit").is_file():
+            run["commit"] = (asr_exp / "commit").read_text(encoding="utf-8").strip()
+        seed_scores = {}
+        for set_ in sets:
+            set_dir = asr_exp / inference_tag / set_
+            seed_scores[set_] = read_scores(set_dir)
+            utterances = (set_dir / "score_wer/utterances.json").read_text("utf-8")
+            run["utterances"][set_] = json.loads(utterances)
+        runs.append(run)
+        scores.append(seed_scores)
     result = {
         "seeds": len(asr_exps),
         "encoder": train_args.encoder,
@@ -187,31 +162,9 @@ def gather_model(
         "parameters": sum(p.numel() for p in model.parameters()),
         **mean_of(trainings),
         "runs": runs,
-        "scores": scores,
+        "scores": mean_of(scores),
     }
     return result, model, train_args
-
-
-def add_intervals(results: dict[str, dict], sets: list[str]) -> None:
-    """Add the intervals of the differences to the first model.
-
-    Raises:
-        UserError: Models were scored on other references.
-    """
-    baseline = next(iter(results.values()))
-    for set_ in sets:
-        errors = {
-            name: [run["utterances"][set_] for run in result["runs"]]
-            for name, result in results.items()
-        }
-        require_same_references([e for seeds in errors.values() for e in seeds], set_)
-        first = next(iter(errors.values()))
-        for name, result in results.items():
-            pair = None if result is baseline else (first, errors[name])
-            result["scores"][set_]["wer"] |= {
-                "interval": pair and interval(*pair),
-                "interval_by_speaker": pair and interval_by_speaker(*pair),
-            }
 
 
 def compare(
@@ -226,24 +179,30 @@ def compare(
     Args:
         asr_exps: An experiment for each seed of each model, the baseline first.
         inference_tag: Name of the decoding's folder in each.
-        sets: Names of the sets to compare the models on.
+        sets: Names of the decoded sets.
         command: What the user typed.
         dumpdir: Folder with a data directory per set.
 
     Raises:
         UserError: Something is not decoded or scored, or on other references.
     """
-    decode_dir = next(iter(asr_exps.values()))[0] / inference_tag
+    baseline = next(iter(asr_exps))
+    decode_dir = asr_exps[baseline][0] / inference_tag
     sets = [decoded_name(decode_dir, name) for name in sets]
     results, models = {}, {}
     for name, exps in asr_exps.items():
-        results[name], models[name], train_args = gather_model(
-            exps, inference_tag, sets
-        )
-    add_intervals(results, sets)
+        gathered = gather_model(exps, inference_tag, sets)
+        results[name], models[name], train_args = gathered
+    for set_ in sets:
+        errors = {
+            name: [run["utterances"][set_] for run in result["runs"]]
+            for name, result in results.items()
+        }
+        for name, wer in compare_errors(errors, set_).items():
+            results[name]["scores"][set_]["wer"] |= wer
     # measure where they were trained, if that is here
-    baseline = next(iter(results.values()))
-    on_gpu = torch.cuda.is_available() and baseline["peak_memory_of"] == "gpu"
+    trained_on_gpu = results[baseline]["peak_memory_of"] == "gpu"
+    on_gpu = torch.cuda.is_available() and trained_on_gpu
     for model in models.values():
         model.to("cuda" if on_gpu else "cpu")
     wavs = read_audio(dumpdir, sets)
@@ -251,15 +210,14 @@ def compare(
     for name, rtf in measure_encoders(models, wavs, fs).items():
         results[name] |= rtf
     run = describe_run(threads=1, command=command)
+    machine = (run["cpu"], f"{run['cores']} cores", run["gpu"])
     commits = {run["commit"] for result in results.values() for run in result["runs"]}
     partial = PARTIAL.read_text(encoding="utf-8") if PARTIAL.is_file() else ""
     return {
         "run": {
             "date": run["date"],
-            "machine": f"{run['cpu']}, {run['cores']} cores"
-            + (f", {run['gpu']}" if run["gpu"] else ""),
-            "versions": f"Python {run['python']}, espnet {run['espnet']}, "
-            f"torch {run['torch']}",
+            "machine": ", ".join(filter(None, machine)),
+            "versions": "Python {python}, espnet {espnet}, torch {torch}".format(**run),
             "commit": run["commit"],
             "trained at": ", ".join(sorted(filter(None, commits))) or "unknown",
             "command": command,

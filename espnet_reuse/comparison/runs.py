@@ -9,17 +9,10 @@ needs no models, only files that `espnet_reuse.comparison.results` has written.
 
 import argparse
 import json
-import statistics
 from pathlib import Path
 
-from espnet_reuse.comparison.intervals import (
-    interval,
-    interval_by_speaker,
-    mean_and_spread,
-    points,
-    require_same_references,
-)
-from espnet_reuse.comparison.tables import markdown
+from espnet_reuse.comparison.intervals import compare_errors
+from espnet_reuse.comparison.tables import markdown, rate_cells
 from espnet_reuse.errors import UserError, one_line, reported_errors
 
 
@@ -69,10 +62,7 @@ def read_runs(paths: list[Path]) -> dict:
 
 
 def format_rates(models: dict) -> str:
-    """Format error rates and differences to the first model as Markdown.
-
-    Args:
-        models: As `read_runs` returns them.
+    """Format error rates and differences to the first model, from `read_runs`.
 
     Raises:
         UserError: Runs were scored on other references, or share no set.
@@ -83,30 +73,19 @@ def format_rates(models: dict) -> str:
     if not sets:
         raise UserError("the runs have no set in common")
     rows = []
-    for name in sets:
-        require_same_references([run[name] for run in runs], name)
-        tokens = sum(count for _, count, _ in runs[0][name].values())
-        errors = {m: [r[name] for r in seeds.values()] for m, seeds in models.items()}
-        rates = {
-            model: [100 * sum(row[2] for row in run.values()) / tokens for run in seeds]
-            for model, seeds in errors.items()
-        }
-        for model, seeds in errors.items():
-            difference = statistics.mean(rates[model]) - statistics.mean(rates[first])
-            pair = None if model == first else (errors[first], seeds)
-            rows.append(
-                [
-                    name,
-                    model,
-                    str(len(seeds)),
-                    mean_and_spread(rates[model]),
-                    f"{difference:+.1f}" if pair else "",
-                    points(interval(*pair)) if pair else "",
-                    points(interval_by_speaker(*pair)) if pair else "",
-                ]
-            )
-    header = ["set", "model", "seeds", "error rate", f"to {first}"]
-    return markdown([*header, "95 % interval", "by speaker"], rows)
+    for set_ in sets:
+        errors = {m: [r[set_] for r in seeds.values()] for m, seeds in models.items()}
+        wers = compare_errors(errors, set_)
+        rows += [
+            {
+                "set": set_,
+                "model": model,
+                "seeds": str(len(errors[model])),
+                **rate_cells("WER", wer, wers[first]),
+            }
+            for model, wer in wers.items()
+        ]
+    return markdown(rows, {"WER": "error rate", "change of WER": f"to {first}"})
 
 
 def main():

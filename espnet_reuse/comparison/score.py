@@ -9,13 +9,14 @@ insertion or a deletion), so that single counts can differ.
 """
 
 import argparse
-import dataclasses
 import subprocess
 from collections import defaultdict
 from importlib.metadata import version
+from operator import itemgetter
 from pathlib import Path
 
 import jiwer
+import pandas
 import yaml
 from espnet2.text.build_tokenizer import build_tokenizer
 from espnet2.text.cleaner import TextCleaner
@@ -26,77 +27,41 @@ from espnet_reuse.files import write_json, write_text
 
 # A recipe's data.sh writes into this file which parts of the corpus are missing.
 PARTIAL = Path("data/partial")
+ERRORS = ["substitutions", "deletions", "insertions"]
+COUNTS = ["sentences", "tokens", *ERRORS, "sentence_errors"]  # of result.json
 
 
-@dataclasses.dataclass
-class Counts:
-    """Sentences, reference tokens and errors, as sclite counts them."""
-
-    sentences: int = 0
-    tokens: int = 0
-    substitutions: int = 0
-    deletions: int = 0
-    insertions: int = 0
-    sentence_errors: int = 0
-
-    def __add__(self, other):
-        """Add up field by field."""
-        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
-        return Counts(*map(sum, pairs))
-
-    @property
-    def errors(self) -> int:
-        """Number of substitutions, deletions and insertions."""
-        return self.substitutions + self.deletions + self.insertions
-
-    def percentages(self) -> list[float]:
-        """Corr, Sub, Del, Ins, Err in % of the reference tokens, S.Err of sentences."""
-        correct = self.tokens - self.substitutions - self.deletions
-        counts = (correct, self.substitutions, self.deletions, self.insertions)
-        tokens = max(self.tokens, 1)
-        return [100 * n / tokens for n in (*counts, self.errors)] + [
-            100 * self.sentence_errors / max(self.sentences, 1)
-        ]
-
-
-def align(ref: str, hyp: str) -> tuple[Counts, str]:
-    """Count the errors of one utterance.
-
-    Args:
-        ref: Reference tokens, joined by spaces.
-        hyp: Hypothesis tokens, joined by spaces.
+def align(ref: str, hyp: str) -> tuple[dict[str, int], str]:
+    """Count the errors of an utterance whose tokens are joined by spaces.
 
     Returns:
-        Counts, and the alignment to read.
+        `COUNTS`, `hits` and `errors`, and the alignment to read.
     """
     output = jiwer.process_words(ref, hyp)
-    counts = Counts(
-        sentences=1,
-        tokens=output.hits + output.substitutions + output.deletions,
-        substitutions=output.substitutions,
-        deletions=output.deletions,
-        insertions=output.insertions,
-    )
-    counts.sentence_errors = int(counts.errors > 0)
+    counts = {kind: getattr(output, kind) for kind in ("hits", *ERRORS)}
+    counts["errors"] = sum(counts[kind] for kind in ERRORS)
+    counts["tokens"] = counts["hits"] + counts["substitutions"] + counts["deletions"]
+    counts |= {"sentences": 1, "sentence_errors": int(counts["errors"] > 0)}
     alignment = jiwer.visualize_alignment(output, show_measures=False)
     return counts, alignment.split("\n", 2)[-1].strip("\n")
 
 
-def format_summary(by_speaker: dict[str, Counts]) -> str:
-    """Format each speaker's counts as sclite's summary.
+def format_summary(by_speaker: pandas.DataFrame) -> str:
+    """Format what `align` counts, summed up by speaker, as sclite's summary.
 
     ESPnet's show_asr_result.sh reads it.
     """
-    width = max(map(len, ["Sum/Avg", *by_speaker]))
-    rows = [
-        *sorted(by_speaker.items()),
-        ("Sum/Avg", sum(by_speaker.values(), Counts())),
-    ]
+    table = by_speaker.copy()
+    table.loc["Sum/Avg"] = table.sum()
+    rates = 100 * table[["hits", *ERRORS, "errors"]]
+    rates = rates.div(table["tokens"].clip(lower=1), axis=0)
+    rates["sentence_errors"] = 100 * table["sentence_errors"] / table["sentences"]
+    width = max(map(len, table.index))
     titles = " ".join(f"{t:>6}" for t in ("Corr", "Sub", "Del", "Ins", "Err", "S.Err"))
     lines = [f"| {'SPKR':<{width}} |  # Snt   # Wrd | {titles} |"]
-    for name, counts in rows:
-        sizes = f"{counts.sentences:6d} {counts.tokens:7d}"
-        numbers = " ".join(f"{p:6.1f}" for p in counts.percentages())
+    for name, counts in table.iterrows():
+        sizes = f"{counts['sentences']:6d} {counts['tokens']:7d}"
+        numbers = " ".join(f"{rate:6.1f}" for rate in rates.loc[name])
         lines.append(f"| {name:<{width}} | {sizes} | {numbers} |")
     return "\n".join(lines) + "\n"
 
@@ -113,48 +78,29 @@ def write_score(
         hyps: The same of the hypotheses.
         utt2spk: {utterance id: speaker}.
     """
-    by_speaker, utterances, alignments = defaultdict(Counts), {}, []
+    utterances, alignments = {}, []
     for utt_id in sorted(refs):
         counts, alignment = align(refs[utt_id], hyps[utt_id])
-        by_speaker[utt2spk[utt_id]] += counts
-        utterances[utt_id] = utt2spk[utt_id], counts.tokens, counts.errors
+        utterances[utt_id] = {"speaker": utt2spk[utt_id]} | counts
         alignments.append(
-            f"{utt_id}: {counts.tokens} tokens, {counts.substitutions} sub, "
-            f"{counts.deletions} del, {counts.insertions} ins\n{alignment}\n\n"
+            f"{utt_id}: {counts['tokens']} tokens, {counts['substitutions']} sub, "
+            f"{counts['deletions']} del, {counts['insertions']} ins\n{alignment}\n\n"
         )
-    total = sum(by_speaker.values(), Counts())
+    by_speaker = pandas.DataFrame(utterances.values()).groupby("speaker").sum()
     score_dir.mkdir(exist_ok=True)
     write_text("".join(alignments), score_dir / "alignments.txt")
-    write_json(utterances, score_dir / "utterances.json")
-    write_json(dataclasses.asdict(total), score_dir / "result.json")
+    kept = itemgetter("speaker", "tokens", "errors")
+    write_json(
+        {utt_id: kept(row) for utt_id, row in utterances.items()},
+        score_dir / "utterances.json",
+    )
+    write_json(by_speaker.sum()[COUNTS].to_dict(), score_dir / "result.json")
     summary = f"Scored with jiwer {version('jiwer')}\n\n{format_summary(by_speaker)}"
     write_text(summary, score_dir / "result.txt")
 
 
-def tokenizers(config: dict) -> dict:
-    """Return the tokenizer of each score, as in stage 13 of asr.sh.
-
-    Args:
-        config: Training config (exp/asr_xxx/config.yaml).
-
-    Returns:
-        {"wer": ..., "cer": ...}, and "ter" for a model of subwords.
-    """
-    options = {
-        "non_linguistic_symbols": config.get("non_linguistic_symbols"),
-        "remove_non_linguistic_symbols": True,
-    }
-    found = {
-        "wer": build_tokenizer("word", **options),
-        "cer": build_tokenizer("char", **options),
-    }
-    if config["token_type"] == "bpe":
-        found["ter"] = build_tokenizer("bpe", bpemodel=config["bpemodel"])
-    return found
-
-
 def score_set(decode_dir: Path, name: str, dumpdir: Path, config: dict) -> None:
-    """Score one decoded set.
+    """Score one decoded set as stage 13 of asr.sh does: WER, CER, and TER of subwords.
 
     Args:
         decode_dir: `<asr_exp>/<inference_tag>`.
@@ -176,7 +122,15 @@ def score_set(decode_dir: Path, name: str, dumpdir: Path, config: dict) -> None:
         )
     utt2spk = read_scp(data_dir / "utt2spk")
     clean = TextCleaner(config.get("cleaner"))
-    for score, tokenizer in tokenizers(config).items():
+    options = {
+        "non_linguistic_symbols": config.get("non_linguistic_symbols"),
+        "remove_non_linguistic_symbols": True,
+    }
+    units = {"wer": "word", "cer": "char"}
+    tokenizers = {key: build_tokenizer(unit, **options) for key, unit in units.items()}
+    if config["token_type"] == "bpe":
+        tokenizers["ter"] = build_tokenizer("bpe", bpemodel=config["bpemodel"])
+    for score, tokenizer in tokenizers.items():
         write_score(
             set_dir / f"score_{score}",
             {k: " ".join(tokenizer.text2tokens(clean(v))) for k, v in refs.items()},
@@ -206,21 +160,19 @@ def find_decoded(expdir: Path, sets: list[str] | None) -> list[tuple[Path, str]]
     """
     found = defaultdict(list)
     for text in sorted(expdir.rglob("text")):
-        if (text.parent / "logdir").is_dir():
+        set_dir = text.parent
+        if (set_dir / "logdir").is_dir():
+            parents = set_dir.parents
             decode_dir = next(
-                folder
-                for folder in text.parents
-                if (folder.parent / "config.yaml").is_file()
+                p for p in parents if (p.parent / "config.yaml").is_file()
             )
-            found[decode_dir].append(str(text.parent.relative_to(decode_dir)))
+            found[decode_dir].append(str(set_dir.relative_to(decode_dir)))
     if not found:
         raise UserError(f"nothing is decoded in {expdir}")
     decoded = []
     for decode_dir, names in found.items():
-        wanted = names
-        if sets is not None:
-            wanted = [decoded_name(decode_dir, name) for name in sets]
-        for name in wanted:
+        for name in names if sets is None else sets:
+            name = name if sets is None else decoded_name(decode_dir, name)
             if name not in names:
                 raise UserError(f"{decode_dir}: {name} is not decoded")
             decoded.append((decode_dir, name))
@@ -230,13 +182,9 @@ def find_decoded(expdir: Path, sets: list[str] | None) -> list[tuple[Path, str]]
 def main():
     """Score what is decoded below a folder and show ESPnet's RESULTS.md."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--expdir", type=Path, default="exp", help="exp, or a folder in it"
-    )
+    parser.add_argument("--expdir", type=Path, default="exp", help="or a folder in it")
     parser.add_argument("--dumpdir", type=Path, default="dump/raw")
-    parser.add_argument(
-        "--sets", nargs="+", help="sets to score (default: all that are decoded)"
-    )
+    parser.add_argument("--sets", nargs="+", help="default: all that are decoded")
     args = parser.parse_args()
     with reported_errors("score"):
         decoded = find_decoded(args.expdir, args.sets)

@@ -7,21 +7,32 @@ A *comparison* is the content of a comparison.json. Nothing here needs PyTorch o
 ESPnet: the tables of a finished comparison are there at once.
 """
 
+import re
+import statistics
+from itertools import groupby
+from operator import itemgetter
+
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from espnet_reuse.comparison.intervals import RESAMPLES, mean_and_spread, points
+from espnet_reuse.comparison.intervals import RESAMPLES
 
 FEW_WORDS = 500
+INTERVALS = {"interval": "95 % interval", "interval_by_speaker": "by speaker"}
 
 
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """Format a table as Markdown; two columns may have the same name."""
+def markdown(rows: list[dict[str, str]], headers: dict | None = None) -> str:
+    """Format a table as Markdown.
+
+    Args:
+        rows: {column: cell} of each row.
+        headers: {column: its header} where it has another one.
+    """
     import pandas  # takes longer to import than a table to print
 
-    table = pandas.DataFrame(rows, columns=header)
+    table = pandas.DataFrame(rows).rename(columns=headers or {})
     return table.to_markdown(index=False, disable_numparse=True)
 
 
@@ -30,24 +41,64 @@ def ratio(key: str, model: dict, baseline: dict) -> str:
     return "" if model is baseline else f"x{model[key] / baseline[key]:.2f}"
 
 
-def difference(counts: dict, baseline: dict) -> str:
-    """Format the difference of two error rates in points, empty for the baseline."""
-    if counts is baseline:
-        return ""
-    return f"{counts['error_rate'] - baseline['error_rate']:+.1f}"
+def rate_cells(title: str, counts: dict, baseline: dict) -> dict[str, str]:
+    """Format an error rate, its change in points, and intervals of the change."""
+    rates, is_first = counts["error_rates"], counts is baseline
+    spread = f" ± {statistics.stdev(rates):.1f}" if len(rates) > 1 else ""
+    change = f"{counts['error_rate'] - baseline['error_rate']:+.1f}"
+    cells = {title: f"{statistics.mean(rates):.1f}{spread}"}
+    cells[f"change of {title}"] = "" if is_first else change
+    for key, column in INTERVALS.items():
+        if key in counts:
+            limits = counts[key]
+            cells[column] = "{:+.1f} to {:+.1f}".format(*limits) if limits else ""
+    return cells
 
 
-def seconds_per_epoch(model: dict) -> str:
-    """Format the seconds of a training epoch, and their range over the seeds."""
-    seconds = [run["seconds_per_epoch"] for run in model["runs"]]
-    spread = f" ({min(seconds):.2f}-{max(seconds):.2f})" if len(seconds) > 1 else ""
-    return f"{model['seconds_per_epoch']:.2f}{spread}"
+def model_cells(models: dict) -> list[dict[str, str]]:
+    """Format size, training, memory and encoder time of each model, by column."""
+    first, rows = next(iter(models.values())), []
+    for name, model in models.items():
+        runs = [run["seconds_per_epoch"] for run in model["runs"]]
+        spread = f" ({min(runs):.2f}-{max(runs):.2f})" if len(runs) > 1 else ""
+        rtf = "{rtf:.5f} ({rtf_min:.5f}-{rtf_max:.5f})".format(**model)
+        peak = model["peak_memory_mb"]
+        rows.append(
+            {
+                "model": name,
+                "parameters": f"{model['parameters']:,}",
+                "ratio of parameters": ratio("parameters", model, first),
+                "epochs (best)": f"{model['epochs']:g} ({model['best_epoch']:g})",
+                "training s/epoch": f"{model['seconds_per_epoch']:.2f}{spread}",
+                "ratio of s/epoch": ratio("seconds_per_epoch", model, first),
+                "s to best": f"{model['seconds_to_best']:.0f}",
+                "memory": "unknown" if peak is None else f"{peak:.0f}",
+                "encoder RTF": rtf,
+                "ratio of RTF": ratio("rtf", model, first),
+            }
+        )
+    return rows
 
 
-def memory(model: dict) -> str:
-    """Format the peak memory, in MB."""
-    peak = model["peak_memory_mb"]
-    return "unknown" if peak is None else f"{peak:.0f}"
+def score_cells(models: dict) -> list[dict[str, str]]:
+    """Format the error rates of each set and model, by column."""
+    first, rows = next(iter(models.values())), []
+    for set_, reference in first["scores"].items():
+        for name, model in models.items():
+            scores = model["scores"][set_]
+            wer, rtf = scores["wer"], scores["decoding_rtf"]
+            rows.append(
+                {
+                    "set": set_,
+                    "utterances": str(wer["sentences"]),
+                    "model": name,
+                    **rate_cells("WER", wer, reference["wer"]),
+                    **rate_cells("CER", scores["cer"], reference["cer"]),
+                    "S.Err": f"{100 * wer['sentence_errors'] / wer['sentences']:.1f}",
+                    "decoding RTF": "" if rtf is None else f"{rtf:.3f}",
+                }
+            )
+    return rows
 
 
 def caveats(comparison: dict) -> list[str]:
@@ -72,83 +123,32 @@ def caveats(comparison: dict) -> list[str]:
     return notes
 
 
-def format_models(models: dict) -> str:
-    """Format size, training, memory and encoder time of each model as Markdown."""
-    first, baseline = next(iter(models.items()))
-    device = "GPU" if baseline["peak_memory_of"] == "gpu" else "process"
-    header = ["model", "parameters", f"to {first}", "epochs (best)"]
-    header += ["training s/epoch", f"to {first}", "s to best"]
-    header += [f"peak {device} memory (MB)", "encoder RTF", f"to {first}"]
-    rows = [
-        [
-            name,
-            f"{model['parameters']:,}",
-            ratio("parameters", model, baseline),
-            f"{model['epochs']:g} ({model['best_epoch']:g})",
-            seconds_per_epoch(model),
-            ratio("seconds_per_epoch", model, baseline),
-            f"{model['seconds_to_best']:.0f}",
-            memory(model),
-            f"{model['rtf']:.5f} ({model['rtf_min']:.5f}-{model['rtf_max']:.5f})",
-            ratio("rtf", model, baseline),
-        ]
-        for name, model in models.items()
-    ]
-    return markdown(header, rows)
-
-
-def format_rates(models: dict) -> str:
-    """Format the error rates of each set and model as Markdown."""
-    first, baseline = next(iter(models.items()))
-    header = ["set", "utterances", "model", "WER", f"to {first}", "95 % interval"]
-    header += ["by speaker", "CER", f"to {first}", "S.Err", "decoding RTF"]
-    rows = []
-    for name, reference in baseline["scores"].items():
-        for model_name, model in models.items():
-            scores = model["scores"][name]
-            wer, cer, rtf = scores["wer"], scores["cer"], scores["decoding_rtf"]
-            rows.append(
-                [
-                    name,
-                    str(wer["sentences"]),
-                    model_name,
-                    mean_and_spread(wer["error_rates"]),
-                    difference(wer, reference["wer"]),
-                    points(wer["interval"]),
-                    points(wer["interval_by_speaker"]),
-                    mean_and_spread(cer["error_rates"]),
-                    difference(cer, reference["cer"]),
-                    f"{100 * wer['sentence_errors'] / wer['sentences']:.1f}",
-                    "" if rtf is None else f"{rtf:.3f}",
-                ]
-            )
-    return markdown(header, rows)
-
-
 def format_results(comparison: dict) -> str:
     """Format a comparison as Markdown: RESULTS.md."""
     models = comparison["models"]
-    baseline = next(iter(models.values()))
+    first, baseline = next(iter(models.items()))
+    device = "GPU" if baseline["peak_memory_of"] == "gpu" else "process"
+    relative = ("ratio of parameters", "ratio of s/epoch", "ratio of RTF")
+    relative += ("change of WER", "change of CER")
+    headers = dict.fromkeys(relative, f"to {first}")
+    headers["memory"] = f"peak {device} memory (MB)"
     seeds = ", mean of the seeds (and their range)" if baseline["seeds"] > 1 else ""
     warm = ""
     if any(name.endswith("_warm") for name in models):
         warm = "; of the fine-tuning alone for models that end in _warm"
+    run = "\n".join(f"- {key}: `{value}`" for key, value in comparison["run"].items())
     parts = [
-        "\n".join(
-            [
-                "<!-- Generated by espnet_reuse.comparison.results -->",
-                "# RESULTS",
-                *(f"- {key}: `{value}`" for key, value in comparison["run"].items()),
-            ]
-        ),
-        format_models(models),
+        "<!-- Generated by espnet_reuse.comparison.results -->\n# RESULTS\n"
+        # twelve characters of a commit are enough for a reader, and for git
+        + re.sub(r"\b([0-9a-f]{12})[0-9a-f]{28}\b", r"\1", run),
+        markdown(model_cells(models), headers),
         f"Training s/epoch: median over the epochs but the first{seeds}. S to best: "
         "training and validation time up to the best epoch, by the config's "
         f"best_model_criterion{warm}. Encoder RTF: encoder seconds per second of "
         f"audio, batch 1, {comparison['rtf_device']}, median of "
         f"{comparison['rtf_rounds']} interleaved rounds over "
         f"{comparison['rtf_utterances']} utterances (and their range).",
-        format_rates(models),
+        markdown(score_cells(models), headers),
         "95 % interval: of the difference of the WERs in points, a paired bootstrap "
         f"over utterances and seeds ({RESAMPLES:,} resamples, percentiles). By "
         "speaker: the same over speakers, each with all their utterances, and seeds. "
@@ -162,52 +162,42 @@ def format_results(comparison: dict) -> str:
 
 
 def print_comparison(comparison: dict, console: Console) -> None:
-    """Print a comparison as aligned tables, 100 columns wide at most.
-
-    Args:
-        comparison: Content of a comparison.json.
-        console: Where to; long names of models are folded into its width.
-    """
+    """Print a comparison as aligned tables, 100 columns wide at most."""
     models = comparison["models"]
     first, baseline = next(iter(models.items()))
     width = min(console.width, 100)
 
-    def new_table(*numbers):
+    def new_table(*headers):
         table = Table(box=box.SIMPLE_HEAD, show_edge=False)
         table.add_column("model", overflow="fold")
-        for header in numbers:
+        for header in headers:
             table.add_column(header, justify="right", no_wrap=True)
         return table
 
-    table = new_table(
+    sizes = new_table(
         *("parameters", "training\ns/epoch", "ratio", "encoder\nms/s", "ratio"),
         "memory\nMB",
     )
-    for name, model in models.items():
-        table.add_row(
-            escape(name),
-            f"{model['parameters']:,}",
+    for model, cells in zip(models.values(), model_cells(models), strict=True):
+        sizes.add_row(
+            escape(cells["model"]),
+            cells["parameters"],
             f"{model['seconds_per_epoch']:.2f}",
-            ratio("seconds_per_epoch", model, baseline),
+            cells["ratio of s/epoch"],
             f"{1000 * model['rtf']:.2f}",
-            ratio("rtf", model, baseline),
-            memory(model),
+            cells["ratio of RTF"],
+            cells["memory"],
         )
-    console.print(table, "", width=width)
-    table = new_table("WER", "points", "95 % interval", "CER")
-    for set_, scores in baseline["scores"].items():
-        table.add_row(escape(f"{set_} ({scores['wer']['tokens']:,} words)"))
-        for name, model in models.items():
-            wer, cer = (model["scores"][set_][score] for score in ("wer", "cer"))
-            table.add_row(
-                escape(f"  {name}"),
-                mean_and_spread(wer["error_rates"]),
-                difference(wer, scores["wer"]),
-                points(wer["interval"]),
-                mean_and_spread(cer["error_rates"]),
-            )
-        table.add_section()
-    console.print(table, "", width=width)
+    rates = new_table("WER", "points", "95 % interval", "CER")
+    for set_, rows in groupby(score_cells(models), itemgetter("set")):
+        words = baseline["scores"][set_]["wer"]["tokens"]
+        rates.add_row(escape(f"{set_} ({words:,} words)"))
+        for cells in rows:
+            numbers = ("WER", "change of WER", "95 % interval", "CER")
+            rates.add_row(escape(f"  {cells['model']}"), *(cells[n] for n in numbers))
+        rates.add_section()
+    for table in (sizes, rates):
+        console.print(table, "", width=width)
     notes = [
         f"Ratio: to {first}. Encoder: milliseconds per second of audio, "
         f"{comparison['rtf_device']}. Points: WER's difference to {first}, and its "

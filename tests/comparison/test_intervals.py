@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from espnet_reuse.comparison.details import format_examples, format_speakers
-from espnet_reuse.comparison.intervals import (
-    by_speaker,
-    interval,
-    interval_by_speaker,
-    mean_errors,
+from espnet_reuse.comparison.details import (
+    format_examples,
+    format_speakers,
+    read_errors,
 )
+from espnet_reuse.comparison.intervals import by_speaker, compare_errors, interval
+from espnet_reuse.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = ROOT / "results/picovoice_coffee/decode_asr/comparison.json"
@@ -68,7 +68,7 @@ def test_errors_that_go_with_the_speaker_widen_the_interval_by_speaker(rng):
     baseline = utterances(np.zeros(500), speakers)
     model = utterances(rng.integers(-1, 2, 20)[speakers], speakers)
     low, high = interval([baseline], [model])
-    wide_low, wide_high = interval_by_speaker([baseline], [model])
+    wide_low, wide_high = interval([by_speaker(baseline)], [by_speaker(model)])
     assert wide_low < low < high < wide_high
 
 
@@ -95,45 +95,52 @@ def test_seeds_are_drawn_for_each_model_by_itself_and_vary_without_bias(rng, cou
     assert (low, high) == pytest.approx((-half, half), rel=0.1)
 
 
-def test_the_published_intervals_are_reproduced():
+def test_the_published_rates_and_intervals_are_reproduced():
     models = json.loads(PUBLISHED.read_text())["models"]
-    baseline, *others = models.values()
-    for model in others:
-        for set_, scores in model["scores"].items():
-            pair = [
-                [r["utterances"][set_] for r in m["runs"]] for m in (baseline, model)
-            ]
-            for key, function in (
-                ("interval", interval),
-                ("interval_by_speaker", interval_by_speaker),
-            ):
-                assert function(*pair) == pytest.approx(scores["wer"][key], rel=1e-12)
+    for set_ in models["baseline"]["scores"]:
+        compared = compare_errors(
+            {
+                name: [run["utterances"][set_] for run in model["runs"]]
+                for name, model in models.items()
+            },
+            set_,
+        )
+        for name, wer in compared.items():
+            for key, value in wer.items():
+                published = models[name]["scores"][set_]["wer"][key]
+                assert value == (published and pytest.approx(published, rel=1e-12))
 
 
-def test_errors_of_seeds_are_averaged():
-    seeds = [{"a-1": ["a", 5, errors], "a-2": ["a", 4, 0]} for errors in (2, 3)]
-    errors = mean_errors(seeds)
-    assert errors == {"a-1": ("a", 5, 2.5), "a-2": ("a", 4, 0)}
-    assert by_speaker(errors) == {"a": ("a", 9, 2.5)}
+def test_models_scored_on_other_references_are_refused():
+    errors = {"baseline": [{"u0": ("s0", 3, 1)}], "reuse2": [{"u0": ("s0", 4, 1)}]}
+    with pytest.raises(UserError, match="other references of test"):
+        compare_errors(errors, "test")
 
 
 def test_speakers_and_utterances_are_compared_side_by_side():
-    errors = {
-        "baseline": utterances([4, 0, 1, 2], [1, 1, 2, 2]),
-        "reuse3": utterances([1, 5, 1, 1], [1, 1, 2, 2]),
+    speakers = [1, 1, 2, 2]
+    seeds = {
+        "baseline": [utterances([4, 0, 1, 2], speakers)],
+        "reuse3": [utterances(e, speakers) for e in ([0, 5, 1, 0], [2, 5, 1, 1])],
     }
+    models = {
+        name: {"runs": [{"utterances": {"test": run}} for run in runs]}
+        for name, runs in seeds.items()
+    }
+    errors = read_errors(models, "test")
     rows = [line.split() for line in format_speakers(errors).splitlines()[2:]]
     assert [row[1::2] for row in rows] == [
         ["s1", "40", "10.0", "15.0"],
-        ["s2", "40", "7.5", "5.0"],
+        ["s2", "40", "7.5", "3.8"],
     ]
-    refs = {u: f"ref of {u}" for u in errors["baseline"]}
-    texts = {m: {u: f"{m} of {u}" for u in refs} for m in errors}
-    fewer, more = "\n".join(format_examples(errors, texts, refs, "reuse3")).split(
-        "more"
-    )
+    ids = seeds["baseline"][0]
+    refs = {u: f"ref of {u}" for u in ids}
+    texts = {m: {u: f"{m} of {u}" for u in ids} for m in models}
+    lines = "\n".join(format_examples(errors, texts, refs, "reuse3"))
+    fewer, more = lines.split("more")
     assert fewer.index("u0000") < fewer.index("u0003")  # the largest gain first
     assert "`u0000`, 20 words, errors: 4 to 1" in fewer and "u0001" not in fewer
+    assert "`u0003`, 20 words, errors: 2 to 0.5" in fewer
     assert "`u0001`, 20 words, errors: 0 to 5" in more
     for line in ("reference: ref of u0001", "reuse3: reuse3 of u0001"):
         assert f"    - {line}" in more

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from espnet_reuse.comparison.intervals import interval, interval_by_speaker, points
+from espnet_reuse.comparison.intervals import interval
 from espnet_reuse.comparison.runs import format_rates, read_runs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,23 +29,20 @@ def make_run(name, seed, errors, set_="test"):
     return {"asr_exp": f"exp/{name}_seed{seed}", "utterances": {set_: utterances}}
 
 
-COMPARISON = {
-    "models": {
-        "baseline": {
-            "runs": [
-                make_run("baseline", 1, [4, 4, 2, 2]),
-                make_run("baseline", 2, [2, 2, 2, 2]),
-            ]
-        },
-        "reuse2": {"runs": [make_run("reuse2", 1, [1, 1, 1, 1])]},
-    }
-}
-OTHER = {
-    "models": {
-        "baseline": {"runs": [make_run("baseline", 2, [2, 2, 2, 2])]},
-        "reuse3": {"runs": [make_run("reuse3", 1, [0, 1, 2, 5])]},
-    }
-}
+def comparison(*runs):
+    """A comparison of runs, which `make_run` makes; models by their runs' folders."""
+    models = {}
+    for run in runs:
+        name = run["asr_exp"].split("/")[1].split("_")[0]
+        models.setdefault(name, {"runs": []})["runs"].append(run)
+    return {"models": models}
+
+
+FIRST = make_run("baseline", 2, [2, 2, 2, 2])
+COMPARISON = comparison(
+    make_run("baseline", 1, [4, 4, 2, 2]), FIRST, make_run("reuse2", 1, [1, 1, 1, 1])
+)
+OTHER = comparison(FIRST, make_run("reuse3", 1, [0, 1, 2, 5]))
 
 
 @pytest.fixture
@@ -63,11 +60,8 @@ def write(tmp_path):
 
 def test_models_of_several_files_are_compared_with_all_seeds_of_the_first(write):
     models = read_runs(write(COMPARISON, OTHER))
-    assert {m: len(seeds) for m, seeds in models.items()} == {
-        "baseline": 2,
-        "reuse2": 1,
-        "reuse3": 1,
-    }
+    seeds = [(name, len(runs)) for name, runs in models.items()]
+    assert seeds == [("baseline", 2), ("reuse2", 1), ("reuse3", 1)]
     rows = read_table(format_rates(models))
     assert rows[2] == ["test", "baseline", "2", "12.5 ± 3.5", "", "", ""]
     assert rows[3][:5] == ["test", "reuse2", "1", "5.0", "-7.5"]
@@ -75,25 +69,25 @@ def test_models_of_several_files_are_compared_with_all_seeds_of_the_first(write)
     baseline, reuse3 = (
         [run["test"] for run in models[m].values()] for m in ("baseline", "reuse3")
     )
-    assert rows[4][5] == points(interval(baseline, reuse3))
-    assert rows[4][6] == points(interval_by_speaker(baseline, reuse3))
+    low, high = interval(baseline, reuse3)
+    assert rows[4][5] == f"{low:+.1f} to {high:+.1f}"
 
 
 @pytest.mark.parametrize(
     "other, message",
     [
         pytest.param(
-            {"models": {"baseline": {"runs": [make_run("baseline", 2, [9, 2, 2, 2])]}}},
+            comparison(make_run("baseline", 2, [9, 2, 2, 2])),
             "exp/baseline_seed2 has other errors than in a file before",
             id="a run twice, and not the same",
         ),
         pytest.param(
-            {"models": {"reuse3": {"runs": [make_run("reuse3", 1, [0, 1])]}}},
+            comparison(make_run("reuse3", 1, [0, 1])),
             "other references of test",
             id="other references",
         ),
         pytest.param(
-            {"models": {"reuse3": {"runs": [make_run("reuse3", 1, [0], "dev")]}}},
+            comparison(make_run("reuse3", 1, [0], "dev")),
             "no set in common",
             id="other sets",
         ),

@@ -3,10 +3,11 @@
 
 """score counts what sclite counts."""
 
+import json
 import re
-from collections import defaultdict
 from pathlib import Path
 
+import pandas
 import pytest
 
 from espnet_reuse.comparison import score
@@ -23,10 +24,8 @@ def read_trn(path):
 
 def read_summary(text):
     """Read {name: numbers} from the first summary in sclite's form."""
-    rows = re.findall(
-        r"^ *\| *([\w/]+) *\|([ \d]+)\|([ \d.]+)\| *$", text, re.MULTILINE
-    )
-    summary = {}
+    row = re.compile(r"^ *\| *([\w/]+) *\|([ \d]+)\|([ \d.]+)\| *$", re.MULTILINE)
+    rows, summary = row.findall(text), {}
     for name, sizes, percentages in rows:
         summary.setdefault(name, [float(x) for x in (sizes + percentages).split()])
     return summary
@@ -36,10 +35,8 @@ def test_summary_equals_sclites_own_output():
     # In tests/comparison/sclite, with sclite of Debian's sctk 2.4.10:
     # sclite -r ref.trn trn -h hyp.trn trn -i rm -o sum rsum stdout > result.txt
     refs, hyps = read_trn(SCLITE / "ref.trn"), read_trn(SCLITE / "hyp.trn")
-    by_speaker = defaultdict(score.Counts)
-    for speaker, utterance in refs:
-        counts, _ = score.align(refs[speaker, utterance], hyps[speaker, utterance])
-        by_speaker[speaker] += counts
+    counts = {key: score.align(refs[key], hyps[key])[0] for key in refs}
+    by_speaker = pandas.DataFrame(counts).T.groupby(level=0).sum()
     ours = read_summary(score.format_summary(by_speaker))
     sclites = read_summary((SCLITE / "result.txt").read_text())
     assert set(ours) == {"spk1", "spk2", "spk3", "Sum/Avg"}
@@ -49,16 +46,17 @@ def test_summary_equals_sclites_own_output():
 @pytest.mark.parametrize(
     "ref, hyp, expected",
     [
-        pytest.param("A B C", "A B C", (3, 0, 0, 0, 0), id="equal"),
-        pytest.param("A B C", "", (3, 0, 3, 0, 1), id="nothing recognised"),
-        pytest.param("A", "A B B", (1, 0, 0, 2, 1), id="more than was said"),
-        pytest.param("A B", "A C", (2, 1, 0, 0, 1), id="substitution"),
+        ("A B C", "A B C", (3, 0, 0, 0, 0)),
+        ("A B C", "", (3, 0, 3, 0, 1)),
+        ("A", "A B B", (1, 0, 0, 2, 1)),
+        ("A B", "A C", (2, 1, 0, 0, 1)),
     ],
 )
 def test_counts_of_one_utterance(ref, hyp, expected):
     counts, _ = score.align(ref, hyp)
-    tokens, sub, dele, ins, sentence_errors = expected
-    assert counts == score.Counts(1, tokens, sub, dele, ins, sentence_errors)
+    kinds = ("tokens", *score.ERRORS, "sentence_errors")
+    assert tuple(counts[kind] for kind in kinds) == expected
+    assert counts["sentences"] == 1 and counts["errors"] == sum(expected[1:4])
 
 
 @pytest.fixture
@@ -81,13 +79,17 @@ def score_test(decode_dir, **config):
 def test_words_and_characters_are_scored_as_stage_13_tokenizes_them(decoded):
     score_test(decoded)
     # "GO ON" is 5 characters with the space, of which 3 are missing
-    for name, counts in (
-        ("wer", score.Counts(2, 3, 0, 1, 0, 1)),
-        ("cer", score.Counts(2, 8, 0, 3, 0, 1)),
-    ):
-        result = (decoded / f"test/score_{name}/result.txt").read_text()
-        assert score.format_summary({"a": counts}) in result
-        alignments = (decoded / f"test/score_{name}/alignments.txt").read_text()
+    for name, counts in {"wer": (2, 3, 0, 1, 0, 1), "cer": (2, 8, 0, 3, 0, 1)}.items():
+        folder = decoded / f"test/score_{name}"
+        result = json.loads((folder / "result.json").read_text())
+        assert result == dict(zip(score.COUNTS, counts, strict=True))
+        summary = read_summary((folder / "result.txt").read_text())
+        assert summary["a"] == summary["Sum/Avg"]
+        assert summary["a"][4] == pytest.approx(100 * counts[3] / counts[1], abs=0.05)
+        utterances = json.loads((folder / "utterances.json").read_text())
+        assert utterances["a-1"][::2] == ["a", counts[3]]
+        assert utterances["a-2"] == ["a", counts[1] - utterances["a-1"][1], 0]
+        alignments = (folder / "alignments.txt").read_text()
         assert "a-1" in alignments and "a-2" in alignments
 
 

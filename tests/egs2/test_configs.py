@@ -45,12 +45,12 @@ NAMES = {  # by the number of the baseline's layers
 }
 
 
-def name_of(path):
-    return str(path.relative_to(ROOT))
+each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: p.parts[-2])
 
 
 def each(configs):
-    return pytest.mark.parametrize("config", configs, ids=name_of)
+    names = [str(path.relative_to(ROOT)) for path in configs]
+    return pytest.mark.parametrize("config", configs, ids=names)
 
 
 def load(config):
@@ -71,23 +71,41 @@ def group_sizes_of(config):
     return [len(range(layers)[i : i + size]) for i in range(0, layers, size)]
 
 
+def parse(task, config):
+    return task.get_parser().parse_args(["--config", str(config)])
+
+
 def build(task, config):
     """Return a config's model, without memory, and its training options."""
-    args = task.get_parser().parse_args(["--config", str(config)])
+    args = parse(task, config)
     args.token_list = TOKENS
     with torch.device("meta"):
         return task.build_model(args), args
 
 
+def numel(shapes):
+    return sum(map(torch.Size.numel, shapes.values()))
+
+
 @pytest.fixture(scope="module")
-def shapes_of(tmp_path_factory):
+def write_config(tmp_path_factory):
+    """A function that writes the config of a recipe's named model; returns its path."""
+
+    def write(recipe, name):
+        path = tmp_path_factory.mktemp("conf") / "config.yaml"
+        path.write_text(yaml.safe_dump(resolve(name, recipe).config))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def shapes_of(write_config):
     """A function that returns {parameter: shape} of a recipe's named model."""
 
     @functools.cache
     def shapes_of(recipe, name):
-        config = tmp_path_factory.mktemp("conf") / "config.yaml"
-        config.write_text(yaml.safe_dump(resolve(name, recipe).config))
-        model, args = build(ASRTask, config)
+        model, args = build(ASRTask, write_config(recipe, name))
         (optimizer,) = ASRTask.build_optimizers(args, model)
         scheduler_classes[args.scheduler](optimizer, **args.scheduler_conf)
         return {k: p.shape for k, p in model.named_parameters()}
@@ -143,7 +161,7 @@ def test_asr_inference_accepts_the_config(config):
 # ------------------------------- named models -------------------------------
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.parts[-2])
+@each_recipe
 def test_espnet_builds_every_named_model_that_fits_the_recipe(recipe, shapes_of):
     for name in ("baseline", *NAMES[layers_of(recipe)]):
         assert shapes_of(recipe, name), name
@@ -179,8 +197,7 @@ def test_a_reuse_model_lacks_its_consumers_query_key_and_position_alone(
 
     d = config["encoder_conf"]["output_size"]
     expected = len(consumers) * (2 * (d * d + d) + d * d + 2 * d)
-    count = [sum(map(torch.Size.numel, s.values())) for s in (baseline, reuse)]
-    assert count[0] - count[1] == expected > 0
+    assert numel(baseline) - numel(reuse) == expected > 0
 
 
 @pytest.mark.parametrize("corpus", ["picovoice_coffee", "speechocean762"])
@@ -189,31 +206,25 @@ def test_smaller_baselines_have_as_many_parameters_as_groups_of_three(
     shapes_of, corpus, smaller
 ):
     recipe = ROOT / f"egs2/{corpus}/asr1"
-    sizes = [
-        sum(map(torch.Size.numel, shapes_of(recipe, name).values()))
-        for name in (smaller, "reuse3")
-    ]
+    sizes = [numel(shapes_of(recipe, name)) for name in (smaller, "reuse3")]
     assert sizes[0] == pytest.approx(sizes[1], rel=0.002)
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.parts[-2])
+@each_recipe
 def test_python_reads_the_options_of_a_recipe_as_a_shell_does(recipe):
     """conf/asr.conf has plain values: no variable, no command."""
     path = recipe / "conf/asr.conf"
     read = shlex.split(path.read_text(), comments=True)
-    script = f". {path}; " + "; ".join(
-        f'echo "{name}=${{{name}}}"' for name in (line.split("=")[0] for line in read)
-    )
+    names = (line.split("=")[0] for line in read)
+    script = f". {path}; " + "; ".join(f'echo "{n}=${{{n}}}"' for n in names)
     shell = subprocess.run(["bash", "-euc", script], capture_output=True, text=True)
     assert shell.stdout.splitlines() == read, shell.stderr
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.parts[-2])
+@each_recipe
 def test_the_data_options_of_a_recipe_are_those_of_its_data_script(recipe):
-    options = dict(
-        line.split("=", 1)
-        for line in shlex.split((recipe / "conf/asr.conf").read_text(), comments=True)
-    )
+    lines = shlex.split((recipe / "conf/asr.conf").read_text(), comments=True)
+    options = dict(line.split("=", 1) for line in lines)
     for option in options.get("data_options", "").split():
         result = subprocess.run(
             # parse_options.sh stops at the second, if it knows the first
@@ -228,157 +239,83 @@ def test_the_data_options_of_a_recipe_are_those_of_its_data_script(recipe):
 
 # --------------------------- ESPnet's own settings ---------------------------
 
-SPECAUG = {
-    "apply_time_warp": True,
-    "time_warp_window": 5,
-    "time_warp_mode": "bicubic",
-    "apply_freq_mask": True,
-    "freq_mask_width_range": [0, 27],
-    "num_freq_mask": 2,
-    "apply_time_mask": True,
-    "time_mask_width_ratio_range": [0.0, 0.05],
-}
-CONFORMER = {
-    "dropout_rate": 0.1,
-    "positional_dropout_rate": 0.1,
-    "attention_dropout_rate": 0.1,
-    "input_layer": "conv2d",
-    "normalize_before": True,
-    "macaron_style": True,
-    "rel_pos_type": "latest",
-    "pos_enc_layer_type": "rel_pos",
-    "selfattention_layer_type": "rel_selfattn",
-    "activation_type": "swish",
-    "use_cnn_module": True,
-    "cnn_module_kernel": 31,
-}
-DECODER = {
-    "linear_units": 2048,
-    "num_blocks": 6,
-    "dropout_rate": 0.1,
-    "positional_dropout_rate": 0.1,
-    "self_attention_dropout_rate": 0.1,
-    "src_attention_dropout_rate": 0.1,
-}
-HYBRID = {
-    "decoder": "transformer",
-    "model_conf": {
-        "ctc_weight": 0.3,
-        "lsm_weight": 0.1,
-        "length_normalized_loss": False,
-    },
-    "best_model_criterion": [["valid", "acc", "max"]],
-}
-CTC = {
-    "encoder_conf": CONFORMER
-    | {
-        "output_size": 256,
-        "attention_heads": 4,
-        "linear_units": 1024,
-        "num_blocks": 16,
-    },
-    "decoder": None,
-    "model_conf": {"ctc_weight": 1.0},
-    "best_model_criterion": [["valid", "cer_ctc", "min"]],
-}
-EVERYWHERE = {
-    "encoder": "conformer",
-    "use_amp": True,
-    "num_workers": 4,
-    "batch_type": "numel",
-    "accum_grad": 4,
-    "patience": None,
-    "init": None,
-    "keep_nbest_models": 10,
-    "optim": "adam",
-    "scheduler": "warmuplr",
-    "specaug": "specaug",
-}
-LIBRISPEECH_100 = EVERYWHERE | {
-    "frontend_conf": {"n_fft": 512, "win_length": 400, "hop_length": 160},
-    "seed": 2022,
-    "batch_bins": 16000000,
-    "max_epoch": 70,
-    "cudnn_deterministic": False,
-    "optim_conf": {"lr": 0.002, "weight_decay": 0.000001},
-    "scheduler_conf": {"warmup_steps": 15000},
-    "specaug_conf": SPECAUG | {"num_time_mask": 5},
-}
-LIBRISPEECH = EVERYWHERE | {
-    "frontend_conf": {"n_fft": 512, "hop_length": 160},
-    "seed": 0,
-    "batch_bins": 35000000,
-    "cudnn_deterministic": True,
-    "max_epoch": 50,
-    "optim_conf": {"lr": 0.0025, "weight_decay": 0.000001},
-    "scheduler_conf": {"warmup_steps": 40000},
-    "specaug_conf": SPECAUG | {"num_time_mask": 10},
-}
+PUBLISHED = """
+all: &all
+    {encoder: conformer, use_amp: true, num_workers: 4, batch_type: numel,
+     accum_grad: 4, patience: null, init: null, keep_nbest_models: 10, optim: adam,
+     scheduler: warmuplr, specaug: specaug}
+hybrid: &hybrid
+    {decoder: transformer, best_model_criterion: [[valid, acc, max]],
+     model_conf: {ctc_weight: 0.3, lsm_weight: 0.1, length_normalized_loss: false}}
+specaug: &specaug
+    {apply_time_warp: true, time_warp_window: 5, time_warp_mode: bicubic,
+     apply_freq_mask: true, freq_mask_width_range: [0, 27], num_freq_mask: 2,
+     apply_time_mask: true, time_mask_width_ratio_range: [0.0, 0.05]}
+encoder: &encoder
+    {dropout_rate: 0.1, positional_dropout_rate: 0.1, attention_dropout_rate: 0.1,
+     input_layer: conv2d, normalize_before: true, macaron_style: true,
+     rel_pos_type: latest, pos_enc_layer_type: rel_pos,
+     selfattention_layer_type: rel_selfattn, activation_type: swish,
+     use_cnn_module: true, cnn_module_kernel: 31, output_size: 256,
+     attention_heads: 4, linear_units: 1024, num_blocks: 12}
+decoder: &decoder
+    {linear_units: 2048, num_blocks: 6, dropout_rate: 0.1,
+     positional_dropout_rate: 0.1, self_attention_dropout_rate: 0.1,
+     src_attention_dropout_rate: 0.1, attention_heads: 4}
+librispeech: &librispeech
+    <<: *all
+    frontend_conf: {n_fft: 512, hop_length: 160}
+    seed: 0
+    batch_bins: 35000000
+    cudnn_deterministic: true
+    max_epoch: 50
+    optim_conf: {lr: 0.0025, weight_decay: 0.000001}
+    scheduler_conf: {warmup_steps: 40000}
+    specaug_conf: {<<: *specaug, num_time_mask: 10}
+librispeech_100 baseline:
+    <<: [*all, *hybrid]
+    frontend_conf: {n_fft: 512, win_length: 400, hop_length: 160}
+    seed: 2022
+    batch_bins: 16000000
+    cudnn_deterministic: false
+    max_epoch: 70
+    optim_conf: {lr: 0.002, weight_decay: 0.000001}
+    scheduler_conf: {warmup_steps: 15000}
+    specaug_conf: {<<: *specaug, num_time_mask: 5}
+    encoder_conf: *encoder
+    decoder_conf: *decoder
+librispeech baseline:
+    <<: [*librispeech, *hybrid]
+    encoder_conf:
+        {<<: *encoder, output_size: 512, attention_heads: 8, linear_units: 2048}
+    decoder_conf: {<<: *decoder, attention_heads: 8}
+librispeech ctc:
+    <<: *librispeech
+    decoder: null
+    model_conf: {ctc_weight: 1.0}
+    best_model_criterion: [[valid, cer_ctc, min]]
+    encoder_conf: {<<: *encoder, num_blocks: 16}
+"""
 
 
 @pytest.mark.parametrize(
-    "corpus, name, values",
-    [
-        pytest.param(
-            "librispeech_100",
-            "baseline",
-            LIBRISPEECH_100
-            | HYBRID
-            | {
-                "encoder_conf": CONFORMER
-                | {
-                    "output_size": 256,
-                    "attention_heads": 4,
-                    "linear_units": 1024,
-                    "num_blocks": 12,
-                },
-                "decoder_conf": DECODER | {"attention_heads": 4},
-            },
-            id="ESPnet's librispeech_100",
-        ),
-        pytest.param(
-            "librispeech",
-            "baseline",
-            LIBRISPEECH
-            | HYBRID
-            | {
-                "encoder_conf": CONFORMER
-                | {
-                    "output_size": 512,
-                    "attention_heads": 8,
-                    "linear_units": 2048,
-                    "num_blocks": 12,
-                },
-                "decoder_conf": DECODER | {"attention_heads": 8},
-            },
-            id="ESPnet's librispeech",
-        ),
-        pytest.param(
-            "librispeech",
-            "ctc",
-            LIBRISPEECH | CTC,
-            id="Conformer-M, 960 h",
-        ),
-    ],
+    "model", ["librispeech_100 baseline", "librispeech baseline", "librispeech ctc"]
 )
-def test_a_baseline_has_the_published_values(corpus, name, values, tmp_path):
-    config = tmp_path / "config.yaml"
-    config.write_text(
-        yaml.safe_dump(resolve(name, ROOT / f"egs2/{corpus}/asr1").config)
-    )
-    args = ASRTask.get_parser().parse_args(["--config", str(config)])
+def test_a_baseline_has_the_published_values(model, write_config):
+    corpus, name = model.split()
+    args = parse(ASRTask, write_config(ROOT / f"egs2/{corpus}/asr1", name))
+    values = yaml.safe_load(PUBLISHED)[model]
     assert {option: getattr(args, option) for option in values} == values
 
 
 # --------------------------------- decoding ---------------------------------
 
 
-def test_ctc_greedy_is_the_best_path_where_posteriors_are_peaky(tmp_path):
+def test_ctc_greedy_is_the_best_path_where_posteriors_are_peaky(write_config):
     """A model without a decoder, an utterance alone and in a batch."""
     recipe = ROOT / "egs2/librispeech_100/asr1"
-    config = tmp_path / "config.yaml"
-    config.write_text(yaml.safe_dump(resolve("ctc_reuse2", recipe).config))
-    args = ASRTask.get_parser().parse_args(["--config", str(config)])
+    config = write_config(recipe, "ctc_reuse2")
+    args = parse(ASRTask, config)
     args.token_list = [*TOKENS[:29], TOKENS[-1]]
     args.encoder_conf |= {"output_size": 32, "linear_units": 32, "num_blocks": 2}
     torch.manual_seed(0)
@@ -386,7 +323,7 @@ def test_ctc_greedy_is_the_best_path_where_posteriors_are_peaky(tmp_path):
     with torch.no_grad():
         model.ctc.ctc_lo.weight *= 1000
         model.ctc.ctc_lo.bias[-1] = -1e6  # no CTC model is ever taught <sos/eos>
-    checkpoint = tmp_path / "model.pth"
+    checkpoint = config.with_name("model.pth")
     config.write_text(yaml.safe_dump(vars(args)))
     torch.save(model.state_dict(), checkpoint)
 
