@@ -55,6 +55,11 @@ class Step:
         """Its stage and name."""
         return f"Stage {self.stage}: {self.name}"
 
+    @property
+    def before(self) -> tuple["Step", ...]:
+        """The steps that go before it."""
+        return (*self.needs, *self.after)
+
     def ancestors(self) -> list["Step"]:
         """Return the steps whose inputs count for this one, each once."""
         found = {}

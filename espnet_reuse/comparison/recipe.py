@@ -5,6 +5,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -74,18 +75,13 @@ class Recipe:
         )
 
     def _read_conf(self) -> dict[str, str]:
-        """Read what conf/asr.conf sets, as bash does."""
-        script = 'env -i bash -c "set -a; $1 env -0"'
-        without, with_conf = (
-            dict(row.split("=", 1) for row in output.split("\0") if row)
-            for output in (
-                self.bash(script, source).stdout
-                for source in ("", ". ./conf/asr.conf || exit;")
-            )
-        )
-        if with_conf.keys() <= without.keys():
-            raise UserError(f"{self.path('conf/asr.conf')} cannot be read by bash")
-        return {k: v for k, v in with_conf.items() if k not in without}
+        """Read conf/asr.conf, plain assignments, as asr.sh does."""
+        path = self.path("conf/asr.conf")
+        words = shlex.split(path.read_text(encoding="utf-8"), comments=True)
+        wrong = [word for word in words if not re.match(r"\w+=[^$`]*$", word)]
+        if wrong:
+            raise UserError(f"{path}: '{wrong[0]}' is not an option=value without $")
+        return dict(word.split("=", 1) for word in words)
 
     def accepts(self, script: str, option: str, value: str) -> bool:
         """Ask a script with Kaldi's parse_options.sh whether it has an option."""

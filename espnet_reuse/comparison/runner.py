@@ -14,7 +14,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from espnet_reuse.comparison.display import Display, read_progress
@@ -46,29 +46,26 @@ class Runner:
     """Runs steps, each of which holds a lock while it is at work.
 
     Attributes:
-        folder: The recipe's folder, in which commands run.
-        display: What is shown.
-        jobs: How many steps run side by side.
+        held: Locks that all commands hold.
     """
 
     def __init__(self, folder: Path, display: Display, jobs: int, gpus: Sequence[str]):
         """Make a runner.
 
         Args:
-            folder: The recipe's folder.
+            folder: The recipe's folder, in which commands run.
             display: Where to show what is going on.
             jobs: Steps to run side by side.
             gpus: CUDA_VISIBLE_DEVICES of each of them; empty to leave it as it is.
         """
         self.folder, self.display, self.jobs = folder, display, jobs
         self._gpus = queue.SimpleQueue()
-        for devices in gpus:
+        for devices in gpus or [None] * jobs:
             self._gpus.put(devices)
-        self._share_gpus = bool(gpus)
         self._stopping = threading.Event()
         self._children = set()
         self._local = threading.local()  # of a step: its lock, its environment
-        self.held = []  # locks that all commands hold
+        self.held = []
 
     def _shown(self, path: Path) -> str:
         """Return a path in the recipe as messages name it, from the top level on."""
@@ -160,14 +157,12 @@ class Runner:
         if self._stopping.is_set():
             raise Stopped
         if child.returncode:
-            where = f"(log: {self._shown(log)})"
-            *others, last = deciding_lines(log.read_text("utf-8", "replace"))
-            if others:
-                count = f"for the {len(others) + 1} reasons above"
-                raise UserError(
-                    "\n".join([*others, last, f"{what} failed: {count} {where}"])
-                )
-            raise UserError(f"{what} failed: {last} {where}")
+            *lines, why = deciding_lines(log.read_text("utf-8", "replace"))
+            if lines:
+                lines.append(why)
+                why = f"for the {len(lines)} reasons above"
+            lines.append(f"{what} failed: {why} (log: {self._shown(log)})")
+            raise UserError("\n".join(lines))
         self.display.log(f"{what}: done in {time.time() - started:.0f} s")
 
     def run_step(self, step: Step) -> None:
@@ -177,33 +172,30 @@ class Runner:
             UserError: It failed, or what is there cannot be gone on with.
         """
         title = f"Stage {step.stage}: {step.name[0].upper()}{step.name[1:]}"
-        if not step.is_done():
-            with self.locked(step.name) as lock:
-                self._local.held = [lock]
-                if not step.is_done():
-                    self._do(step, title)
-                    return
-        self.display.log(f"{title}: done already")
-
-    def _do(self, step: Step, title: str) -> None:
-        refusals = step.refusals()
-        if refusals:
-            folder = self._shown(step.record.parent)
-            raise UserError(
-                f"{folder} was made with other settings, or of other data: "
-                f"{some(refusals)}; remove it, undo the change, or give the new config "
-                "a name of its own"
-            )
-        self.display.log(title)
-        step.write_record(done=False)
-        step.action(step)
-        step.write_record(done=True)
+        with contextlib.ExitStack() as stack:
+            if not step.is_done():
+                self._local.held = [stack.enter_context(self.locked(step.name))]
+            if step.is_done():  # perhaps by the run that had the lock
+                self.display.log(f"{title}: done already")
+                return
+            refusals = step.refusals()
+            if refusals:
+                folder = self._shown(step.record.parent)
+                raise UserError(
+                    f"{folder} was made with other settings, or of other data: "
+                    f"{some(refusals)}; remove it, undo the change, or give the new "
+                    "config a name of its own"
+                )
+            self.display.log(title)
+            step.write_record(done=False)
+            step.action(step)
+            step.write_record(done=True)
 
     def run(self, steps: Sequence[Step]) -> dict[str, UserError]:
         """Do steps, as many side by side as `jobs`; a failed one stops only its heirs.
 
         Args:
-            steps: In the order to begin them; what they need may be left out.
+            steps: In the order to begin them.
 
         Returns:
             {name: error} of those that failed.
@@ -211,50 +203,38 @@ class Runner:
         chosen = {step.name: step for step in steps}
         sorter = graphlib.TopologicalSorter(
             {
-                step.name: [s.name for s in (*step.needs, *step.after)]
-                for step in chosen.values()
+                step.name: [s.name for s in step.before if s.name in chosen]
+                for step in steps
             }
         )
         sorter.prepare()
-        order = {name: n for n, name in enumerate(chosen)}
-        ready, failed, at_work = [], {}, {}
+        order, ready, at_work, failed = list(chosen), [], {}, {}
         with ThreadPoolExecutor(self.jobs) as pool:
             try:
                 while sorter.is_active():
-                    ready += sorter.get_ready()
-                    for name in [name for name in ready if name not in chosen]:
-                        ready.remove(name)
-                        sorter.done(name)
-                    ready.sort(key=lambda name: order.get(name, -1))
+                    ready = sorted([*ready, *sorter.get_ready()], key=order.index)
                     while ready and len(at_work) < self.jobs:
-                        step = chosen[ready.pop(0)]
-                        at_work[pool.submit(self._work, step)] = step
+                        name = ready.pop(0)
+                        at_work[pool.submit(self._work, chosen[name])] = name
                     if not at_work:
-                        if sorter.is_active() and not ready and failed:
-                            break  # what is left waits for what failed
-                        continue
+                        break  # what is left waits for what failed
                     for future in wait(at_work, return_when=FIRST_COMPLETED).done:
-                        step = at_work.pop(future)
-                        self._collect(step, future, sorter, failed)
+                        name = at_work.pop(future)
+                        try:
+                            future.result()
+                            sorter.done(name)
+                        except UserError as e:
+                            failed[name] = e
+                            self.display.log(f"{name}: failed")
             except BaseException:
                 self.stop()
                 raise
         return failed
 
-    def _collect(self, step: Step, future: Future, sorter, failed: dict) -> None:
-        try:
-            future.result()
-        except UserError as e:
-            failed[step.name] = e
-            self.display.log(f"{step.name}: failed")
-        else:
-            sorter.done(step.name)
-
     def _work(self, step: Step) -> None:
-        devices = self._gpus.get() if self._share_gpus else None
-        self._local.env = {} if devices is None else {"CUDA_VISIBLE_DEVICES": devices}
+        devices = self._gpus.get()
+        self._local.env = {"CUDA_VISIBLE_DEVICES": devices} if devices else {}
         try:
             self.run_step(step)
         finally:
-            if devices is not None:
-                self._gpus.put(devices)
+            self._gpus.put(devices)
