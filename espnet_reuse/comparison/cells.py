@@ -62,6 +62,7 @@ class Comparison:
         models: The models, the first of which is the baseline.
         cells: Each model with each seed, seed by seed.
         inference_config: The decoding's config.
+        inference: The options in it.
         inference_tag: Name of the decoding's folders.
         lm_exp: Folder of the language model, None where there is none.
         checked: Folder for the configs of the models and what was found out of them;
@@ -77,7 +78,14 @@ class Comparison:
         self.recipe, self.options, self.command = recipe, options, command
         self.exp = recipe.path("exp")
         self.inference_config = self._find_inference_config()
-        self.inference_tag = self.inference_config.stem + slug(options.inference_args)
+        config = self.inference_config
+        self.inference = models.load(config.parent, config.name)
+        if self.inference.get("lm_weight") and not recipe.has_lm:
+            raise UserError(
+                f"--inference_config: {config.name} weighs a language model, of which "
+                "there is none: add --use_lm true, or take another"
+            )
+        self.inference_tag = config.stem + slug(options.inference_args)
         self.lm_exp = None
         if recipe.has_lm:
             name = Path(recipe["lm_config"] or "train").stem + slug(recipe["lm_args"])
@@ -97,7 +105,7 @@ class Comparison:
             for model in self.models
         ]
         configs = {model.name: model.config for model in self.models}
-        configs["decoding"] = [flatten(self.inference()), options.inference_args]
+        configs["decoding"] = [flatten(self.inference), options.inference_args]
         configs["asr_args"] = options.asr_args
         digest = hashlib.sha256(json.dumps(configs).encode()).hexdigest()[:8]
         self.checked = self.exp / "configs" / digest
@@ -109,16 +117,7 @@ class Comparison:
         path = path if path.is_file() else Path(name)
         if not path.is_file():
             raise UserError(f"--inference_config: there is no file '{name}'")
-        if read_yaml(path).get("lm_weight") and not self.recipe.has_lm:
-            raise UserError(
-                f"--inference_config: {path.name} weighs a language model, of which "
-                "there is none: add --use_lm true, or take another"
-            )
         return path.absolute()
-
-    def inference(self) -> dict:
-        """Return the options in the decoding's config."""
-        return read_yaml(self.inference_config)
 
     def cell(self, model: models.Model, seed: int | None) -> Cell:
         """Return a model with a seed."""
@@ -157,15 +156,6 @@ def slug(text: str, limit: int = 80) -> str:
     if len(name) > limit:
         name = f"{name[:limit]}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     return name and f"_{name}"
-
-
-def read_yaml(path: Path) -> dict:
-    """Read a YAML file with options."""
-    try:
-        options = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as e:
-        raise UserError(f"{path} is not YAML: {' '.join(str(e).split())}") from e
-    return options or {}
 
 
 def write_config(config: dict, path: Path) -> None:

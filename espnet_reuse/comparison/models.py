@@ -66,7 +66,7 @@ def resolve(name: str, recipe: Path) -> Model:
     words = [] if name == "baseline" else name.split("_")
     own, words = _longest(words, _own_configs(recipe))
     base = TUNING.format(own) if own else BASELINE
-    config = _load(recipe, base)
+    config = load(recipe, base)
     sources = dict.fromkeys(flatten(config), base)
     change_encoder = bool(words)  # a config of the user's is taken as it is
 
@@ -115,7 +115,7 @@ def _own_configs(recipe):
 
 
 def _entries():
-    entries = _load(ROOT, MODELS)
+    entries = load(ROOT, MODELS)
     for name, changes in entries.items():
         if not isinstance(changes, dict):
             raise UserError(f"{MODELS}: {name} is no mapping of options to values")
@@ -130,8 +130,12 @@ def _longest(words, known):
     return None, words
 
 
-def _load(folder, file):
-    """Read a YAML mapping."""
+def load(folder: Path, file: str) -> dict:
+    """Read a YAML mapping.
+
+    Raises:
+        UserError: It is not one.
+    """
     try:
         config = yaml.safe_load((folder / file).read_text(encoding="utf-8"))
         if isinstance(config, dict):
@@ -143,15 +147,11 @@ def _load(folder, file):
 
 def _merge(config, changes):
     """Return a config with changes; null among them removes an option."""
-    merged = dict(config)
-    for key, value in changes.items():
-        if isinstance(value, dict):
-            before = config.get(key)
-            value = _merge(before if isinstance(before, dict) else {}, value)
-        merged[key] = value
-        if value is None:
-            del merged[key]
-    return merged
+    merged = OmegaConf.merge(config, changes)
+    for key in [key for key, value in flatten(changes).items() if value is None]:
+        parent, _, option = key.rpartition(".")
+        del (OmegaConf.select(merged, parent) if parent else merged)[option]
+    return OmegaConf.to_container(merged)
 
 
 def _quarter(config):

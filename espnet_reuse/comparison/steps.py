@@ -10,7 +10,8 @@ import re
 from pathlib import Path
 
 from espnet_reuse.comparison.actions import Actions
-from espnet_reuse.comparison.cells import Cell, Comparison, read_yaml
+from espnet_reuse.comparison.cells import Cell, Comparison
+from espnet_reuse.comparison.models import load
 from espnet_reuse.comparison.plan import Step, digest_of, flatten
 
 # Every option of asr.sh counts for every step, also one that a future asr.sh brings,
@@ -165,7 +166,7 @@ class Steps:
         inputs = self._options_but(OF_TRAINING, OF_DECODING, TEST_SETS)
         config = self._recipe["lm_config"]
         if config:
-            inputs |= flatten(read_yaml(self._recipe.path(config)), f"{config} ")
+            inputs |= flatten(load(self._recipe.folder, config), f"{config} ")
         return Step(
             "language model",
             2,
@@ -197,7 +198,7 @@ class Steps:
 
     def _plan_decoding(self, cell: Cell, training: Step, name: str) -> Step:
         inputs = flatten(
-            self._compared.inference(), f"{self._compared.inference_config.name} "
+            self._compared.inference, f"{self._compared.inference_config.name} "
         )
         inputs["--inference_args"] = self._options.inference_args
         inputs |= self._options_but(OF_LM, OF_TRAINING, OF_TOKENS, TEST_SETS)
