@@ -4,7 +4,8 @@
 """Attention maps, hidden states and frame times of a trained ESPnet encoder."""
 
 import contextlib
-from typing import Dict, Iterator, List, NamedTuple, Tuple
+import functools
+from typing import Dict, NamedTuple, Tuple
 
 import humanfriendly
 import torch
@@ -82,7 +83,11 @@ class AnalysedModel:
     """An ESPnet ASR model whose encoder shows its attention maps.
 
     Args:
-        model (ESPnetASRModel): A trained model; it is put into evaluation mode.
+        model (ESPnetASRModel): A trained model. It is put into evaluation mode, and
+            its attention modules compute the map that fused kernels do not.
+
+    Attributes:
+        group_sizes: Number of layers of each group that shares a map.
 
     Raises:
         UserError: The encoder has no attention maps that could be analysed.
@@ -105,30 +110,21 @@ class AnalysedModel:
             )
         self.layers = list(encoder.encoders)
         self.attentions = attentions_of(encoder)
+        self.group_sizes = []
         for n, attention in enumerate(self.attentions, 1):
-            if not isinstance(attention, (MultiHeadedAttention, MapConsumer)):
+            if isinstance(attention, MapConsumer):
+                self.group_sizes[-1] += 1
+            elif isinstance(attention, MultiHeadedAttention):
+                self.group_sizes.append(1)
+                attention.use_sdpa = attention.use_flash_attn = False
+            else:
                 raise UserError(
                     f"layer {n} of {name} has no attention map ("
                     f"{type(attention).__name__}); use a model with rel_selfattn or "
                     "selfattn in every layer"
                 )
 
-    @property
-    def num_heads(self) -> int:
-        """Number of heads of every layer."""
-        return self.attentions[0].h
-
-    @property
-    def group_sizes(self) -> List[int]:
-        """Number of layers of each group that shares a map."""
-        sizes = []
-        for attention in self.attentions:
-            if isinstance(attention, MapConsumer):
-                sizes[-1] += 1
-            else:
-                sizes.append(1)
-        return sizes
-
+    @torch.no_grad()
     def record(self, speech: torch.Tensor, utt_id: str) -> Recording:
         """Encode one utterance and return its maps and hidden states.
 
@@ -141,33 +137,29 @@ class AnalysedModel:
         """
         states, maps = [], []
 
-        def keep_input(layer, inputs):
-            states.append(_without_positions(inputs[0])[0].detach().float().cpu())
+        def keep_states(x):
+            states.append(_without_positions(x).float().cpu())
 
-        def keep_output(layer, inputs, outputs):
-            keep_input(layer, outputs)
+        def keep_layer(attention, layer, inputs, output):
+            keep_states(output[0])
+            if isinstance(attention, MapConsumer):
+                maps.append(maps[-1])
+            else:
+                maps.append(attention.attn[0].float().cpu())
+                attention.attn = None
 
-        def keep_map(producer, *_):
-            maps.append(producer.attn[0].detach().float().cpu())
-            producer.attn = None
-
-        with self._eager(), contextlib.ExitStack() as hooks, torch.no_grad():
-            hooks.enter_context(self.layers[0].register_forward_pre_hook(keep_input))
+        with contextlib.ExitStack() as hooks:
+            keep = self.layers[0].register_forward_pre_hook
+            hooks.enter_context(keep(lambda _, inputs: keep_states(inputs[0])))
             for layer, attention in zip(self.layers, self.attentions, strict=True):
-                hooks.enter_context(layer.register_forward_hook(keep_output))
-                if not isinstance(attention, MapConsumer):
-                    hooks.enter_context(attention.register_forward_hook(keep_map))
+                keep = functools.partial(keep_layer, attention)
+                hooks.enter_context(layer.register_forward_hook(keep))
             try:
                 self._encode(speech)
             except TooShortUttError as error:
                 why = error.args[0].split(",")[0]
                 raise UserError(f"{utt_id} {why}; remove it") from None
-        by_layer = [
-            attention_map
-            for attention_map, size in zip(maps, self.group_sizes, strict=True)
-            for _ in range(size)
-        ]
-        return Recording(torch.stack(by_layer), torch.stack(states))
+        return Recording(torch.stack(maps), torch.stack(states))
 
     def measure_frame_times(self, rate: int) -> FrameTimes:
         """Find which samples an encoder frame sees, by the gradient.
@@ -186,7 +178,7 @@ class AnalysedModel:
         normalize, model.normalize = model.normalize, None
         try:
             with self.layers[0].register_forward_pre_hook(
-                lambda _, args: inputs.append(_without_positions(args[0])[0])
+                lambda _, args: inputs.append(_without_positions(args[0]))
             ):
                 self._encode(speech)
         finally:
@@ -204,6 +196,7 @@ class AnalysedModel:
         shift = centres[1] - centres[0]
         return FrameTimes(shift, centres[0] - middle * shift)
 
+    @torch.no_grad()
     def count_costs(self, speech: torch.Tensor) -> LayerCosts:
         """Count the encoder's operations for an utterance.
 
@@ -213,21 +206,20 @@ class AnalysedModel:
         calls = []
         encoder = self.model.encoder
         first = self.attentions[0]  # always a producer
-        with self._eager(), torch.no_grad():
-            with (
-                first.register_forward_pre_hook(lambda _, args: calls.append(args)),
-                encoder.register_forward_pre_hook(lambda _, args: calls.append(args)),
-            ):
-                self._encode(speech)
-            encoder_args, attention_args = calls
-            producer = _count_flops(lambda: first(*attention_args))
-            value = attention_args[2]
-            size, num_frames = value.size(-1), value.size(-2)
-            projections = _count_flops(lambda: first.linear_out(first.linear_v(value)))
-            saved = producer - projections - 2 * num_frames**2 * size
-            wants_ctc = getattr(encoder, "interctc_use_conditioning", False)
-            ctc = {"ctc": self.model.ctc} if wants_ctc else {}
-            total = _count_flops(lambda: encoder(*encoder_args, **ctc))
+        with (
+            first.register_forward_pre_hook(lambda _, args: calls.append(args)),
+            encoder.register_forward_pre_hook(lambda _, args: calls.append(args)),
+        ):
+            self._encode(speech)
+        encoder_args, attention_args = calls
+        value = attention_args[2]
+        size, num_frames = value.size(-1), value.size(-2)
+        projections = _count_flops(lambda: first.linear_out(first.linear_v(value)))
+        producer = _count_flops(lambda: first(*attention_args))
+        saved = producer - projections - 2 * num_frames**2 * size
+        wants_ctc = getattr(encoder, "interctc_use_conditioning", False)
+        ctc = {"ctc": self.model.ctc} if wants_ctc else {}
+        total = _count_flops(lambda: encoder(*encoder_args, **ctc))
         consumers = len(self.layers) - len(self.group_sizes)
         return LayerCosts(total + consumers * saved, saved)
 
@@ -236,28 +228,13 @@ class AnalysedModel:
         lengths = torch.tensor([len(speech)], device=device)
         self.model.encode(speech[None].to(device), lengths)
 
-    @contextlib.contextmanager
-    def _eager(self) -> Iterator[None]:
-        """Have attention modules compute the map that fused kernels do not."""
-        fused = ("use_sdpa", "use_flash_attn")
-        kept = [
-            (module, name, getattr(module, name))
-            for module in self.attentions
-            for name in fused
-            if hasattr(module, name)
-        ]
-        for module, name, _ in kept:
-            setattr(module, name, False)
-        try:
-            yield
-        finally:
-            for module, name, value in kept:
-                setattr(module, name, value)
-
 
 def _without_positions(x):
-    """Return hidden states without the positions that ESPnet's layers pass along."""
-    return x[0] if isinstance(x, tuple) else x
+    """Return the hidden states (time, size) of what ESPnet passes from layer to layer.
+
+    That is a batch of one, alone or in a tuple with its positions.
+    """
+    return (x[0] if isinstance(x, tuple) else x)[0]
 
 
 def _count_flops(function):
@@ -267,14 +244,11 @@ def _count_flops(function):
 
 
 def prepare_model(model, config: Dict) -> Tuple[AnalysedModel, int]:
-    """Make a trained ASR model ready to be analysed.
+    """Return a trained ASR model, ready to be analysed, and its sampling rate in Hz.
 
     Args:
         model (ESPnetASRModel): The model.
         config: Its config.
-
-    Returns:
-        The model, and its sampling rate in Hz.
 
     Raises:
         UserError: It was trained on features, or has no maps to analyse.
