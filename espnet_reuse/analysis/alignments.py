@@ -43,15 +43,7 @@ class Unaligned(Exception):
 
 
 def phones_at(times: np.ndarray, phones: Sequence[Phone]) -> np.ndarray:
-    """Return the phoneme at each time.
-
-    Args:
-        times: Times (T,) in seconds.
-        phones: Phones in order.
-
-    Returns:
-        Symbols (T,); None where there is no phone.
-    """
+    """Return the phonemes (T,) at times (T,) in seconds, None where there is none."""
     symbols = np.full(len(times), None)
     for phone in phones:
         symbols[(phone.start <= times) & (times < phone.end)] = phone.symbol
@@ -144,7 +136,7 @@ def align_with_pocketsphinx(speech: np.ndarray, rate: int, text: str) -> List[Ph
     Args:
         speech: Waveform (samples,), float32, between -1 and 1.
         rate: Sampling rate in Hz.
-        text: Words.
+        text: Words, in upper or lower case.
 
     Raises:
         Unaligned: There are no words or no audio, a word is not in the dictionary, or
@@ -208,13 +200,7 @@ class Alignments(NamedTuple):
     def __call__(
         self, utt_id: str, speech: np.ndarray, rate: int, text: Optional[str]
     ) -> List[Phone]:
-        """Return the phones of an utterance.
-
-        Args:
-            utt_id: Utterance id.
-            speech: Waveform (samples,), float32.
-            rate: Sampling rate in Hz.
-            text: Words, None where they are not known.
+        """Return the phones of an utterance: waveform (samples,) at a rate in Hz.
 
         Raises:
             Unaligned: It has none, and is to be counted as skipped.

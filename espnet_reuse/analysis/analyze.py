@@ -18,7 +18,7 @@ from espnet_reuse.analysis import grouping, metrics, similarity
 from espnet_reuse.analysis.alignments import Alignments, Unaligned
 from espnet_reuse.analysis.cache import Cache
 from espnet_reuse.analysis.dataset import DataDir
-from espnet_reuse.analysis.maps import AnalysedModel, LayerCosts
+from espnet_reuse.analysis.maps import AnalysedModel
 from espnet_reuse.analysis.phonemes import SILENCE, group_phonemes
 from espnet_reuse.analysis.probe import probe
 from espnet_reuse.analysis.utterance import PROBE_FRAMES, RADII, measure
@@ -158,7 +158,7 @@ def summarise_similarity(totals: Totals) -> Dict:
 
 def suggest(
     distance: torch.Tensor,
-    costs: LayerCosts,
+    flops: Tuple[int, int],
     producers: Sequence[int],
     max_distance: Optional[float],
 ) -> List[Dict]:
@@ -166,17 +166,18 @@ def suggest(
 
     Args:
         distance: Distance between the maps of two layers (layer, layer).
-        costs: Costs of the encoder.
+        flops: Those of the encoder, and what a consumer saves of them.
         producers: Wanted numbers of producers.
         max_distance: Bound on a consumer's distance from its producer, or None.
     """
     num_layers = len(distance)
+    encoder, saved = flops
 
     def describe(sizes):
         return {
             "reuse_group_size": sizes,
             "cost": grouping.cost_of(distance, sizes),
-            "speed_up": costs.speed_up(len(sizes), num_layers),
+            "speed_up": encoder / (encoder - (num_layers - len(sizes)) * saved),
         }
 
     wanted = {
@@ -245,7 +246,7 @@ def analyze(
     similarities = to_json(summarise_similarity(totals))
     matched = torch.tensor(similarities["js_distance"]["matched"])
     mean_length = round(totals.seconds / totals.utterances * dataset.rate)
-    costs = analysed.count_costs(torch.zeros(mean_length))
+    flops = analysed.count_flops(torch.zeros(mean_length))
     group_sizes = analysed.group_sizes
     analysis = {
         "model": {
@@ -279,7 +280,7 @@ def analyze(
         "phoneme_attention": summarise_phonemes(totals),
         "probe": summarise_probe(totals),
         "similarity": similarities,
-        "suggestions": suggest(matched, costs, producers, max_distance),
+        "suggestions": suggest(matched, flops, producers, max_distance),
     }
     return to_json(analysis), {
         "utterance": utterance.id,

@@ -15,14 +15,7 @@ from espnet_reuse.errors import UserError
 
 
 class Utterance(NamedTuple):
-    """One utterance.
-
-    Attributes:
-        id: Utterance id.
-        speech: Waveform (samples,), float32.
-        text: Words of the transcript, None where there is none.
-        speaker: Speaker, None where there is no utt2spk.
-    """
+    """One utterance: its waveform (samples,), float32, and what files say of it."""
 
     id: str
     speech: np.ndarray

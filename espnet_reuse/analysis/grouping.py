@@ -14,9 +14,7 @@ from espnet_reuse.errors import UserError
 def cost_of(distance: torch.Tensor, sizes: Sequence[int]) -> float:
     """Return the sum over consumers of their own map's distance from their producer's.
 
-    Args:
-        distance: Distances between the layers' maps (L, L).
-        sizes: Number of layers of each group.
+    Given distances between the layers' maps (L, L), and the layers of each group.
     """
     cost, first = 0.0, 0
     for size in sizes:

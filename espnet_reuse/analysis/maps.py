@@ -34,13 +34,11 @@ SUPPORTED = (
 
 
 class Recording(NamedTuple):
-    """Maps and hidden states of one utterance, on the CPU.
+    """Maps and hidden states of one utterance, float32, on the CPU.
 
     Attributes:
-        maps: Attention maps (layer, head, time, time), float32; a consumer's is its
-            producer's.
-        states: Hidden states (layer + 1, time, size), float32: the input of the first
-            layer, and the output of each.
+        maps: Attention maps (layer, head, time, time); a consumer's is its producer's.
+        states: Input of the first layer, and output of each (layer + 1, time, size).
     """
 
     maps: torch.Tensor
@@ -61,22 +59,6 @@ class FrameTimes(NamedTuple):
     def of(self, num_frames: int) -> torch.Tensor:
         """Return the times (num_frames,) of the first frames, in seconds, float64."""
         return self.first + self.shift * torch.arange(num_frames, dtype=torch.float64)
-
-
-class LayerCosts(NamedTuple):
-    """Floating point operations of an encoder, in multiplications and additions.
-
-    Attributes:
-        encoder: The whole encoder, with a producer in every layer.
-        saved: Operations that one consumer in a producer's place saves.
-    """
-
-    encoder: float
-    saved: float
-
-    def speed_up(self, num_producers: int, num_layers: int) -> float:
-        """Return how many times less an encoder with consumers computes."""
-        return self.encoder / (self.encoder - (num_layers - num_producers) * self.saved)
 
 
 class AnalysedModel:
@@ -126,14 +108,10 @@ class AnalysedModel:
 
     @torch.no_grad()
     def record(self, speech: torch.Tensor, utt_id: str) -> Recording:
-        """Encode one utterance and return its maps and hidden states.
-
-        Args:
-            speech: Waveform (samples,), float32, at the model's sampling rate.
-            utt_id: Utterance id, for the error.
+        """Encode a waveform (samples,), float32, at the model's sampling rate.
 
         Raises:
-            UserError: The utterance is too short for the encoder's subsampling.
+            UserError: Utterance `utt_id` is too short for the encoder's subsampling.
         """
         states, maps = [], []
 
@@ -167,9 +145,7 @@ class AnalysedModel:
         This holds for every frontend and every subsampling, without a table of them.
         The normalisation is left out: over an utterance it sees everything. Where a
         self-supervised frontend does, too, frames are spread evenly over the utterance.
-
-        Args:
-            rate: Sampling rate in Hz.
+        The rate is in Hz.
         """
         generator = torch.Generator().manual_seed(0)
         speech = torch.randn(4 * rate, generator=generator).requires_grad_()
@@ -197,11 +173,15 @@ class AnalysedModel:
         return FrameTimes(shift, centres[0] - middle * shift)
 
     @torch.no_grad()
-    def count_costs(self, speech: torch.Tensor) -> LayerCosts:
-        """Count the encoder's operations for an utterance.
+    def count_flops(self, speech: torch.Tensor) -> Tuple[int, int]:
+        """Count floating point operations, multiplications and additions.
 
         Args:
             speech: Waveform (samples,), float32, at the model's sampling rate.
+
+        Returns:
+            Operations of the whole encoder, with a producer in every layer; and those
+            that one consumer in a producer's place saves.
         """
         calls = []
         encoder = self.model.encoder
@@ -221,7 +201,7 @@ class AnalysedModel:
         ctc = {"ctc": self.model.ctc} if wants_ctc else {}
         total = _count_flops(lambda: encoder(*encoder_args, **ctc))
         consumers = len(self.layers) - len(self.group_sizes)
-        return LayerCosts(total + consumers * saved, saved)
+        return total + consumers * saved, saved
 
     def _encode(self, speech):
         device = next(self.model.parameters()).device
@@ -230,10 +210,7 @@ class AnalysedModel:
 
 
 def _without_positions(x):
-    """Return the hidden states (time, size) of what ESPnet passes from layer to layer.
-
-    That is a batch of one, alone or in a tuple with its positions.
-    """
+    """Return the states (time, size) of a batch of one, with or without positions."""
     return (x[0] if isinstance(x, tuple) else x)[0]
 
 
@@ -244,11 +221,7 @@ def _count_flops(function):
 
 
 def prepare_model(model, config: Dict) -> Tuple[AnalysedModel, int]:
-    """Return a trained ASR model, ready to be analysed, and its sampling rate in Hz.
-
-    Args:
-        model (ESPnetASRModel): The model.
-        config: Its config.
+    """Return a trained ESPnetASRModel to be analysed, and its sampling rate in Hz.
 
     Raises:
         UserError: It was trained on features, or has no maps to analyse.

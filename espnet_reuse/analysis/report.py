@@ -40,22 +40,16 @@ class Image(NamedTuple):
 
 
 class HeadMap(NamedTuple):
-    """A head whose map of the example is shown; layer and head count from 0.
+    """A head whose map is shown, the "most" or "least" (kind) diagonal of its layer.
 
-    Attributes:
-        kind: "most" or "least" diagonal head of its layer.
-        cad: Its CAD, a mean over utterances.
+    Layer and head count from 0; the name is that of the figure.
     """
 
     layer: int
     head: int
     kind: str
     cad: float
-
-    @property
-    def name(self) -> str:
-        """Name of the figure's file, without .png."""
-        return f"map_layer_{self.layer + 1}_head_{self.head + 1}"
+    name: str
 
 
 def write_report(analysis: Dict, example: Optional[Dict], output: Path) -> None:
@@ -79,13 +73,7 @@ def write_report(analysis: Dict, example: Optional[Dict], output: Path) -> None:
 def format_page(
     analysis: Dict, example: Optional[Dict], images: Dict[str, Image]
 ) -> str:
-    """Return the report as HTML.
-
-    Args:
-        analysis: Contents of analysis.json.
-        example: One utterance (see `figures.draw_map`), or None.
-        images: The figures that `draw_figures` gives, by name.
-    """
+    """Return the report as HTML, with the images of `draw_figures` by name."""
     environment = jinja2.Environment(
         autoescape=True,
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -138,7 +126,8 @@ def pick_heads(analysis: Dict) -> List[HeadMap]:
         cad = to_array(analysis["diagonality"]["cad"][layer])
         order = np.argsort(cad)[: max(1, np.isfinite(cad).sum())]  # NaN is last
         for head, kind in {order[0]: "least", order[-1]: "most"}.items():
-            picked.append(HeadMap(layer, head, kind, cad[head]))
+            name = f"map_layer_{layer + 1}_head_{head + 1}"
+            picked.append(HeadMap(layer, head, kind, cad[head], name))
     return picked
 
 
@@ -155,11 +144,9 @@ def tabulate_layers(analysis: Dict) -> pd.DataFrame:
 def tabulate_trends(analysis: Dict) -> pd.DataFrame:
     """Return how the mean of the heads changes with depth.
 
-    Layers that share a map count once. Too few layers, or equal ones, have no trend.
-
-    Returns:
-        For each quantity, Spearman's rank correlation with the layer's number, its
-        two-sided p-value and the number of layers.
+    Of each quantity, Spearman's rank correlation with the layer's number, its two-sided
+    p-value and the number of layers. Layers that share a map count once. Too few
+    layers, or equal ones, have no trend.
     """
     model = analysis["model"]
     sizes = model["reuse_group_size"] or [1] * model["num_layers"]

@@ -9,7 +9,6 @@ layers may share one. Writes analysis.json, figures and report.html.
 """
 
 import argparse
-import contextlib
 import logging
 import math
 import shlex
@@ -18,8 +17,8 @@ from pathlib import Path
 
 from espnet2.utils.types import str2bool
 
-from espnet_reuse.bin.parser import Parser, positive
-from espnet_reuse.errors import UserError, reported_errors
+from espnet_reuse.bin.parser import Parser, named, positive
+from espnet_reuse.errors import reported_errors
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -83,28 +82,12 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-@contextlib.contextmanager
-def named(option: str):
-    """Put the option that a user can mend in front of an error's message."""
-    try:
-        yield
-    except OSError as error:
-        where = f"argument {option}: {error.filename}"
-        raise UserError(f"{where}: {error.strerror}") from None
-    except UserError as error:
-        raise UserError(f"argument {option}: {error}") from None
-
-
 def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """Check the arguments, analyse and report.
 
     Raises:
         UserError: The model, the data or the alignments cannot be read or analysed.
     """
-    for option in ("asr_train_config", "asr_model_file"):
-        path = getattr(args, option)
-        if not path.is_file():
-            parser.error(f"argument --{option}: there is no file '{path}'")
     output = args.output or (
         args.asr_model_file.parent / "analysis" / args.data_dir.resolve().name
     )
@@ -159,13 +142,9 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     analysis = {"run": describe_run(torch.get_num_threads(), command), **analysis}
     write_json(analysis, output / "analysis.json")
     write_report(analysis, example, output)
-    for groups, line, _, cost, speed_up in tabulate_suggestions(
-        analysis["suggestions"]
-    ).itertuples():
-        print(
-            f"{line}  # {groups}: cost {cost:.3f}, encoder {speed_up:.2f}x (estimated "
-            "from FLOPs)"
-        )
+    line = "{1}  # {0}: cost {3:.3f}, encoder {4:.2f}x (estimated from FLOPs)"
+    for row in tabulate_suggestions(analysis["suggestions"]).itertuples():
+        print(line.format(*row))
     print(f"Written: {output}/{{analysis.json,report.html,*.png}}")
 
 

@@ -4,8 +4,11 @@
 """What the commands' parsers share: errors in one line, and kinds of arguments."""
 
 import argparse
+import contextlib
 import math
 from pathlib import Path
+
+from espnet_reuse.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
@@ -26,16 +29,35 @@ class Parser(argparse.ArgumentParser):
         """Add the options that name a trained model, as ESPnet names them."""
         self.add_argument(
             "--asr_train_config",
-            type=Path,
+            type=existing_file,
             required=required,
             help="config.yaml that ESPnet saved with the model",
         )
         self.add_argument(
             "--asr_model_file",
-            type=Path,
+            type=existing_file,
             required=required,
             help="the model's parameters",
         )
+
+
+@contextlib.contextmanager
+def named(option: str):
+    """Put the option that a user can mend in front of an error's message."""
+    try:
+        yield
+    except OSError as error:
+        where = f"argument {option}: {error.filename}"
+        raise UserError(f"{where}: {error.strerror}") from None
+    except UserError as error:
+        raise UserError(f"argument {option}: {error}") from None
+
+
+def existing_file(text: str) -> Path:
+    """Read the path of a file from the command line."""
+    if not Path(text).is_file():
+        raise argparse.ArgumentTypeError(f"there is no file '{text}'")
+    return Path(text)
 
 
 def positive(kind):

@@ -77,9 +77,8 @@ def test_textgrids_are_found_in_folders_of_speakers(tmp_path):
 
 def test_frames_get_the_phone_at_their_time():
     times = np.array([0.0, 0.249, 0.25, 0.5, 0.52, 1.199, 1.2, 3.0])
-    index = {"SIL": 0, "HH": 1, "AH": 2, "L": 3, "OW": 4}
-    labels = alignments.label_frames(HELLO, times, index)
-    assert labels.tolist() == [0, 0, 1, 2, 3, 4, -1, -1]
+    phonemes = alignments.phones_at(times, HELLO)
+    assert phonemes.tolist() == ["SIL", "SIL", "HH", "AH", "L", "OW", None, None]
 
 
 # ------------------------------ bad input ------------------------------
@@ -177,7 +176,7 @@ def test_an_alignment_of_longer_audio_is_refused(tmp_path):
     source = alignments.open_alignments(str(FOLDER), tmp_path)
     assert source("long", SPEECH[: int(1.16 * RATE)], RATE, None)  # by rounding
     assert_refused(
-        "long.TextGrid: the phones of long end at 1.20 s, but its audio lasts 1.00 s",
+        "alignments: the phones of long end at 1.20 s, but its audio lasts 1.00 s",
         *(source, "long", SPEECH[:RATE], RATE, None),
     )
 
@@ -278,9 +277,8 @@ def test_pocketsphinx_without_words_is_refused(tmp_path):
 def agreement(actual, expected, seconds):
     """Share of 10 ms frames that have the same phone in both."""
     times = np.arange(0.005, seconds, 0.01)
-    index = {s: n for n, s in enumerate(sorted({p.symbol for p in actual + expected}))}
-    labels = [alignments.label_frames(p, times, index) for p in (actual, expected)]
-    return (labels[0] == labels[1]).mean()
+    shown, wanted = (alignments.phones_at(times, p) for p in (actual, expected))
+    return (shown == wanted).mean()
 
 
 @needs_corpus

@@ -24,7 +24,6 @@ from PIL import Image
 from espnet_reuse.analysis import figures, report
 from espnet_reuse.analysis.analyze import suggest
 from espnet_reuse.analysis.figures import UNDEFINED
-from espnet_reuse.analysis.maps import LayerCosts
 from espnet_reuse.analysis.phonemes import ARPABET, group_phonemes
 
 CHROMIUM = next(
@@ -115,10 +114,7 @@ def make_analysis(
             for measure, scale in (("js_distance", 1), ("cosine", 0.5))
         },
         "suggestions": suggest(
-            torch.tensor(distance),
-            LayerCosts(2.0, 1 / num_layers),
-            producers,
-            max_distance,
+            torch.tensor(distance), (2 * num_layers, 1), producers, max_distance
         ),
     }
 
