@@ -7,11 +7,13 @@ import collections
 import functools
 import math
 from itertools import product
+from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 import tqdm
+import yaml
 from humanfriendly.text import pluralize
 
 from espnet_reuse.analysis import grouping, metrics, similarity
@@ -25,32 +27,7 @@ from espnet_reuse.analysis.utterance import PROBE_FRAMES, RADII, measure
 
 MAX_PROBE_FRAMES = 10_000
 EXAMPLE_SECONDS = 3.0
-DEFINITIONS = {
-    "CAD": "cumulative attention diagonality of one head's map A (T x T): the integral "
-    "over r from 0 to 1 of D(r) = (1/T) sum of A[i,j] over |i-j| <= r (T-1); 1 for "
-    "the identity, about 2/3 for the uniform map. Mean over utterances.",
-    "PAR": "phoneme attention relationship: P[p,q] = mean over frames i of phoneme p "
-    "of the attention on frames j of q that are not in the unbroken run of p around i.",
-    "Lift": "PAR over chance: P[p,q] divided by the share of all counted frames that "
-    "are of q.",
-    "Same-phoneme lift": "of the attention that leaves the run, how many times more "
-    "than chance goes to other occurrences of the frame's phoneme: sum over p of "
-    "S[p,p], divided by sum over p and q of S[p,q] s[p], where S[p,q] = n[p] P[p,q], "
-    "n[p] counts the frames of p and s[p] is their share; without silence.",
-    "Entropy": "mean over frames of the entropy of A[i,:] in nats; normalised: divided "
-    "by log T.",
-    "Probe": "accuracy of a logistic regression from a layer's frozen hidden states to "
-    "the frame's phoneme, on speakers that it was not trained on; without silence.",
-    "Similarity": "mean over frames of the Jensen-Shannon distance (square root of the "
-    "divergence, base 2, in [0, 1]) or of the cosine between rows of two layers' maps, "
-    "mean over heads: of the same head, or after the best matching of heads (least "
-    "distance over all utterances). Of each utterance 128 frames at most, evenly "
-    "spread. Mean over utterances.",
-    "Suggested groups": "the partition of the layers into consecutive groups with the "
-    "least cost: the sum over consumers of the distance (matched heads) between their "
-    "own map and their producer's. Speed-up: of the whole encoder, in floating point "
-    "operations at the utterances' mean length, over the encoder without reuse.",
-}
+DEFINITIONS = Path(__file__).with_name("definitions.yaml")
 
 
 class Totals:
@@ -267,7 +244,7 @@ def analyze(
             "aligned": totals.aligned,
             "skipped": dict(totals.skipped),
         },
-        "definitions": DEFINITIONS,
+        "definitions": yaml.safe_load(DEFINITIONS.read_text(encoding="utf-8")),
         "diagonality": {
             "cad": totals.mean("cad"),
             "radii": RADII.tolist(),

@@ -3,6 +3,7 @@
 
 """Boundaries of phones, from every kind of alignment."""
 
+import collections
 import json
 import re
 from pathlib import Path
@@ -90,22 +91,20 @@ def assert_refused(message, function, *args):
     assert "\n" not in str(raised.value) and "--" not in str(raised.value)
 
 
-def test_what_is_not_a_textgrid_of_phones_is_named(tmp_path):
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ("xmin", "phones?", "utt.TextGrid is not a TextGrid"),
+        ('"phones"', '"segments"', "has 0 tiers of phones among"),
+        ('"words"', '"speaker - phones"', "has 2 tiers of phones among"),
+        ('"phones"', '"telephones"', "has 0 tiers of phones among"),
+        ("xmin = 0.52", "xmin = 0.40", "overlap .*0.52, AH0.* and .*0.4, 0.7"),
+    ],
+)
+def test_what_is_not_a_textgrid_of_phones_is_named(tmp_path, old, new, message):
     path = tmp_path / "utt.TextGrid"
-    path.write_text("phones?")
-    assert_refused("utt.TextGrid is not a TextGrid", alignments.read_textgrid, path)
-    text = (FOLDER / "long.TextGrid").read_text()
-    path.write_text(text.replace('"phones"', '"segments"'))
-    assert_refused("has 0 tiers of phones among", alignments.read_textgrid, path)
-    path.write_text(text.replace('"words"', '"speaker - phones"'))
-    assert_refused("has 2 tiers of phones among", alignments.read_textgrid, path)
-    path.write_text(text.replace('"phones"', '"telephones"'))
-    assert_refused("has 0 tiers of phones among", alignments.read_textgrid, path)
-    overlapping = text.replace("xmin = 0.52", "xmin = 0.40")
-    path.write_text(overlapping)
-    assert_refused(
-        "overlap .*0.52, AH0.* and .*0.4, 0.7", *(alignments.read_textgrid, path)
-    )
+    path.write_text((FOLDER / "long.TextGrid").read_text().replace(old, new))
+    assert_refused(message, alignments.read_textgrid, path)
 
 
 def test_a_tier_of_points_has_no_phones(tmp_path):
@@ -187,24 +186,17 @@ def test_an_alignment_of_longer_audio_is_refused(tmp_path):
 def test_the_words_of_an4_are_aligned_with_a_pronunciation_each(an4):
     import pocketsphinx
 
-    dictionary = {}
-    with open(
-        pocketsphinx.get_model_path("en-us/cmudict-en-us.dict"), encoding="utf-8"
-    ) as file:
-        for line in file:
-            word, *phonemes = line.split()
-            dictionary.setdefault(word.partition("(")[0], []).append(phonemes)
+    dictionary = collections.defaultdict(list)
+    path = Path(pocketsphinx.get_model_path("en-us/cmudict-en-us.dict"))
+    for line in path.read_text(encoding="utf-8").splitlines():
+        word, phonemes = line.split(maxsplit=1)
+        dictionary[word.partition("(")[0]].append(phonemes)
     for words, wav in an4:
         wav = wav.astype(np.float32)
         phones = alignments.align_with_pocketsphinx(wav, RATE, words)
         spoken = [phone.symbol for phone in phones if phone.symbol != "SIL"]
-        pronunciations = [
-            "|".join(" ".join(p) for p in dictionary[word])
-            for word in words.lower().split()
-        ]
-        assert re.fullmatch(
-            " ".join(f"({p})" for p in pronunciations), " ".join(spoken)
-        ), words
+        pattern = [f"({'|'.join(dictionary[w])})" for w in words.lower().split()]
+        assert re.fullmatch(" ".join(pattern), " ".join(spoken)), words
         # without a gap, within the audio
         assert phones[0].start == 0 and phones[-1].end <= len(wav) / RATE + 0.01
         for left, right in zip(phones, phones[1:], strict=False):

@@ -26,65 +26,44 @@ from espnet_reuse.asr.encoder.conformer_reuse_encoder import ConformerReuseEncod
 from espnet_reuse.errors import UserError
 
 RATE, HOP, MELS, SIZE, HEADS, LAYERS = 16000, 160, 32, 16, 2, 3
-ATTENTION = {"output_size": SIZE, "attention_heads": HEADS}
-CONFORMER = ATTENTION | {
-    "num_blocks": LAYERS,
-    "linear_units": 8,
-    "cnn_module_kernel": 3,
-    "rel_pos_type": "latest",
-}
+ATTENTION = {"output_size": SIZE, "attention_heads": HEADS, "num_blocks": LAYERS}
+LINEAR, CGMLP = {"linear_units": 8}, {"cgmlp_linear_units": 8}
+LATEST = {"cnn_module_kernel": 3, "rel_pos_type": "latest"}
+CONFORMER = ATTENTION | LINEAR | LATEST
+LEGACY = CONFORMER | {"rel_pos_type": "legacy"}
+SDPA = {"use_sdpa": True}
+INTERCTC = {"interctc_layer_idx": [1], "interctc_use_conditioning": True}
+REUSE = CONFORMER | {"reuse_group_size": [2, 1]}
 ENCODERS = {
     "conformer": (ConformerEncoder, CONFORMER),
-    "conformer, legacy": (ConformerEncoder, CONFORMER | {"rel_pos_type": "legacy"}),
-    "conformer, sdpa": (ConformerEncoder, CONFORMER | {"use_sdpa": True}),
-    "conformer, interctc": (
-        ConformerEncoder,
-        CONFORMER | {"interctc_layer_idx": [1], "interctc_use_conditioning": True},
-    ),
-    "transformer": (
-        TransformerEncoder,
-        ATTENTION | {"num_blocks": LAYERS, "linear_units": 8},
-    ),
-    "branchformer": (
-        BranchformerEncoder,
-        ATTENTION | {"num_blocks": LAYERS, "cgmlp_linear_units": 8},
-    ),
-    "e_branchformer": (
-        EBranchformerEncoder,
-        ATTENTION | {"num_blocks": LAYERS, "linear_units": 8, "cgmlp_linear_units": 8},
-    ),
-    "conformer_reuse": (
-        ConformerReuseEncoder,
-        CONFORMER | {"reuse_group_size": [2, 1]},
-    ),
-    "conformer_reuse, sdpa": (
-        ConformerReuseEncoder,
-        CONFORMER | {"reuse_group_size": [2, 1], "use_sdpa": True},
-    ),
+    "conformer, legacy": (ConformerEncoder, LEGACY),
+    "conformer, sdpa": (ConformerEncoder, CONFORMER | SDPA),
+    "conformer, interctc": (ConformerEncoder, CONFORMER | INTERCTC),
+    "transformer": (TransformerEncoder, ATTENTION | LINEAR),
+    "branchformer": (BranchformerEncoder, ATTENTION | CGMLP),
+    "e_branchformer": (EBranchformerEncoder, ATTENTION | LINEAR | CGMLP),
+    "conformer_reuse": (ConformerReuseEncoder, REUSE),
+    "conformer_reuse, sdpa": (ConformerReuseEncoder, REUSE | SDPA),
 }
 
 
-def build(encoder_class, options, n_fft=512):
+def build(encoder_class, options):
     torch.manual_seed(0)
-    frontend = DefaultFrontend(n_fft=n_fft, hop_length=HOP, n_mels=MELS)
+    frontend = DefaultFrontend(n_fft=512, hop_length=HOP, n_mels=MELS)
     encoder = encoder_class(input_size=MELS, **options)
     tokens = ["<blank>", "a", "<sos/eos>"]
     ctc = CTC(odim=len(tokens), encoder_output_size=encoder.output_size())
     if getattr(encoder, "interctc_use_conditioning", False):
         encoder.conditioning_layer = torch.nn.Linear(len(tokens), SIZE)
+    absent = ("specaug", "normalize", "preencoder", "postencoder", "decoder")
     return ESPnetASRModel(
-        vocab_size=len(tokens),
-        token_list=tokens,
+        len(tokens),
+        tokens,
         frontend=frontend,
-        specaug=None,
-        normalize=None,
-        preencoder=None,
         encoder=encoder,
-        postencoder=None,
-        decoder=None,
         ctc=ctc,
-        joint_network=None,
         ctc_weight=1.0,
+        **dict.fromkeys((*absent, "joint_network")),
     )
 
 
@@ -174,9 +153,8 @@ def test_a_consumers_map_is_its_producers():
 )
 def test_a_frame_is_in_the_middle_of_what_it_sees(input_layer, subsampling, centre):
     """`centre`: the middle one of the features that the first encoder frame sees."""
-    model = AnalysedModel(
-        build(ConformerEncoder, CONFORMER | {"input_layer": input_layer})
-    )
+    options = CONFORMER | {"input_layer": input_layer}
+    model = AnalysedModel(build(ConformerEncoder, options))
     times = model.measure_frame_times(RATE)
     half_a_sample = 0.5 / RATE
     assert times.shift == pytest.approx(subsampling * HOP / RATE)
@@ -186,9 +164,8 @@ def test_a_frame_is_in_the_middle_of_what_it_sees(input_layer, subsampling, cent
 @pytest.mark.parametrize("input_layer", ["conv2d2", "conv2d", "conv2d6", "conv2d8"])
 @pytest.mark.parametrize("seconds", [0.9, 1.234, 2.5])
 def test_a_click_changes_the_frames_around_its_time(input_layer, seconds):
-    model = AnalysedModel(
-        build(ConformerEncoder, CONFORMER | {"input_layer": input_layer})
-    )
+    options = CONFORMER | {"input_layer": input_layer}
+    model = AnalysedModel(build(ConformerEncoder, options))
     times = model.measure_frame_times(RATE)
     quiet = 0.01 * noise(4.0)
     click = quiet.clone()
@@ -256,31 +233,25 @@ def test_the_cost_of_a_reuse_model_is_that_of_its_baseline():
 
 # ------------------------------ refusals ------------------------------
 
+FAST = ATTENTION | {
+    "attention_layer_type": "fast_selfattn",
+    "pos_enc_layer_type": "abs_pos",
+}
+TRIM = {"ctc_trim": True}
+
 
 @pytest.mark.parametrize(
     "encoder_class, options, message",
     [
-        pytest.param(
+        (
             ContextualBlockConformerEncoder,
-            ATTENTION | {"num_blocks": 1},
+            ATTENTION,
             "ContextualBlockConformerEncoder is not supported",
-            id="another encoder",
         ),
-        pytest.param(
-            EBranchformerEncoder,
-            ENCODERS["e_branchformer"][1]
-            | {"attention_layer_type": "fast_selfattn"}
-            | {"pos_enc_layer_type": "abs_pos"},
-            "has no attention map",
-            id="attention without a map",
-        ),
-        pytest.param(
-            ConformerEncoder,
-            CONFORMER | {"ctc_trim": True, "interctc_layer_idx": [1]},
-            "ctc_trim drops frames",
-            id="ctc_trim",
-        ),
+        (EBranchformerEncoder, FAST, "has no attention map"),
+        (ConformerEncoder, CONFORMER | INTERCTC | TRIM, "ctc_trim drops frames"),
     ],
+    ids=["another encoder", "attention without a map", "ctc_trim"],
 )
 def test_an_encoder_without_comparable_maps_is_refused(encoder_class, options, message):
     with pytest.raises(UserError, match=message):
