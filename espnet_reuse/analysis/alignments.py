@@ -4,6 +4,7 @@
 """Phones and their times, from TextGrids, CTM files or pocketsphinx."""
 
 import collections
+import functools
 import re
 from importlib.metadata import version
 from pathlib import Path
@@ -232,7 +233,8 @@ def open_alignments(
     """
     if alignments == "pocketsphinx":
         name = f"pocketsphinx {version('pocketsphinx')}"
-        return Alignments(name, _pocketsphinx(Cache(cache, name.encode())))
+        kept = Cache(cache, name.encode())
+        return Alignments(name, functools.partial(_align_once, kept))
     path = Path(alignments)
     others = "a CTM file, pocketsphinx or none"
     if path.is_dir():
@@ -275,27 +277,23 @@ def _read_only_textgrid(paths):
     return read_textgrid(paths[0])
 
 
-def _pocketsphinx(cache):
-    """Return a function that aligns an utterance, or reads how it was aligned."""
+def _align_once(cache, utt_id, speech, rate, text):
+    """Align an utterance, or read from the cache how it was aligned."""
+    if text is None:
+        raise UserError(
+            f"{utt_id} has no line in text, so that pocketsphinx cannot align it; add "
+            "it, or use other alignments"
+        )
 
-    def find(utt_id, speech, rate, text):
-        if text is None:
-            raise UserError(
-                f"{utt_id} has no line in text, so that pocketsphinx cannot align it; "
-                "add it, or use other alignments"
-            )
+    def align():
+        try:
+            phones = align_with_pocketsphinx(speech, rate, text)
+        except Unaligned as reason:
+            return {"unaligned": str(reason)}
+        return dict(zip(Phone._fields, zip(*phones, strict=True), strict=True))
 
-        def align():
-            try:
-                phones = align_with_pocketsphinx(speech, rate, text)
-            except Unaligned as reason:
-                return {"unaligned": str(reason)}
-            return dict(zip(Phone._fields, zip(*phones, strict=True), strict=True))
-
-        kept = cache.get((text, rate), speech, align)
-        if "unaligned" in kept:
-            raise Unaligned(str(kept["unaligned"]))
-        columns = (kept[field].tolist() for field in Phone._fields)
-        return [Phone(*phone) for phone in zip(*columns, strict=True)]
-
-    return find
+    kept = cache.get((text, rate), speech, align)
+    if "unaligned" in kept:
+        raise Unaligned(str(kept["unaligned"]))
+    columns = (kept[field].tolist() for field in Phone._fields)
+    return [Phone(*phone) for phone in zip(*columns, strict=True)]

@@ -18,13 +18,8 @@ from espnet_reuse.analysis.phonemes import normalise
 from espnet_reuse.errors import UserError
 
 FOLDER = Path(__file__).parent / "alignments"
-HELLO = [
-    Phone("SIL", 0, 0.25),
-    Phone("HH", 0.25, 0.3),
-    Phone("AH", 0.3, 0.52),
-    Phone("L", 0.52, 0.7),
-    Phone("OW", 0.7, 1.2),
-]
+HELLO = [Phone("SIL", 0, 0.25), Phone("HH", 0.25, 0.3), Phone("AH", 0.3, 0.52)]
+HELLO += [Phone("L", 0.52, 0.7), Phone("OW", 0.7, 1.2)]
 SPEECH, RATE = np.zeros(19200, np.float32), 16000  # 1.2 s
 CORPUS = Path(__file__).resolve().parents[3] / "shared/corpora/phone-aligned"
 needs_corpus = pytest.mark.skipif(not CORPUS.is_dir(), reason="no phone-aligned corpus")
@@ -32,10 +27,8 @@ needs_corpus = pytest.mark.skipif(not CORPUS.is_dir(), reason="no phone-aligned 
 
 def assert_same_phones(actual, expected, tolerance=1e-9):
     assert [p.symbol for p in actual] == [p.symbol for p in expected]
-    actual, expected = (
-        np.array([p[1:] for p in phones]) for phones in (actual, expected)
-    )
-    np.testing.assert_allclose(actual, expected, atol=tolerance)
+    times = ([p[1:] for p in phones] for phones in (actual, expected))
+    np.testing.assert_allclose(*times, atol=tolerance)
 
 
 # ------------------------------ files ------------------------------
@@ -109,10 +102,9 @@ def test_what_is_not_a_textgrid_of_phones_is_named(tmp_path, old, new, message):
 
 def test_a_tier_of_points_has_no_phones(tmp_path):
     path = tmp_path / "utt.TextGrid"
-    text = (FOLDER / "short.TextGrid").read_text()
+    head, *_ = (FOLDER / "short.TextGrid").read_text().partition("0\n1.2\n5\n")
     points = '0\n1.2\n2\n0.3\n"AH"\n0.5\n"L"\n'
-    head = text.partition("0\n1.2\n5\n")[0].replace("IntervalTier", "TextTier")
-    path.write_text(head + points)
+    path.write_text(head.replace("IntervalTier", "TextTier") + points)
     assert_refused("has 0 tiers of phones .*intervals", alignments.read_textgrid, path)
 
 
@@ -137,9 +129,7 @@ def test_a_wrong_line_of_a_ctm_file_is_named(tmp_path, line, message):
 def test_a_file_that_is_not_text_is_no_ctm_file(tmp_path):
     path = tmp_path / "speech.wav"
     soundfile.write(path, SPEECH + 0.5, RATE)
-    assert_refused(
-        "speech.wav is not a CTM file", alignments.open_alignments, str(path), tmp_path
-    )
+    assert_refused("speech.wav is not a CTM file", alignments.read_ctm, path)
 
 
 def test_of_two_textgrids_of_one_name_none_is_chosen(tmp_path):
@@ -148,10 +138,8 @@ def test_of_two_textgrids_of_one_name_none_is_chosen(tmp_path):
         text = (FOLDER / "long.TextGrid").read_text()
         (tmp_path / speaker / f"{name}.TextGrid").write_text(text)
     source = alignments.open_alignments(str(tmp_path), tmp_path / "cache", True)
-    assert_refused(
-        "a/utt.TextGrid and .*b/utt.TextGrid have the name of the same",
-        *(source, "utt", SPEECH, RATE, None),
-    )
+    both = "a/utt.TextGrid and .*b/utt.TextGrid have the name of the same"
+    assert_refused(both, source, "utt", SPEECH, RATE, None)
     assert_same_phones(source("other", SPEECH, RATE, None), HELLO)
 
 
@@ -174,10 +162,8 @@ def test_an_utterance_without_alignment_is_named_or_counted(path, tmp_path):
 def test_an_alignment_of_longer_audio_is_refused(tmp_path):
     source = alignments.open_alignments(str(FOLDER), tmp_path)
     assert source("long", SPEECH[: int(1.16 * RATE)], RATE, None)  # by rounding
-    assert_refused(
-        "alignments: the phones of long end at 1.20 s, but its audio lasts 1.00 s",
-        *(source, "long", SPEECH[:RATE], RATE, None),
-    )
+    longer = "the phones of long end at 1.20 s, but its audio lasts 1.00 s"
+    assert_refused(longer, source, "long", SPEECH[:RATE], RATE, None)
 
 
 # ------------------------------ pocketsphinx ------------------------------

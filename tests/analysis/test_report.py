@@ -272,17 +272,14 @@ def test_tables_hold_the_numbers_of_the_analysis():
         close(mean, per_layer.mean(1))
     accuracy = analysis["probe"]["accuracy"]
     close(page.numbers("Probe"), np.transpose([accuracy]))
-    matrices = analysis["similarity"]
-    for caption, values in {
-        "Jensen-Shannon distance, matched heads": matrices["js_distance"]["matched"],
-        "Jensen-Shannon distance, same head": matrices["js_distance"]["same_head"],
-        "Cosine similarity, matched heads": matrices["cosine"]["matched"],
-        "Cosine similarity, same head": matrices["cosine"]["same_head"],
-    }.items():
-        close(page.numbers(caption), values)
+    distance, cosine = analysis["similarity"].values()
+    names = "Jensen-Shannon distance", "Cosine similarity"
+    for name, values in zip(names, (distance, cosine), strict=True):
+        close(page.numbers(f"{name}, matched heads"), values["matched"])
+        close(page.numbers(f"{name}, same head"), values["same_head"])
     summary = np.transpose(page.numbers("Values of each layer, mean over heads"))
     close(summary[4], accuracy[1:])
-    close(summary[5], [*np.diag(matrices["js_distance"]["matched"], 1), None])
+    close(summary[5], [*np.diag(distance["matched"], 1), None])
 
 
 def test_suggested_groups_are_lines_of_yaml_with_their_cost():
@@ -410,14 +407,13 @@ def test_layers_rise_from_the_bottom_and_heads_go_to_the_right():
 def test_groups_are_outlined_on_their_layers():
     analysis = make_analysis(6, 1, FEW, producers=(2,))
     analysis["suggestions"][0]["suggested"]["reuse_group_size"] = [1, 5]
-    axes = figures.draw_similarity(analysis).axes[0]
     outlines = [
-        (patch.get_linestyle(), *patch.get_xy(), patch.get_width())
-        for patch in axes.patches
+        (patch.get_linestyle() == "solid", *patch.get_xy(), patch.get_width())
+        for patch in figures.draw_similarity(analysis).axes[0].patches
     ]
-    assert outlines[:2] == [("solid", 0.5, 0.5, 1), ("solid", 1.5, 1.5, 5)]
-    assert [outline[1:] for outline in outlines[2:]] == [(0.5, 0.5, 3), (3.5, 3.5, 3)]
-    assert all(linestyle != "solid" for linestyle, *_ in outlines[2:])
+    suggested, uniform = outlines[:2], outlines[2:]
+    assert suggested == [(True, 0.5, 0.5, 1), (True, 1.5, 1.5, 5)]
+    assert uniform == [(False, 0.5, 0.5, 3), (False, 3.5, 3.5, 3)]
 
 
 def test_lift_is_centred_on_chance_and_marked_where_it_is_double(small):
