@@ -62,11 +62,12 @@ def test_aligned_speech_gives_the_boundaries_in_its_file(name):
 
 
 def test_textgrids_are_found_in_folders_of_speakers(tmp_path):
-    folder = tmp_path / "speaker" / "chapter"
+    folder = tmp_path / "{corpus}" / "speaker" / "chapter"
     folder.mkdir(parents=True)
     (folder / "utt-1.TextGrid").write_text((FOLDER / "long.TextGrid").read_text())
-    source = alignments.open_alignments(str(tmp_path), tmp_path / "cache")
+    source = alignments.open_alignments(str(tmp_path / "{corpus}"), tmp_path / "cache")
     assert_same_phones(source("utt-1", SPEECH, RATE, None), HELLO)
+    assert_refused("no utt-2.TextGrid in .*{corpus}", source, "utt-2", SPEECH, RATE, "")
 
 
 def test_frames_get_the_phone_at_their_time():

@@ -205,16 +205,15 @@ def undefined_values(analysis):
 
 
 def everything_undefined(analysis):
-    def erase(values):
-        return [erase(v) for v in values] if isinstance(values, list) else None
-
     for part, names in {
         "diagonality": ["cad", "curve"],
         "entropy": ["nats", "normalised"],
         "phoneme_attention": ["mass", "lift", "same_phoneme_lift"],
         "probe": ["accuracy"],
     }.items():
-        analysis[part] |= {name: erase(analysis[part][name]) for name in names}
+        for name in names:
+            shape = np.shape(analysis[part][name])
+            analysis[part][name] = np.full(shape, None).tolist()
 
 
 def extreme_values(analysis):
