@@ -4,21 +4,20 @@
 """Phones and their times, from TextGrids, CTM files or pocketsphinx."""
 
 import collections
-import hashlib
-import json
+import functools
 import re
 from importlib.metadata import version
 from pathlib import Path
-from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 import torch
 import torchaudio
 from praatio import textgrid
 
+from espnet_reuse.analysis.cache import Cache
 from espnet_reuse.analysis.phonemes import normalise
 from espnet_reuse.errors import UserError, one_line
-from espnet_reuse.files import write_json
 
 POCKETSPHINX_RATE = 16000
 POCKETSPHINX_FRAME = 0.01
@@ -44,23 +43,12 @@ class Unaligned(Exception):
     """
 
 
-def label_frames(
-    phones: Sequence[Phone], times: np.ndarray, index: Mapping[str, int]
-) -> np.ndarray:
-    """Return the phoneme at each time.
-
-    Args:
-        phones: Phones in order.
-        times: Times of frames (T,) in seconds.
-        index: Number of each symbol.
-
-    Returns:
-        Numbers (T,), int64; -1 where there is no phone.
-    """
-    labels = np.full(len(times), -1, np.int64)
+def phones_at(times: np.ndarray, phones: Sequence[Phone]) -> np.ndarray:
+    """Return the phonemes (T,) at times (T,) in seconds, None where there is none."""
+    symbols = np.full(len(times), None)
     for phone in phones:
-        labels[(phone.start <= times) & (times < phone.end)] = index[phone.symbol]
-    return labels
+        symbols[(phone.start <= times) & (times < phone.end)] = phone.symbol
+    return symbols
 
 
 def read_textgrid(path: Path) -> List[Phone]:
@@ -103,6 +91,7 @@ def read_ctm(path: Path) -> Dict[str, List[Phone]]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
         raise UserError(f"{path} is not a CTM file: it should be UTF-8 text") from None
+    form = "'utterance channel start duration phone'"
     phones = collections.defaultdict(list)
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith(";;"):
@@ -112,15 +101,11 @@ def read_ctm(path: Path) -> Dict[str, List[Phone]]:
             start, end = float(start), float(start) + float(duration)
         except ValueError:
             raise UserError(
-                f"{path}:{number} should be 'utterance channel start duration phone', "
-                f"but is {line!r}"
+                f"{path}:{number} should be {form}, but is {line!r}"
             ) from None
         phones[utt_id].append(Phone(normalise(symbol), start, end))
     if not phones:
-        raise UserError(
-            f"{path} has no phones; its lines should be 'utterance channel start "
-            "duration phone'"
-        )
+        raise UserError(f"{path} has no phones; its lines should be {form}")
     return {
         utt_id: _in_order(sorted(spoken, key=lambda p: p.start), f"{path}: {utt_id}")
         for utt_id, spoken in phones.items()
@@ -128,7 +113,7 @@ def read_ctm(path: Path) -> Dict[str, List[Phone]]:
 
 
 def _in_order(phones, where):
-    """Check that phones follow each other."""
+    """Return phones that follow each other."""
     end = 0.0
     for phone in phones:
         # sums of rounded starts and durations may overlap by a rounding; nan is refused
@@ -152,7 +137,7 @@ def align_with_pocketsphinx(speech: np.ndarray, rate: int, text: str) -> List[Ph
     Args:
         speech: Waveform (samples,), float32, between -1 and 1.
         rate: Sampling rate in Hz.
-        text: Words.
+        text: Words, in upper or lower case.
 
     Raises:
         Unaligned: There are no words or no audio, a word is not in the dictionary, or
@@ -201,40 +186,33 @@ def align_with_pocketsphinx(speech: np.ndarray, rate: int, text: str) -> List[Ph
     ]
 
 
-class Alignments:
+class Alignments(NamedTuple):
     """Phones of utterances, from one source.
 
-    Args:
+    Attributes:
         name: Name of the source.
         find: Function of an utterance's id, waveform, sampling rate and words, which
-            returns its phones and the name of their file.
+            returns its phones.
     """
 
-    def __init__(self, name: str, find: Callable[..., Tuple[List[Phone], str]]):
-        self.name = name
-        self.find = find
+    name: str
+    find: Callable[..., List[Phone]]
 
     def __call__(
         self, utt_id: str, speech: np.ndarray, rate: int, text: Optional[str]
     ) -> List[Phone]:
-        """Return the phones of an utterance.
-
-        Args:
-            utt_id: Utterance id.
-            speech: Waveform (samples,), float32.
-            rate: Sampling rate in Hz.
-            text: Words, None where they are not known.
+        """Return the phones of an utterance: waveform (samples,) at a rate in Hz.
 
         Raises:
             Unaligned: It has none, and is to be counted as skipped.
             UserError: It has none and should, or they end after the audio.
         """
-        phones, file = self.find(utt_id, speech, rate, text)
+        phones = self.find(utt_id, speech, rate, text)
         seconds = len(speech) / rate
         if phones and phones[-1].end > seconds + TOLERANCE:
             raise UserError(
-                f"{file}: the phones of {utt_id} end at {phones[-1].end:.2f} s, but "
-                f"its audio lasts {seconds:.2f} s; they belong to other audio"
+                f"{self.name}: the phones of {utt_id} end at {phones[-1].end:.2f} s, "
+                f"but its audio lasts {seconds:.2f} s; they belong to other audio"
             )
         return phones
 
@@ -254,70 +232,68 @@ def open_alignments(
         UserError: There is no such file or folder, or it holds no alignments.
     """
     if alignments == "pocketsphinx":
-        cache.mkdir(parents=True, exist_ok=True)
         name = f"pocketsphinx {version('pocketsphinx')}"
-        return Alignments(
-            name, lambda *utterance: (_align_cached(cache, name, *utterance), name)
-        )
+        kept = Cache(cache, name.encode())
+        return Alignments(name, functools.partial(_align_once, kept))
     path = Path(alignments)
+    others = "a CTM file, pocketsphinx or none"
     if path.is_dir():
-        found = collections.defaultdict(list)
+        given = collections.defaultdict(list)
         for grid in sorted(path.rglob("*.TextGrid")):
-            found[grid.stem].append(grid)
-        if not found:
+            given[grid.stem].append(grid)
+        if not given:
             raise UserError(
                 f"there is no *.TextGrid in {path}; name a folder that the Montreal "
-                "Forced Aligner wrote, a CTM file, pocketsphinx or none"
+                f"Forced Aligner wrote, {others}"
             )
-        missing, read = f"no {{}}.TextGrid in {path}", _read_single_textgrid
+        missing, read = "no {}.TextGrid", _read_only_textgrid
     elif path.is_file():
-        found = read_ctm(path)
-        missing, read = f"no line of {{}} in {path}", lambda phones: (phones, str(path))
+        given = read_ctm(path)
+        missing, read = "no line of {}", list
     else:
         raise UserError(
-            f"there is no '{alignments}'; name a folder of TextGrids, a CTM file, "
-            "pocketsphinx or none"
+            f"there is no '{alignments}'; name a folder of TextGrids, {others}"
         )
 
     def find(utt_id, *_):
-        if utt_id in found:
-            return read(found[utt_id])
+        if utt_id in given:
+            return read(given[utt_id])
         if allow_missing:
             raise Unaligned("no alignment given")
         raise UserError(
-            f"{missing.format(utt_id)}; add it, or skip such utterances with "
-            "allow_missing"
+            f"{missing.format(utt_id)} in {path}; add it, or skip such utterances "
+            "with allow_missing"
         )
 
     return Alignments(str(path), find)
 
 
-def _read_single_textgrid(paths):
+def _read_only_textgrid(paths):
     if len(paths) > 1:
         raise UserError(
             f"{paths[0]} and {paths[1]} have the name of the same utterance; leave one "
             "of them"
         )
-    return read_textgrid(paths[0]), str(paths[0])
+    return read_textgrid(paths[0])
 
 
-def _align_cached(cache, name, utt_id, speech, rate, text):
+def _align_once(cache, utt_id, speech, rate, text):
+    """Align an utterance, or read from the cache how it was aligned."""
     if text is None:
         raise UserError(
             f"{utt_id} has no line in text, so that pocketsphinx cannot align it; add "
             "it, or use other alignments"
         )
-    key = hashlib.sha256(repr((name, text, rate)).encode())
-    key.update(np.ascontiguousarray(speech).tobytes())
-    path = cache / f"{key.hexdigest()[:32]}.json"
-    if path.exists():
-        kept = json.loads(path.read_text(encoding="utf-8"))
-    else:
+
+    def align():
         try:
-            kept = {"phones": align_with_pocketsphinx(speech, rate, text)}
+            phones = align_with_pocketsphinx(speech, rate, text)
         except Unaligned as reason:
-            kept = {"unaligned": str(reason)}
-        write_json(kept, path)
+            return {"unaligned": str(reason)}
+        return dict(zip(Phone._fields, zip(*phones, strict=True), strict=True))
+
+    kept = cache.get((text, rate), speech, align)
     if "unaligned" in kept:
-        raise Unaligned(kept["unaligned"])
-    return [Phone(*phone) for phone in kept["phones"]]
+        raise Unaligned(str(kept["unaligned"]))
+    columns = (kept[field].tolist() for field in Phone._fields)
+    return [Phone(*phone) for phone in zip(*columns, strict=True)]

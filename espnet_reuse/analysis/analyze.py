@@ -4,50 +4,30 @@
 """Analysis of a model on a set of utterances, one at a time."""
 
 import collections
+import functools
 import math
+from itertools import product
+from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 import tqdm
+import yaml
 from humanfriendly.text import pluralize
 
 from espnet_reuse.analysis import grouping, metrics, similarity
 from espnet_reuse.analysis.alignments import Alignments, Unaligned
+from espnet_reuse.analysis.cache import Cache
 from espnet_reuse.analysis.dataset import DataDir
-from espnet_reuse.analysis.maps import AnalysedModel, LayerCosts
+from espnet_reuse.analysis.maps import AnalysedModel
 from espnet_reuse.analysis.phonemes import SILENCE, group_phonemes
 from espnet_reuse.analysis.probe import probe
-from espnet_reuse.analysis.utterance import PROBE_FRAMES, RADII, Cache, measure
+from espnet_reuse.analysis.utterance import PROBE_FRAMES, RADII, measure
 
 MAX_PROBE_FRAMES = 10_000
 EXAMPLE_SECONDS = 3.0
-DEFINITIONS = {
-    "CAD": "cumulative attention diagonality of one head's map A (T x T): the integral "
-    "over r from 0 to 1 of D(r) = (1/T) sum of A[i,j] over |i-j| <= r (T-1); 1 for "
-    "the identity, about 2/3 for the uniform map. Mean over utterances.",
-    "PAR": "phoneme attention relationship: P[p,q] = mean over frames i of phoneme p "
-    "of the attention on frames j of q that are not in the unbroken run of p around i.",
-    "Lift": "PAR over chance: P[p,q] divided by the share of all counted frames that "
-    "are of q.",
-    "Same-phoneme lift": "of the attention that leaves the run, how many times more "
-    "than chance goes to other occurrences of the frame's phoneme: sum over p of "
-    "S[p,p], divided by sum over p and q of S[p,q] s[p], where S[p,q] = n[p] P[p,q], "
-    "n[p] counts the frames of p and s[p] is their share; without silence.",
-    "Entropy": "mean over frames of the entropy of A[i,:] in nats; normalised: divided "
-    "by log T.",
-    "Probe": "accuracy of a logistic regression from a layer's frozen hidden states to "
-    "the frame's phoneme, on speakers that it was not trained on; without silence.",
-    "Similarity": "mean over frames of the Jensen-Shannon distance (square root of the "
-    "divergence, base 2, in [0, 1]) or of the cosine between rows of two layers' maps, "
-    "mean over heads: of the same head, or after the best matching of heads (least "
-    "distance over all utterances). Of each utterance 128 frames at most, evenly "
-    "spread. Mean over utterances.",
-    "Suggested groups": "the partition of the layers into consecutive groups with the "
-    "least cost: the sum over consumers of the distance (matched heads) between their "
-    "own map and their producer's. Speed-up: of the whole encoder, in floating point "
-    "operations at the utterances' mean length, over the encoder without reuse.",
-}
+DEFINITIONS = Path(__file__).with_name("definitions.yaml")
 
 
 class Totals:
@@ -60,12 +40,12 @@ class Totals:
     MEANS = ("cad", "curve", "entropy", "normalised_entropy", "js_distance", "cosine")
 
     def __init__(self, num_utts: int):
-        self.num_utts = num_utts
+        self.max_probe_frames = max(1, min(PROBE_FRAMES, MAX_PROBE_FRAMES // num_utts))
         self.utterances = self.frames = self.aligned = 0
         self.seconds = 0.0
         self.speakers = set()
         self.skipped = collections.defaultdict(list)
-        self.sums = dict.fromkeys(self.MEANS, 0.0)
+        self.sums = collections.defaultdict(float)
         self.phoneme_sums = collections.defaultdict(float)
         self.phoneme_frames = collections.Counter()
         self.probe_states, self.probe_labels, self.probe_speakers = [], [], []
@@ -77,59 +57,58 @@ class Totals:
         self.seconds += seconds
         self.speakers.add(speaker)
         for name in self.MEANS:
-            self.sums[name] = self.sums[name] + measures[name].astype(np.float64)
+            self.sums[name] += measures[name].astype(np.float64)
         if "phonemes" not in measures:
             return
         self.aligned += 1
-        symbols = [str(symbol) for symbol in measures["phonemes"]]
-        for p, symbol in enumerate(symbols):
-            self.phoneme_frames[symbol] += int(measures["phoneme_frames"][p])
-            for q, other in enumerate(symbols):
-                self.phoneme_sums[symbol, other] += measures["phoneme_sums"][..., p, q]
-        count = max(1, min(PROBE_FRAMES, MAX_PROBE_FRAMES // self.num_utts))
-        labels = measures["probe_labels"][:count]
-        self.probe_states.append(measures["probe_states"][:count])
+        symbols = measures["phonemes"].tolist()
+        frames = measures["phoneme_frames"].tolist()
+        self.phoneme_frames.update(dict(zip(symbols, frames, strict=True)))
+        for (p, symbol), (q, other) in product(enumerate(symbols), repeat=2):
+            self.phoneme_sums[symbol, other] += measures["phoneme_sums"][..., p, q]
+        labels = measures["probe_labels"][: self.max_probe_frames]
+        self.probe_states.append(measures["probe_states"][: self.max_probe_frames])
         self.probe_labels += [symbols[label] for label in labels]
         self.probe_speakers += [speaker] * len(labels)
 
-    def mean(self, name: str) -> np.ndarray:
+    def mean(self, name: str) -> torch.Tensor:
         """Return the mean over utterances."""
-        return self.sums[name] / self.utterances
+        return torch.from_numpy(self.sums[name] / self.utterances)
 
 
 def summarise_phonemes(totals: Totals) -> Optional[Dict]:
     """Return the phoneme attention relationship, None without alignments."""
-    occurring = [s for s, count in totals.phoneme_frames.items() if count]
-    if not occurring:
+    if not totals.phoneme_frames:
         return None
-    groups = group_phonemes(occurring)
+    groups = group_phonemes(totals.phoneme_frames)
     phonemes = [symbol for _, symbols in groups for symbol in symbols]
-    shape = next(iter(totals.phoneme_sums.values())).shape
-    sums = np.zeros((*shape, len(phonemes), len(phonemes)))
-    for p, symbol in enumerate(phonemes):
-        for q, other in enumerate(phonemes):
-            sums[..., p, q] = totals.phoneme_sums.get((symbol, other), 0.0)
+    shape = totals.sums["cad"].shape
+    sums = torch.zeros(*shape, len(phonemes), len(phonemes), dtype=torch.float64)
+    for (p, symbol), (q, other) in product(enumerate(phonemes), repeat=2):
+        sums[..., p, q] = torch.as_tensor(totals.phoneme_sums[symbol, other])
     counts = torch.tensor([totals.phoneme_frames[symbol] for symbol in phonemes])
-    sums = torch.from_numpy(sums)
-    by_head = metrics.phoneme_attention(sums, counts)
+    mass_by_head, lift_by_head = metrics.phoneme_attention(sums, counts)
     mass, lift = metrics.phoneme_attention(sums.mean(1), counts)
     silence = [n for n, symbol in enumerate(phonemes) if symbol == SILENCE]
     return {
         "phonemes": phonemes,
         "groups": groups,
         "frames": counts.tolist(),
-        "mass": to_json(mass),
-        "lift": to_json(lift),
-        "mass_by_head": to_json(by_head[0]),
-        "lift_by_head": to_json(by_head[1]),
-        "same_phoneme_lift": to_json(
-            metrics.same_phoneme_lift(sums, counts, exclude=silence)
-        ),
+        "mass": mass,
+        "lift": lift,
+        "mass_by_head": mass_by_head,
+        "lift_by_head": lift_by_head,
+        "same_phoneme_lift": metrics.same_phoneme_lift(sums, counts, silence),
     }
 
 
-def summarise_probe(totals: Totals) -> Dict:
-    """Return the accuracy of the probe at each layer, or why there is none."""
+def summarise_probe(totals: Totals) -> Optional[Dict]:
+    """Return the accuracy of the probe at each layer, or why there is none.
+
+    None without alignments.
+    """
+    if not totals.aligned:
+        return None
     if None in totals.speakers:
         return {"skipped": "the data directory has no utt2spk"}
     states = np.concatenate(totals.probe_states).astype(np.float32)
@@ -141,29 +120,22 @@ def summarise_probe(totals: Totals) -> Dict:
 
 def summarise_similarity(totals: Totals) -> Dict:
     """Return distances and cosines between layers, of the same and of matched heads."""
-    distance = torch.from_numpy(totals.mean("js_distance"))
-    cosine = torch.from_numpy(totals.mean("cosine"))
-    matched, heads = similarity.match_heads(distance)
+    distance, cosine = totals.mean("js_distance"), totals.mean("cosine")
+    _, heads = similarity.match_heads(distance)
     # heads (L, L, H): head h of one layer with head heads[..., h] of the other
-    matched_cosine = cosine.gather(-1, heads.unsqueeze(-1)).squeeze(-1).mean(-1)
-
-    def describe(by_heads, by_matched_heads):
-        return {
-            "by_head": to_json(by_heads.diagonal(dim1=-2, dim2=-1)),
-            "same_head": to_json(similarity.same_head(by_heads)),
-            "matched": to_json(by_matched_heads),
-        }
-
     return {
-        "js_distance": describe(distance, matched),
-        "cosine": describe(cosine, matched_cosine),
-        "matched_heads": heads.tolist(),
-    }
+        name: {
+            "by_head": compared.diagonal(dim1=-2, dim2=-1),
+            "same_head": similarity.same_head(compared),
+            "matched": compared.gather(-1, heads.unsqueeze(-1)).squeeze(-1).mean(-1),
+        }
+        for name, compared in (("js_distance", distance), ("cosine", cosine))
+    } | {"matched_heads": heads.tolist()}
 
 
 def suggest(
     distance: torch.Tensor,
-    costs: LayerCosts,
+    flops: Tuple[int, int],
     producers: Sequence[int],
     max_distance: Optional[float],
 ) -> List[Dict]:
@@ -171,33 +143,34 @@ def suggest(
 
     Args:
         distance: Distance between the maps of two layers (layer, layer).
-        costs: Costs of the encoder.
+        flops: Those of the encoder, and what a consumer saves of them.
         producers: Wanted numbers of producers.
         max_distance: Bound on a consumer's distance from its producer, or None.
     """
     num_layers = len(distance)
+    encoder, saved = flops
 
     def describe(sizes):
         return {
-            "reuse_group_size": list(sizes),
+            "reuse_group_size": sizes,
             "cost": grouping.cost_of(distance, sizes),
-            "speed_up": costs.speed_up(len(sizes), num_layers),
+            "speed_up": encoder / (encoder - (num_layers - len(sizes)) * saved),
         }
 
-    wanted = [
-        (pluralize(count, "producer"), grouping.suggest_groups(distance, count))
+    wanted = {
+        pluralize(count, "producer"): grouping.suggest_groups(distance, count)
         for count in producers
-    ]
+    }
     if max_distance is not None:
-        found = grouping.suggest_groups_within(distance, max_distance)
-        wanted.append((f"distance up to {max_distance:g}", found))
+        within = grouping.suggest_groups_within(distance, max_distance)
+        wanted[f"distance up to {max_distance:g}"] = within
     return [
         {
             "wanted": bound,
-            "suggested": describe(found.sizes),
-            "uniform": describe(grouping.uniform_groups(num_layers, len(found.sizes))),
+            "suggested": describe(sizes),
+            "uniform": describe(grouping.uniform_groups(num_layers, len(sizes))),
         }
-        for bound, found in wanted
+        for bound, sizes in wanted.items()
     ]
 
 
@@ -228,44 +201,35 @@ def analyze(
     """
     frame_times = analysed.measure_frame_times(dataset.rate)
     totals = Totals(len(dataset))
-    example = None
+    # an utterance with phones if there is one, long enough to show something
+    shown = None
     for utterance in tqdm.tqdm(dataset, desc="Analysing", unit="utt"):
-        speech = torch.from_numpy(utterance.speech)
+        utt_id, speech, text, speaker = utterance
         phones = None
-        if find_phones is not None:
+        if find_phones:
             try:
-                phones = find_phones(
-                    utterance.id, utterance.speech, dataset.rate, utterance.text
-                )
+                phones = find_phones(utt_id, speech, dataset.rate, text)
             except Unaligned as reason:
-                totals.skipped[str(reason)].append(utterance.id)
-
-        def compute(speech=speech, phones=phones, utt_id=utterance.id):
-            recording = analysed.record(speech, utt_id)
-            return measure(recording, phones, frame_times, utt_id)
-
-        measures = cache.get(utterance.id, utterance.speech, phones, compute)
+                totals.skipped[str(reason)].append(utt_id)
+        compute = functools.partial(measure, analysed, utterance, phones, frame_times)
+        measures = cache.get((utt_id, phones), speech, compute)
         seconds = len(speech) / dataset.rate
-        totals.add(measures, seconds, utterance.speaker)
-        # one with phones if there is one, long enough to show something
-        shown = phones is not None, seconds > EXAMPLE_SECONDS
-        if example is None or shown > example[0]:
-            example = shown, utterance, phones
-    _, utterance, phones = example
-    speech = torch.from_numpy(utterance.speech)
-    attention_maps = analysed.record(speech, utterance.id).maps
-    similarities = summarise_similarity(totals)
+        totals.add(measures, seconds, speaker)
+        fitness = phones is not None, seconds > EXAMPLE_SECONDS
+        if shown is None or fitness > shown[0]:
+            shown = fitness, utterance, phones
+    _, utterance, phones = shown
+    maps = analysed.record(torch.from_numpy(utterance.speech), utterance.id).maps
+    similarities = to_json(summarise_similarity(totals))
     matched = torch.tensor(similarities["js_distance"]["matched"])
     mean_length = round(totals.seconds / totals.utterances * dataset.rate)
-    costs = analysed.count_costs(torch.zeros(mean_length))
+    flops = analysed.count_flops(torch.zeros(mean_length))
     group_sizes = analysed.group_sizes
-    num_layers = len(analysed.layers)
-    aligned = totals.aligned > 0
     analysis = {
         "model": {
             "encoder": type(analysed.model.encoder).__name__,
-            "num_layers": num_layers,
-            "num_heads": analysed.num_heads,
+            "num_layers": maps.size(0),
+            "num_heads": maps.size(1),
             "reuse_group_size": group_sizes if max(group_sizes) > 1 else None,
             "frame_shift_ms": 1000 * frame_times.shift,
             "first_frame_ms": 1000 * frame_times.first,
@@ -280,34 +244,36 @@ def analyze(
             "aligned": totals.aligned,
             "skipped": dict(totals.skipped),
         },
-        "definitions": DEFINITIONS,
+        "definitions": yaml.safe_load(DEFINITIONS.read_text(encoding="utf-8")),
         "diagonality": {
-            "cad": to_json(totals.mean("cad")),
+            "cad": totals.mean("cad"),
             "radii": RADII.tolist(),
-            "curve": to_json(totals.mean("curve")),
+            "curve": totals.mean("curve"),
         },
         "entropy": {
-            "nats": to_json(totals.mean("entropy")),
-            "normalised": to_json(totals.mean("normalised_entropy")),
+            "nats": totals.mean("entropy"),
+            "normalised": totals.mean("normalised_entropy"),
         },
-        "phoneme_attention": summarise_phonemes(totals) if aligned else None,
-        "probe": summarise_probe(totals) if aligned else None,
+        "phoneme_attention": summarise_phonemes(totals),
+        "probe": summarise_probe(totals),
         "similarity": similarities,
-        "suggestions": suggest(matched, costs, producers, max_distance),
+        "suggestions": suggest(matched, flops, producers, max_distance),
     }
-    return analysis, {
+    return to_json(analysis), {
         "utterance": utterance.id,
         "text": utterance.text,
-        "frame_times": frame_times.of(attention_maps.size(-1)).numpy(),
-        "phones": [(p.symbol, p.start, p.end) for p in phones or []],
-        "maps": attention_maps.numpy(),
+        "frame_times": frame_times.of(maps.size(-1)).numpy(),
+        "phones": [tuple(phone) for phone in phones or []],
+        "maps": maps.numpy(),
     }
 
 
 def to_json(x):
-    """Return nested lists of floats with five digits; None where undefined."""
-    if isinstance(x, (torch.Tensor, np.ndarray)):
-        x = x.tolist()
-    if isinstance(x, list):
-        return [to_json(item) for item in x]
-    return float(f"{x:.5g}") if math.isfinite(x) else None
+    """Return tensors as lists of floats with five digits; None where undefined."""
+    if isinstance(x, dict):
+        return {name: to_json(value) for name, value in x.items()}
+    if not isinstance(x, torch.Tensor):
+        return x
+    values = x.flatten().tolist()
+    rounded = [float(f"{v:.5g}") if math.isfinite(v) else None for v in values]
+    return np.array(rounded, object).reshape(x.shape).tolist()

@@ -4,7 +4,7 @@
 """Utterances of a Kaldi data directory, as ESPnet's asr.sh leaves them in dump/."""
 
 from pathlib import Path
-from typing import Dict, Iterator, NamedTuple, Optional
+from typing import Iterator, NamedTuple, Optional
 
 import numpy as np
 import soundfile
@@ -15,14 +15,7 @@ from espnet_reuse.errors import UserError
 
 
 class Utterance(NamedTuple):
-    """One utterance.
-
-    Attributes:
-        id: Utterance id.
-        speech: Waveform (samples,), float32.
-        text: Words of the transcript, None where there is none.
-        speaker: Speaker, None where there is no utt2spk.
-    """
+    """One utterance: its waveform (samples,), float32, and what files say of it."""
 
     id: str
     speech: np.ndarray
@@ -55,8 +48,10 @@ class DataDir:
             )
         try:
             self.reader = SoundScpReader(str(path / "wav.scp"), dtype="float32")
-            self.texts = self._read("text")
-            self.speakers = self._read("utt2spk")
+            self.texts, self.speakers = (
+                read_2columns_text(path / name) if (path / name).is_file() else {}
+                for name in ("text", "utt2spk")
+            )
         except (RuntimeError, ValueError) as error:  # a line or an id that is wrong
             raise UserError(f"{path}: {error}") from None
         ids = sorted(self.reader.keys())
@@ -65,10 +60,6 @@ class DataDir:
         # ids begin with the speaker, so that this takes from every speaker
         count = min(num_utts, len(ids))
         self.ids = [ids[n * len(ids) // count] for n in range(count)]
-
-    def _read(self, name: str) -> Dict[str, str]:
-        path = self.path / name
-        return read_2columns_text(path) if path.is_file() else {}
 
     def __len__(self) -> int:
         """Return the number of utterances."""
@@ -82,30 +73,25 @@ class DataDir:
                 wants.
         """
         for utt_id in self.ids:
-            yield self[utt_id]
-
-    def __getitem__(self, utt_id: str) -> Utterance:
-        """Read an utterance by its id."""
-        file = self.reader.data[utt_id]
-        where = f"{self.path}/wav.scp: {utt_id}: {file}"
-        try:
-            rate, speech = self.reader[utt_id]
-        except (soundfile.LibsndfileError, OSError) as error:
-            raise UserError(
-                f"{where} cannot be read ({error}); paths are relative to the folder "
-                "where you are, for ESPnet the recipe's"
-            ) from None
-        if rate != self.rate:
-            raise UserError(
-                f"{where} has {rate} Hz, but the model was trained on {self.rate} Hz; "
-                "use the data that asr.sh made for it, in dump/raw"
-            )
-        if speech.ndim != 1:
-            raise UserError(
-                f"{where} has {speech.shape[1]} channels; use a set with one channel"
-            )
-        if len(speech) == 0:
-            raise UserError(f"{where} holds no audio; remove the utterance")
-        return Utterance(
-            utt_id, speech, self.texts.get(utt_id), self.speakers.get(utt_id)
-        )
+            where = f"{self.path}/wav.scp: {utt_id}: {self.reader.data[utt_id]}"
+            try:
+                rate, speech = self.reader[utt_id]
+            except (soundfile.LibsndfileError, OSError) as error:
+                raise UserError(
+                    f"{where} cannot be read ({error}); paths are relative to the "
+                    "folder where you are, for ESPnet the recipe's"
+                ) from None
+            if rate != self.rate:
+                raise UserError(
+                    f"{where} has {rate} Hz, but the model was trained on {self.rate} "
+                    "Hz; use the data that asr.sh made for it, in dump/raw"
+                )
+            if speech.ndim != 1:
+                channels = speech.shape[1]
+                raise UserError(
+                    f"{where} has {channels} channels; use a set with one channel"
+                )
+            if len(speech) == 0:
+                raise UserError(f"{where} holds no audio; remove the utterance")
+            text, speaker = self.texts.get(utt_id), self.speakers.get(utt_id)
+            yield Utterance(utt_id, speech, text, speaker)

@@ -3,7 +3,7 @@
 
 """Which consecutive layers may share a map: groups of the least total distance."""
 
-from typing import List, NamedTuple, Sequence
+from typing import List, Sequence
 
 import torch
 
@@ -11,25 +11,10 @@ from espnet_reuse.asr.layers.attention_map_reuse import resolve_group_sizes
 from espnet_reuse.errors import UserError
 
 
-class Grouping(NamedTuple):
-    """Layers in consecutive groups.
-
-    Attributes:
-        sizes: Number of layers of each group, for `reuse_group_size`.
-        cost: Sum over consumers of the distance between their own map and their
-            producer's.
-    """
-
-    sizes: List[int]
-    cost: float
-
-
 def cost_of(distance: torch.Tensor, sizes: Sequence[int]) -> float:
-    """Return the sum over consumers of the distance from their producer.
+    """Return the sum over consumers of their own map's distance from their producer's.
 
-    Args:
-        distance: Distances between the layers' maps (L, L).
-        sizes: Number of layers of each group.
+    Given distances between the layers' maps (L, L), and the layers of each group.
     """
     cost, first = 0.0, 0
     for size in sizes:
@@ -38,8 +23,8 @@ def cost_of(distance: torch.Tensor, sizes: Sequence[int]) -> float:
     return cost
 
 
-def suggest_groups(distance: torch.Tensor, producers: int) -> Grouping:
-    """Return the partition into `producers` groups with the least cost.
+def suggest_groups(distance: torch.Tensor, producers: int) -> List[int]:
+    """Return the sizes of `producers` groups with the least cost.
 
     By dynamic programming, exactly. Of equal partitions, the one whose last group is
     the largest, then the one before it, and so on.
@@ -56,11 +41,11 @@ def suggest_groups(distance: torch.Tensor, producers: int) -> Grouping:
             f"{len(distance)} layers cannot have {producers} producers; use 1 to "
             f"{len(distance)}"
         )
-    return _best_partitions(distance)[producers]
+    return _best_partitions(distance)[producers - 1][1]
 
 
-def suggest_groups_within(distance: torch.Tensor, max_distance: float) -> Grouping:
-    """Return the fewest groups in which no consumer is far from its producer.
+def suggest_groups_within(distance: torch.Tensor, max_distance: float) -> List[int]:
+    """Return the sizes of the fewest groups without a consumer far from its producer.
 
     Of those, the partition with the least cost.
 
@@ -75,10 +60,7 @@ def suggest_groups_within(distance: torch.Tensor, max_distance: float) -> Groupi
     if not max_distance > 0:
         raise UserError(f"the largest distance {max_distance} must be positive")
     allowed = distance.masked_fill(distance > max_distance, torch.inf)
-    partitions = _best_partitions(allowed)
-    return next(
-        partitions[n] for n in sorted(partitions) if partitions[n].cost < torch.inf
-    )
+    return next(sizes for cost, sizes in _best_partitions(allowed) if cost < torch.inf)
 
 
 def uniform_groups(num_layers: int, producers: int) -> List[int]:
@@ -94,24 +76,25 @@ def uniform_groups(num_layers: int, producers: int) -> List[int]:
 
 
 def _best_partitions(distance):
-    """Return the best partition into n groups, for each n from 1 to L."""
+    """Return cost and sizes of the best partition into n groups, for n from 1 to L."""
     distance = distance.double()
     num_layers = len(distance)
-    # best[n][end]: the first `end` layers in n groups
-    best = [{0: Grouping([], 0.0)}]
+    best = {0: (0.0, [])}  # of the first `end` layers, for every `end`
+    partitions = []
     for n in range(1, num_layers + 1):
-        row = {}
-        for end in range(n, num_layers + 1):
-            row[end] = min(
+        best = {
+            end: min(
                 (
-                    Grouping(
-                        [*lower.sizes, end - first],
-                        lower.cost + distance[first, first + 1 : end].sum().item(),
+                    (
+                        cost + distance[first, first + 1 : end].sum().item(),
+                        [*sizes, end - first],
                     )
-                    for first, lower in best[n - 1].items()
+                    for first, (cost, sizes) in best.items()
                     if first < end
                 ),
-                key=lambda grouping: grouping.cost,
+                key=lambda partition: partition[0],
             )
-        best.append(row)
-    return {n: best[n][num_layers] for n in range(1, num_layers + 1)}
+            for end in range(n, num_layers + 1)
+        }
+        partitions.append(best[num_layers])
+    return partitions

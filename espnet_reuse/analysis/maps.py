@@ -4,7 +4,8 @@
 """Attention maps, hidden states and frame times of a trained ESPnet encoder."""
 
 import contextlib
-from typing import Dict, Iterator, List, NamedTuple, Tuple
+import functools
+from typing import Dict, NamedTuple, Tuple
 
 import humanfriendly
 import torch
@@ -33,13 +34,11 @@ SUPPORTED = (
 
 
 class Recording(NamedTuple):
-    """Maps and hidden states of one utterance, on the CPU.
+    """Maps and hidden states of one utterance, float32, on the CPU.
 
     Attributes:
-        maps: Attention maps (layer, head, time, time), float32; a consumer's is its
-            producer's.
-        states: Hidden states (layer + 1, time, size), float32: the input of the first
-            layer, and the output of each.
+        maps: Attention maps (layer, head, time, time); a consumer's is its producer's.
+        states: Input of the first layer, and output of each (layer + 1, time, size).
     """
 
     maps: torch.Tensor
@@ -62,27 +61,15 @@ class FrameTimes(NamedTuple):
         return self.first + self.shift * torch.arange(num_frames, dtype=torch.float64)
 
 
-class LayerCosts(NamedTuple):
-    """Floating point operations of an encoder, in multiplications and additions.
-
-    Attributes:
-        encoder: The whole encoder, with a producer in every layer.
-        saved: Operations that one consumer in a producer's place saves.
-    """
-
-    encoder: float
-    saved: float
-
-    def speed_up(self, num_producers: int, num_layers: int) -> float:
-        """Return how many times less an encoder with consumers computes."""
-        return self.encoder / (self.encoder - (num_layers - num_producers) * self.saved)
-
-
 class AnalysedModel:
     """An ESPnet ASR model whose encoder shows its attention maps.
 
     Args:
-        model (ESPnetASRModel): A trained model; it is put into evaluation mode.
+        model (ESPnetASRModel): A trained model. It is put into evaluation mode, and
+            its attention modules compute the map that fused kernels do not.
+
+    Attributes:
+        group_sizes: Number of layers of each group that shares a map.
 
     Raises:
         UserError: The encoder has no attention maps that could be analysed.
@@ -105,69 +92,52 @@ class AnalysedModel:
             )
         self.layers = list(encoder.encoders)
         self.attentions = attentions_of(encoder)
+        self.group_sizes = []
         for n, attention in enumerate(self.attentions, 1):
-            if not isinstance(attention, (MultiHeadedAttention, MapConsumer)):
+            if isinstance(attention, MapConsumer):
+                self.group_sizes[-1] += 1
+            elif isinstance(attention, MultiHeadedAttention):
+                self.group_sizes.append(1)
+                attention.use_sdpa = attention.use_flash_attn = False
+            else:
                 raise UserError(
                     f"layer {n} of {name} has no attention map ("
                     f"{type(attention).__name__}); use a model with rel_selfattn or "
                     "selfattn in every layer"
                 )
 
-    @property
-    def num_heads(self) -> int:
-        """Number of heads of every layer."""
-        return self.attentions[0].h
-
-    @property
-    def group_sizes(self) -> List[int]:
-        """Number of layers of each group that shares a map."""
-        sizes = []
-        for attention in self.attentions:
-            if isinstance(attention, MapConsumer):
-                sizes[-1] += 1
-            else:
-                sizes.append(1)
-        return sizes
-
+    @torch.no_grad()
     def record(self, speech: torch.Tensor, utt_id: str) -> Recording:
-        """Encode one utterance and return its maps and hidden states.
-
-        Args:
-            speech: Waveform (samples,), float32, at the model's sampling rate.
-            utt_id: Utterance id, for the error.
+        """Encode a waveform (samples,), float32, at the model's sampling rate.
 
         Raises:
-            UserError: The utterance is too short for the encoder's subsampling.
+            UserError: Utterance `utt_id` is too short for the encoder's subsampling.
         """
         states, maps = [], []
 
-        def keep_input(layer, inputs):
-            states.append(_without_positions(inputs[0])[0].detach().float().cpu())
+        def keep_states(x):
+            states.append(_without_positions(x).float().cpu())
 
-        def keep_output(layer, inputs, outputs):
-            keep_input(layer, outputs)
+        def keep_layer(attention, layer, inputs, output):
+            keep_states(output[0])
+            if isinstance(attention, MapConsumer):
+                maps.append(maps[-1])
+            else:
+                maps.append(attention.attn[0].float().cpu())
+                attention.attn = None
 
-        def keep_map(producer, *_):
-            maps.append(producer.attn[0].detach().float().cpu())
-            producer.attn = None
-
-        with self._eager(), contextlib.ExitStack() as hooks, torch.no_grad():
-            hooks.enter_context(self.layers[0].register_forward_pre_hook(keep_input))
+        with contextlib.ExitStack() as hooks:
+            keep = self.layers[0].register_forward_pre_hook
+            hooks.enter_context(keep(lambda _, inputs: keep_states(inputs[0])))
             for layer, attention in zip(self.layers, self.attentions, strict=True):
-                hooks.enter_context(layer.register_forward_hook(keep_output))
-                if not isinstance(attention, MapConsumer):
-                    hooks.enter_context(attention.register_forward_hook(keep_map))
+                keep = functools.partial(keep_layer, attention)
+                hooks.enter_context(layer.register_forward_hook(keep))
             try:
                 self._encode(speech)
             except TooShortUttError as error:
                 why = error.args[0].split(",")[0]
                 raise UserError(f"{utt_id} {why}; remove it") from None
-        by_layer = [
-            attention_map
-            for attention_map, size in zip(maps, self.group_sizes, strict=True)
-            for _ in range(size)
-        ]
-        return Recording(torch.stack(by_layer), torch.stack(states))
+        return Recording(torch.stack(maps), torch.stack(states))
 
     def measure_frame_times(self, rate: int) -> FrameTimes:
         """Find which samples an encoder frame sees, by the gradient.
@@ -175,9 +145,7 @@ class AnalysedModel:
         This holds for every frontend and every subsampling, without a table of them.
         The normalisation is left out: over an utterance it sees everything. Where a
         self-supervised frontend does, too, frames are spread evenly over the utterance.
-
-        Args:
-            rate: Sampling rate in Hz.
+        The rate is in Hz.
         """
         generator = torch.Generator().manual_seed(0)
         speech = torch.randn(4 * rate, generator=generator).requires_grad_()
@@ -186,7 +154,7 @@ class AnalysedModel:
         normalize, model.normalize = model.normalize, None
         try:
             with self.layers[0].register_forward_pre_hook(
-                lambda _, args: inputs.append(_without_positions(args[0])[0])
+                lambda _, args: inputs.append(_without_positions(args[0]))
             ):
                 self._encode(speech)
         finally:
@@ -204,60 +172,46 @@ class AnalysedModel:
         shift = centres[1] - centres[0]
         return FrameTimes(shift, centres[0] - middle * shift)
 
-    def count_costs(self, speech: torch.Tensor) -> LayerCosts:
-        """Count the encoder's operations for an utterance.
+    @torch.no_grad()
+    def count_flops(self, speech: torch.Tensor) -> Tuple[int, int]:
+        """Count floating point operations, multiplications and additions.
 
         Args:
             speech: Waveform (samples,), float32, at the model's sampling rate.
+
+        Returns:
+            Operations of the whole encoder, with a producer in every layer; and those
+            that one consumer in a producer's place saves.
         """
         calls = []
         encoder = self.model.encoder
         first = self.attentions[0]  # always a producer
-        with self._eager(), torch.no_grad():
-            with (
-                first.register_forward_pre_hook(lambda _, args: calls.append(args)),
-                encoder.register_forward_pre_hook(lambda _, args: calls.append(args)),
-            ):
-                self._encode(speech)
-            encoder_args, attention_args = calls
-            producer = _count_flops(lambda: first(*attention_args))
-            value = attention_args[2]
-            size, num_frames = value.size(-1), value.size(-2)
-            projections = _count_flops(lambda: first.linear_out(first.linear_v(value)))
-            saved = producer - projections - 2 * num_frames**2 * size
-            wants_ctc = getattr(encoder, "interctc_use_conditioning", False)
-            ctc = {"ctc": self.model.ctc} if wants_ctc else {}
-            total = _count_flops(lambda: encoder(*encoder_args, **ctc))
+        with (
+            first.register_forward_pre_hook(lambda _, args: calls.append(args)),
+            encoder.register_forward_pre_hook(lambda _, args: calls.append(args)),
+        ):
+            self._encode(speech)
+        encoder_args, attention_args = calls
+        value = attention_args[2]
+        size, num_frames = value.size(-1), value.size(-2)
+        projections = _count_flops(lambda: first.linear_out(first.linear_v(value)))
+        producer = _count_flops(lambda: first(*attention_args))
+        saved = producer - projections - 2 * num_frames**2 * size
+        wants_ctc = getattr(encoder, "interctc_use_conditioning", False)
+        ctc = {"ctc": self.model.ctc} if wants_ctc else {}
+        total = _count_flops(lambda: encoder(*encoder_args, **ctc))
         consumers = len(self.layers) - len(self.group_sizes)
-        return LayerCosts(total + consumers * saved, saved)
+        return total + consumers * saved, saved
 
     def _encode(self, speech):
         device = next(self.model.parameters()).device
         lengths = torch.tensor([len(speech)], device=device)
         self.model.encode(speech[None].to(device), lengths)
 
-    @contextlib.contextmanager
-    def _eager(self) -> Iterator[None]:
-        """Have attention modules compute the map that fused kernels do not."""
-        fused = ("use_sdpa", "use_flash_attn")
-        kept = [
-            (module, name, getattr(module, name))
-            for module in self.attentions
-            for name in fused
-            if hasattr(module, name)
-        ]
-        for module, name, _ in kept:
-            setattr(module, name, False)
-        try:
-            yield
-        finally:
-            for module, name, value in kept:
-                setattr(module, name, value)
-
 
 def _without_positions(x):
-    """Return hidden states without the positions that ESPnet's layers pass along."""
-    return x[0] if isinstance(x, tuple) else x
+    """Return the states (time, size) of a batch of one, with or without positions."""
+    return (x[0] if isinstance(x, tuple) else x)[0]
 
 
 def _count_flops(function):
@@ -267,14 +221,7 @@ def _count_flops(function):
 
 
 def prepare_model(model, config: Dict) -> Tuple[AnalysedModel, int]:
-    """Make a trained ASR model ready to be analysed.
-
-    Args:
-        model (ESPnetASRModel): The model.
-        config: Its config.
-
-    Returns:
-        The model, and its sampling rate in Hz.
+    """Return a trained ESPnetASRModel to be analysed, and its sampling rate in Hz.
 
     Raises:
         UserError: It was trained on features, or has no maps to analyse.

@@ -13,13 +13,9 @@ import torch
 
 
 def mass_by_distance(maps: torch.Tensor) -> torch.Tensor:
-    """Return the attention by distance: (1/T) sum of A[i, j] over |i - j| = k.
+    """Return the share of the attention at each distance, from 0 to T - 1.
 
-    Args:
-        maps: Attention maps (..., T, T).
-
-    Returns:
-        Shares (..., T), for k from 0.
+    Of maps (..., T, T), shares (..., T): (1/T) sum of A[i, j] over |i - j| = k.
     """
     num_frames = maps.size(-1)
     frames = torch.arange(num_frames, device=maps.device)
@@ -31,12 +27,7 @@ def mass_by_distance(maps: torch.Tensor) -> torch.Tensor:
 def cumulative_diagonality(maps: torch.Tensor, radii: torch.Tensor) -> torch.Tensor:
     """Return D(r) = (1/T) sum of A[i, j] over |i - j| <= r (T - 1).
 
-    Args:
-        maps: Attention maps (..., T, T).
-        radii: Values of r (R,), from 0 to 1.
-
-    Returns:
-        D (..., R); 1 where T is 1.
+    Of maps (..., T, T) and radii (R,), from 0 to 1: D (..., R), 1 where T is 1.
     """
     cumulative = mass_by_distance(maps).cumsum(-1)
     # 0.29 * 100 is 28.999... in floating point: reach further by 1/1000 of a frame
@@ -45,15 +36,10 @@ def cumulative_diagonality(maps: torch.Tensor, radii: torch.Tensor) -> torch.Ten
 
 
 def cad(maps: torch.Tensor) -> torch.Tensor:
-    """Return CAD, the integral of D(r) over r from 0 to 1.
+    """Return CAD (...) of maps (..., T, T), the integral of D(r) over r from 0 to 1.
 
-    D is a step function, so that CAD = (1/T) sum A[i, j] (1 - |i - j| / (T - 1)).
-
-    Args:
-        maps: Attention maps (..., T, T).
-
-    Returns:
-        CAD (...): 1 for the identity, about 2/3 for the uniform map, 1 where T is 1.
+    D is a step function, so that CAD = (1/T) sum A[i, j] (1 - |i - j| / (T - 1)). It
+    is 1 for the identity, about 2/3 for the uniform map, 1 where T is 1.
     """
     num_frames = maps.size(-1)
     distance = torch.arange(num_frames, dtype=maps.dtype, device=maps.device)
@@ -61,11 +47,7 @@ def cad(maps: torch.Tensor) -> torch.Tensor:
 
 
 def entropy(maps: torch.Tensor) -> torch.Tensor:
-    """Return the mean over frames of the entropy of A[i, :], in nats.
-
-    Args:
-        maps: Attention maps (..., T, T).
-    """
+    """Return the mean over frames of the entropy of A[i, :] (..., T, T), in nats."""
     return torch.special.entr(maps).sum(-1).mean(-1)
 
 
@@ -74,8 +56,8 @@ def phoneme_attention_sums(
 ) -> torch.Tensor:
     """Sum the attention from frames of one phoneme to frames of another.
 
-    The unbroken run of a phoneme around a frame is not counted, so that
-    only attention to other occurrences is.
+    Only attention to other occurrences counts: the unbroken run of a phoneme around a
+    frame is left out.
 
     Args:
         maps: Attention maps (..., T, T).
@@ -99,18 +81,15 @@ def phoneme_attention_sums(
 def phoneme_attention(
     sums: torch.Tensor, counts: torch.Tensor
 ) -> Tuple[torch.Tensor, torch.Tensor]:
-    """Return PAR as mass, and as lift over chance.
+    """Return PAR as mass, and as lift over chance; both (..., P, P).
 
     Mass: P[p, q] = mean over frames i of p of the attention on frames of q outside the
     run around i. Lift: P[p, q] divided by the share of all counted frames that are of
-    q.
+    q. NaN for phonemes that do not occur.
 
     Args:
         sums: Output of `phoneme_attention_sums` (..., P, P), added over utterances.
         counts: Frames of each phoneme (P,).
-
-    Returns:
-        Mass and lift (..., P, P); NaN for phonemes that do not occur.
     """
     counts = counts.to(sums.dtype)
     mass = sums / counts[:, None]

@@ -8,6 +8,7 @@ and the tables that it shows.
 """
 
 import base64
+from itertools import product
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Sequence
 
@@ -23,15 +24,14 @@ from espnet_reuse.files import write_text, written_whole
 
 MIN_LAYERS_OF_A_TREND = 5
 CSS_DPI = 96  # pixels of CSS to the inch
+MEASURES = {"js_distance": "Jensen-Shannon distance", "cosine": "Cosine similarity"}
+MATCHINGS = {"matched": "matched heads", "same_head": "same head"}
 
 
 class Image(NamedTuple):
-    """A figure as the page shows it.
+    """A PNG file in base64, and its size in CSS pixels.
 
-    Attributes:
-        png: PNG file in base64.
-        width: Width in CSS pixels; letters are as large in all figures.
-        height: Height in CSS pixels.
+    Letters are as large in all figures.
     """
 
     png: str
@@ -40,22 +40,16 @@ class Image(NamedTuple):
 
 
 class HeadMap(NamedTuple):
-    """A head whose map of the example is shown; layer and head count from 0.
+    """A head whose map is shown, the "most" or "least" (kind) diagonal of its layer.
 
-    Attributes:
-        kind: "most" or "least" diagonal head of its layer.
-        cad: Its CAD, a mean over utterances.
+    Layer and head count from 0; the name is that of the figure.
     """
 
     layer: int
     head: int
     kind: str
     cad: float
-
-    @property
-    def name(self) -> str:
-        """Name of the figure's file, without .png."""
-        return f"map_layer_{self.layer + 1}_head_{self.head + 1}"
+    name: str
 
 
 def write_report(analysis: Dict, example: Optional[Dict], output: Path) -> None:
@@ -79,13 +73,7 @@ def write_report(analysis: Dict, example: Optional[Dict], output: Path) -> None:
 def format_page(
     analysis: Dict, example: Optional[Dict], images: Dict[str, Image]
 ) -> str:
-    """Return the report as HTML.
-
-    Args:
-        analysis: Contents of analysis.json.
-        example: One utterance (see `figures.draw_map`), or None.
-        images: The figures that `draw_figures` gives, by name.
-    """
+    """Return the report as HTML, with the images of `draw_figures` by name."""
     environment = jinja2.Environment(
         autoescape=True,
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -118,17 +106,16 @@ def draw_figures(analysis: Dict, example: Optional[Dict]) -> Dict[str, Figure]:
     }
     if analysis["phoneme_attention"]:
         drawn["roles"] = figures.draw_roles(analysis)
-        for layer in figures.pick_layers(analysis["model"]["num_layers"]):
-            for quantity in ("lift", "mass"):
-                figure = figures.draw_phoneme_attention(analysis, quantity, layer)
-                drawn[f"phoneme_{quantity}_layer_{layer + 1}"] = figure
+        layers = figures.pick_layers(analysis["model"]["num_layers"])
+        for layer, quantity in product(layers, figures.SCALES):
+            figure = figures.draw_phoneme_attention(analysis, quantity, layer)
+            drawn[f"phoneme_{quantity}_layer_{layer + 1}"] = figure
     if has_probe(analysis):
         drawn["probe"] = figures.draw_probe(analysis)
     if example is not None:
         for shown in pick_heads(analysis):
-            drawn[shown.name] = figures.draw_map(
-                analysis, example, shown.layer, shown.head
-            )
+            figure = figures.draw_map(analysis, example, shown.layer, shown.head)
+            drawn[shown.name] = figure
     return drawn
 
 
@@ -139,7 +126,8 @@ def pick_heads(analysis: Dict) -> List[HeadMap]:
         cad = to_array(analysis["diagonality"]["cad"][layer])
         order = np.argsort(cad)[: max(1, np.isfinite(cad).sum())]  # NaN is last
         for head, kind in {order[0]: "least", order[-1]: "most"}.items():
-            picked.append(HeadMap(layer, head, kind, cad[head]))
+            name = f"map_layer_{layer + 1}_head_{head + 1}"
+            picked.append(HeadMap(layer, head, kind, cad[head], name))
     return picked
 
 
@@ -156,11 +144,9 @@ def tabulate_layers(analysis: Dict) -> pd.DataFrame:
 def tabulate_trends(analysis: Dict) -> pd.DataFrame:
     """Return how the mean of the heads changes with depth.
 
-    Layers that share a map count once. Too few layers, or equal ones, have no trend.
-
-    Returns:
-        For each quantity, Spearman's rank correlation with the layer's number, its
-        two-sided p-value and the number of layers.
+    Of each quantity, Spearman's rank correlation with the layer's number, its two-sided
+    p-value and the number of layers. Layers that share a map count once. Too few
+    layers, or equal ones, have no trend.
     """
     model = analysis["model"]
     sizes = model["reuse_group_size"] or [1] * model["num_layers"]
@@ -179,42 +165,34 @@ def tabulate_trends(analysis: Dict) -> pd.DataFrame:
 def tabulate_suggestions(suggestions: Sequence[Dict]) -> pd.DataFrame:
     """Return rows of suggested groups, each before the uniform ones."""
     rows = [
-        {
-            "groups": f"{kind} for {suggestion['wanted']}",
-            "YAML": f"reuse_group_size: {suggestion[kind]['reuse_group_size']}",
-            "producers": len(suggestion[kind]["reuse_group_size"]),
-            "cost": suggestion[kind]["cost"],
-            "speed-up": suggestion[kind]["speed_up"],
-        }
+        (
+            f"{kind} for {suggestion['wanted']}",
+            f"reuse_group_size: {suggestion[kind]['reuse_group_size']}",
+            len(suggestion[kind]["reuse_group_size"]),
+            suggestion[kind]["cost"],
+            suggestion[kind]["speed_up"],
+        )
         for suggestion in suggestions
         for kind in ("suggested", "uniform")
     ]
-    return pd.DataFrame(rows).set_index("groups") if rows else pd.DataFrame()
+    columns = ["groups", "YAML", "producers", "cost", "speed-up"]
+    return pd.DataFrame(rows, columns=columns).set_index("groups")
 
 
 def tabulate(analysis: Dict) -> Dict[str, pd.DataFrame]:
-    """Return the numbers in the figures, except those of single phonemes.
-
-    Returns:
-        Tables by caption.
-    """
+    """Return the numbers in the figures by caption, except those of single phonemes."""
     tables = {}
     for name, by_head in _by_head(analysis):
         heads = enumerate(to_array(by_head).T, 1)
         columns = {f"head {number}": values for number, values in heads}
         tables[name] = _by_layer(columns | {"mean": mean_of_heads(by_head)})
     if has_probe(analysis):
-        probe = analysis["probe"]
-        places = pd.Index(probe["places"], name="after layer")
-        accuracy = to_array(probe["accuracy"])
+        places = pd.Index(analysis["probe"]["places"], name="after layer")
+        accuracy = to_array(analysis["probe"]["accuracy"])
         tables["Probe"] = pd.DataFrame({"accuracy": accuracy}, places)
-    for measure, name in (
-        ("js_distance", "Jensen-Shannon distance"),
-        ("cosine", "Cosine similarity"),
-    ):
-        for key, heads in (("matched", "matched heads"), ("same_head", "same head")):
-            values = to_array(analysis["similarity"][measure][key])
-            tables[f"{name}, {heads}"] = _by_layer(dict(enumerate(values.T, 1)))
+    for (measure, name), (key, heads) in product(MEASURES.items(), MATCHINGS.items()):
+        values = to_array(analysis["similarity"][measure][key])
+        tables[f"{name}, {heads}"] = _by_layer(dict(enumerate(values.T, 1)))
     return tables
 
 

@@ -18,14 +18,8 @@ def js_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
     The square root of the divergence in base 2, as in SciPy: from 0 to 1. Equal rows
     give 0 exactly, nearly equal ones, in float32, up to 0.001 (the root magnifies
-    rounding).
-
-    Args:
-        a: Attention maps (Ha, T, T), or some of their rows.
-        b: Attention maps (Hb, T, T), or the same rows of them.
-
-    Returns:
-        Distances (Ha, Hb).
+    rounding). Of maps (Ha, T, T) and (Hb, T, T), or of the same rows of both:
+    distances (Ha, Hb).
     """
     distance = a.new_empty(len(a), len(b))
     entropy_a, entropy_b = entr(a).sum(-1), entr(b).sum(-1)
@@ -36,15 +30,7 @@ def js_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def cosine_similarity(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Return the mean over frames of the cosine between rows.
-
-    Args:
-        a: Attention maps (Ha, T, T), or some of their rows.
-        b: Attention maps (Hb, T, T), or the same rows of them.
-
-    Returns:
-        Similarities (Ha, Hb).
-    """
+    """Return the mean over frames of the cosine between rows; shapes as above."""
     num_frames = a.size(-2)
     a, b = (torch.nn.functional.normalize(x, dim=-1).flatten(1) for x in (a, b))
     return a @ b.T / num_frames
@@ -60,8 +46,8 @@ def compare_layers(maps: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
         maps: Attention maps of one utterance (L, H, T, T).
 
     Returns:
-        Jensen-Shannon distances and cosine similarities (L, L, H, H), for the head of
-        the first layer and that of the second.
+        Jensen-Shannon distances and cosines (L, L, H, H), for the head of the first
+        layer and that of the second.
     """
     num_layers, num_heads, num_frames = maps.shape[:3]
     count = min(num_frames, MAX_ROWS)
@@ -94,12 +80,5 @@ def match_heads(distance: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
 
 
 def same_head(compared: torch.Tensor) -> torch.Tensor:
-    """Return the mean over heads of each head's value with the same head.
-
-    Args:
-        compared: Distances or similarities (L, L, H, H).
-
-    Returns:
-        Means (L, L).
-    """
+    """Return the mean (L, L) over heads of what (L, L, H, H) says of the same head."""
     return compared.diagonal(dim1=-2, dim2=-1).mean(-1)

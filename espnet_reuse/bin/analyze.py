@@ -9,8 +9,6 @@ layers may share one. Writes analysis.json, figures and report.html.
 """
 
 import argparse
-import contextlib
-import hashlib
 import logging
 import math
 import shlex
@@ -19,8 +17,8 @@ from pathlib import Path
 
 from espnet2.utils.types import str2bool
 
-from espnet_reuse.bin.parser import Parser, positive
-from espnet_reuse.errors import UserError, reported_errors
+from espnet_reuse.bin.parser import Parser, named, positive
+from espnet_reuse.errors import reported_errors
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -84,28 +82,12 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-@contextlib.contextmanager
-def named(option: str):
-    """Put the option that a user can mend in front of an error's message."""
-    try:
-        yield
-    except OSError as error:
-        where = f"argument {option}: {error.filename}"
-        raise UserError(f"{where}: {error.strerror}") from None
-    except UserError as error:
-        raise UserError(f"argument {option}: {error}") from None
-
-
 def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """Check the arguments, analyse and report.
 
     Raises:
         UserError: The model, the data or the alignments cannot be read or analysed.
     """
-    for option in ("asr_train_config", "asr_model_file"):
-        path = getattr(args, option)
-        if not path.is_file():
-            parser.error(f"argument --{option}: there is no file '{path}'")
     output = args.output or (
         args.asr_model_file.parent / "analysis" / args.data_dir.resolve().name
     )
@@ -115,12 +97,14 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     with named("--cache"):
         cache.mkdir(parents=True, exist_ok=True)
     # after the command line has been read, for these take seconds
+    import torch
+
     from espnet_reuse.analysis.alignments import open_alignments
     from espnet_reuse.analysis.analyze import analyze
+    from espnet_reuse.analysis.cache import Cache
     from espnet_reuse.analysis.dataset import DataDir
     from espnet_reuse.analysis.maps import prepare_model
-    from espnet_reuse.analysis.report import write_report
-    from espnet_reuse.analysis.utterance import Cache
+    from espnet_reuse.analysis.report import tabulate_suggestions, write_report
     from espnet_reuse.files import write_json
     from espnet_reuse.pretrained import load_model
     from espnet_reuse.provenance import describe_run
@@ -144,43 +128,24 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
             find_phones = open_alignments(
                 args.alignments, cache / "alignments", args.allow_missing
             )
-    model_key = hashlib.sha256(args.asr_model_file.read_bytes())
-    model_key.update(args.asr_train_config.read_bytes())
+    files = (args.asr_model_file, args.asr_train_config)
+    kept = Cache(cache / "utterances", *(file.read_bytes() for file in files))
     analysis, example = analyze(
-        analysed,
-        dataset,
-        find_phones,
-        Cache(cache / "utterances", model_key.hexdigest()),
-        producers,
-        args.suggest_max_distance,
+        analysed, dataset, find_phones, kept, producers, args.suggest_max_distance
     )
     analysis["model"] = {
         "asr_train_config": str(args.asr_train_config),
         "asr_model_file": str(args.asr_model_file),
         **analysis["model"],
     }
-    import torch
-
     command = shlex.join(sys.orig_argv)
     analysis = {"run": describe_run(torch.get_num_threads(), command), **analysis}
     write_json(analysis, output / "analysis.json")
     write_report(analysis, example, output)
-    print(format_suggestions(analysis["suggestions"]), end="")
+    line = "{1}  # {0}: cost {3:.3f}, encoder {4:.2f}x (estimated from FLOPs)"
+    for row in tabulate_suggestions(analysis["suggestions"]).itertuples():
+        print(line.format(*row))
     print(f"Written: {output}/{{analysis.json,report.html,*.png}}")
-
-
-def format_suggestions(suggestions: list) -> str:
-    """Return suggested groups as lines of YAML, with their cost in a comment."""
-    lines = []
-    for suggestion in suggestions:
-        for kind in ("suggested", "uniform"):
-            groups = suggestion[kind]
-            lines.append(
-                f"reuse_group_size: {groups['reuse_group_size']}  # {kind} for "
-                f"{suggestion['wanted']}: cost {groups['cost']:.3f}, encoder "
-                f"{groups['speed_up']:.2f}x (estimated from FLOPs)\n"
-            )
-    return "".join(lines)
 
 
 def main(argv=None):

@@ -3,6 +3,7 @@
 
 """Boundaries of phones, from every kind of alignment."""
 
+import collections
 import json
 import re
 from pathlib import Path
@@ -17,13 +18,8 @@ from espnet_reuse.analysis.phonemes import normalise
 from espnet_reuse.errors import UserError
 
 FOLDER = Path(__file__).parent / "alignments"
-HELLO = [
-    Phone("SIL", 0, 0.25),
-    Phone("HH", 0.25, 0.3),
-    Phone("AH", 0.3, 0.52),
-    Phone("L", 0.52, 0.7),
-    Phone("OW", 0.7, 1.2),
-]
+HELLO = [Phone("SIL", 0, 0.25), Phone("HH", 0.25, 0.3), Phone("AH", 0.3, 0.52)]
+HELLO += [Phone("L", 0.52, 0.7), Phone("OW", 0.7, 1.2)]
 SPEECH, RATE = np.zeros(19200, np.float32), 16000  # 1.2 s
 CORPUS = Path(__file__).resolve().parents[3] / "shared/corpora/phone-aligned"
 needs_corpus = pytest.mark.skipif(not CORPUS.is_dir(), reason="no phone-aligned corpus")
@@ -31,10 +27,8 @@ needs_corpus = pytest.mark.skipif(not CORPUS.is_dir(), reason="no phone-aligned 
 
 def assert_same_phones(actual, expected, tolerance=1e-9):
     assert [p.symbol for p in actual] == [p.symbol for p in expected]
-    actual, expected = (
-        np.array([p[1:] for p in phones]) for phones in (actual, expected)
-    )
-    np.testing.assert_allclose(actual, expected, atol=tolerance)
+    times = ([p[1:] for p in phones] for phones in (actual, expected))
+    np.testing.assert_allclose(*times, atol=tolerance)
 
 
 # ------------------------------ files ------------------------------
@@ -68,18 +62,18 @@ def test_aligned_speech_gives_the_boundaries_in_its_file(name):
 
 
 def test_textgrids_are_found_in_folders_of_speakers(tmp_path):
-    folder = tmp_path / "speaker" / "chapter"
+    folder = tmp_path / "{corpus}" / "speaker" / "chapter"
     folder.mkdir(parents=True)
     (folder / "utt-1.TextGrid").write_text((FOLDER / "long.TextGrid").read_text())
-    source = alignments.open_alignments(str(tmp_path), tmp_path / "cache")
+    source = alignments.open_alignments(str(tmp_path / "{corpus}"), tmp_path / "cache")
     assert_same_phones(source("utt-1", SPEECH, RATE, None), HELLO)
+    assert_refused("no utt-2.TextGrid in .*{corpus}", source, "utt-2", SPEECH, RATE, "")
 
 
 def test_frames_get_the_phone_at_their_time():
     times = np.array([0.0, 0.249, 0.25, 0.5, 0.52, 1.199, 1.2, 3.0])
-    index = {"SIL": 0, "HH": 1, "AH": 2, "L": 3, "OW": 4}
-    labels = alignments.label_frames(HELLO, times, index)
-    assert labels.tolist() == [0, 0, 1, 2, 3, 4, -1, -1]
+    phonemes = alignments.phones_at(times, HELLO)
+    assert phonemes.tolist() == ["SIL", "SIL", "HH", "AH", "L", "OW", None, None]
 
 
 # ------------------------------ bad input ------------------------------
@@ -91,30 +85,27 @@ def assert_refused(message, function, *args):
     assert "\n" not in str(raised.value) and "--" not in str(raised.value)
 
 
-def test_what_is_not_a_textgrid_of_phones_is_named(tmp_path):
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ("xmin", "phones?", "utt.TextGrid is not a TextGrid"),
+        ('"phones"', '"segments"', "has 0 tiers of phones among"),
+        ('"words"', '"speaker - phones"', "has 2 tiers of phones among"),
+        ('"phones"', '"telephones"', "has 0 tiers of phones among"),
+        ("xmin = 0.52", "xmin = 0.40", "overlap .*0.52, AH0.* and .*0.4, 0.7"),
+    ],
+)
+def test_what_is_not_a_textgrid_of_phones_is_named(tmp_path, old, new, message):
     path = tmp_path / "utt.TextGrid"
-    path.write_text("phones?")
-    assert_refused("utt.TextGrid is not a TextGrid", alignments.read_textgrid, path)
-    text = (FOLDER / "long.TextGrid").read_text()
-    path.write_text(text.replace('"phones"', '"segments"'))
-    assert_refused("has 0 tiers of phones among", alignments.read_textgrid, path)
-    path.write_text(text.replace('"words"', '"speaker - phones"'))
-    assert_refused("has 2 tiers of phones among", alignments.read_textgrid, path)
-    path.write_text(text.replace('"phones"', '"telephones"'))
-    assert_refused("has 0 tiers of phones among", alignments.read_textgrid, path)
-    overlapping = text.replace("xmin = 0.52", "xmin = 0.40")
-    path.write_text(overlapping)
-    assert_refused(
-        "overlap .*0.52, AH0.* and .*0.4, 0.7", *(alignments.read_textgrid, path)
-    )
+    path.write_text((FOLDER / "long.TextGrid").read_text().replace(old, new))
+    assert_refused(message, alignments.read_textgrid, path)
 
 
 def test_a_tier_of_points_has_no_phones(tmp_path):
     path = tmp_path / "utt.TextGrid"
-    text = (FOLDER / "short.TextGrid").read_text()
+    head, *_ = (FOLDER / "short.TextGrid").read_text().partition("0\n1.2\n5\n")
     points = '0\n1.2\n2\n0.3\n"AH"\n0.5\n"L"\n'
-    head = text.partition("0\n1.2\n5\n")[0].replace("IntervalTier", "TextTier")
-    path.write_text(head + points)
+    path.write_text(head.replace("IntervalTier", "TextTier") + points)
     assert_refused("has 0 tiers of phones .*intervals", alignments.read_textgrid, path)
 
 
@@ -139,9 +130,7 @@ def test_a_wrong_line_of_a_ctm_file_is_named(tmp_path, line, message):
 def test_a_file_that_is_not_text_is_no_ctm_file(tmp_path):
     path = tmp_path / "speech.wav"
     soundfile.write(path, SPEECH + 0.5, RATE)
-    assert_refused(
-        "speech.wav is not a CTM file", alignments.open_alignments, str(path), tmp_path
-    )
+    assert_refused("speech.wav is not a CTM file", alignments.read_ctm, path)
 
 
 def test_of_two_textgrids_of_one_name_none_is_chosen(tmp_path):
@@ -150,10 +139,8 @@ def test_of_two_textgrids_of_one_name_none_is_chosen(tmp_path):
         text = (FOLDER / "long.TextGrid").read_text()
         (tmp_path / speaker / f"{name}.TextGrid").write_text(text)
     source = alignments.open_alignments(str(tmp_path), tmp_path / "cache", True)
-    assert_refused(
-        "a/utt.TextGrid and .*b/utt.TextGrid have the name of the same",
-        *(source, "utt", SPEECH, RATE, None),
-    )
+    both = "a/utt.TextGrid and .*b/utt.TextGrid have the name of the same"
+    assert_refused(both, source, "utt", SPEECH, RATE, None)
     assert_same_phones(source("other", SPEECH, RATE, None), HELLO)
 
 
@@ -176,10 +163,8 @@ def test_an_utterance_without_alignment_is_named_or_counted(path, tmp_path):
 def test_an_alignment_of_longer_audio_is_refused(tmp_path):
     source = alignments.open_alignments(str(FOLDER), tmp_path)
     assert source("long", SPEECH[: int(1.16 * RATE)], RATE, None)  # by rounding
-    assert_refused(
-        "long.TextGrid: the phones of long end at 1.20 s, but its audio lasts 1.00 s",
-        *(source, "long", SPEECH[:RATE], RATE, None),
-    )
+    longer = "the phones of long end at 1.20 s, but its audio lasts 1.00 s"
+    assert_refused(longer, source, "long", SPEECH[:RATE], RATE, None)
 
 
 # ------------------------------ pocketsphinx ------------------------------
@@ -188,24 +173,17 @@ def test_an_alignment_of_longer_audio_is_refused(tmp_path):
 def test_the_words_of_an4_are_aligned_with_a_pronunciation_each(an4):
     import pocketsphinx
 
-    dictionary = {}
-    with open(
-        pocketsphinx.get_model_path("en-us/cmudict-en-us.dict"), encoding="utf-8"
-    ) as file:
-        for line in file:
-            word, *phonemes = line.split()
-            dictionary.setdefault(word.partition("(")[0], []).append(phonemes)
+    dictionary = collections.defaultdict(list)
+    path = Path(pocketsphinx.get_model_path("en-us/cmudict-en-us.dict"))
+    for line in path.read_text(encoding="utf-8").splitlines():
+        word, phonemes = line.split(maxsplit=1)
+        dictionary[word.partition("(")[0]].append(phonemes)
     for words, wav in an4:
         wav = wav.astype(np.float32)
         phones = alignments.align_with_pocketsphinx(wav, RATE, words)
         spoken = [phone.symbol for phone in phones if phone.symbol != "SIL"]
-        pronunciations = [
-            "|".join(" ".join(p) for p in dictionary[word])
-            for word in words.lower().split()
-        ]
-        assert re.fullmatch(
-            " ".join(f"({p})" for p in pronunciations), " ".join(spoken)
-        ), words
+        pattern = [f"({'|'.join(dictionary[w])})" for w in words.lower().split()]
+        assert re.fullmatch(" ".join(pattern), " ".join(spoken)), words
         # without a gap, within the audio
         assert phones[0].start == 0 and phones[-1].end <= len(wav) / RATE + 0.01
         for left, right in zip(phones, phones[1:], strict=False):
@@ -278,9 +256,8 @@ def test_pocketsphinx_without_words_is_refused(tmp_path):
 def agreement(actual, expected, seconds):
     """Share of 10 ms frames that have the same phone in both."""
     times = np.arange(0.005, seconds, 0.01)
-    index = {s: n for n, s in enumerate(sorted({p.symbol for p in actual + expected}))}
-    labels = [alignments.label_frames(p, times, index) for p in (actual, expected)]
-    return (labels[0] == labels[1]).mean()
+    shown, wanted = (alignments.phones_at(times, p) for p in (actual, expected))
+    return (shown == wanted).mean()
 
 
 @needs_corpus

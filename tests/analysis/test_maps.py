@@ -20,70 +20,50 @@ from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.asr.frontend.default import DefaultFrontend
 
+from espnet_reuse.analysis.analyze import suggest
 from espnet_reuse.analysis.maps import AnalysedModel
 from espnet_reuse.asr.encoder.conformer_reuse_encoder import ConformerReuseEncoder
 from espnet_reuse.errors import UserError
 
 RATE, HOP, MELS, SIZE, HEADS, LAYERS = 16000, 160, 32, 16, 2, 3
-ATTENTION = {"output_size": SIZE, "attention_heads": HEADS}
-CONFORMER = ATTENTION | {
-    "num_blocks": LAYERS,
-    "linear_units": 8,
-    "cnn_module_kernel": 3,
-    "rel_pos_type": "latest",
-}
+ATTENTION = {"output_size": SIZE, "attention_heads": HEADS, "num_blocks": LAYERS}
+LINEAR, CGMLP = {"linear_units": 8}, {"cgmlp_linear_units": 8}
+LATEST = {"cnn_module_kernel": 3, "rel_pos_type": "latest"}
+CONFORMER = ATTENTION | LINEAR | LATEST
+LEGACY = CONFORMER | {"rel_pos_type": "legacy"}
+SDPA = {"use_sdpa": True}
+INTERCTC = {"interctc_layer_idx": [1], "interctc_use_conditioning": True}
+REUSE = CONFORMER | {"reuse_group_size": [2, 1]}
 ENCODERS = {
     "conformer": (ConformerEncoder, CONFORMER),
-    "conformer, legacy": (ConformerEncoder, CONFORMER | {"rel_pos_type": "legacy"}),
-    "conformer, sdpa": (ConformerEncoder, CONFORMER | {"use_sdpa": True}),
-    "conformer, interctc": (
-        ConformerEncoder,
-        CONFORMER | {"interctc_layer_idx": [1], "interctc_use_conditioning": True},
-    ),
-    "transformer": (
-        TransformerEncoder,
-        ATTENTION | {"num_blocks": LAYERS, "linear_units": 8},
-    ),
-    "branchformer": (
-        BranchformerEncoder,
-        ATTENTION | {"num_blocks": LAYERS, "cgmlp_linear_units": 8},
-    ),
-    "e_branchformer": (
-        EBranchformerEncoder,
-        ATTENTION | {"num_blocks": LAYERS, "linear_units": 8, "cgmlp_linear_units": 8},
-    ),
-    "conformer_reuse": (
-        ConformerReuseEncoder,
-        CONFORMER | {"reuse_group_size": [2, 1]},
-    ),
-    "conformer_reuse, sdpa": (
-        ConformerReuseEncoder,
-        CONFORMER | {"reuse_group_size": [2, 1], "use_sdpa": True},
-    ),
+    "conformer, legacy": (ConformerEncoder, LEGACY),
+    "conformer, sdpa": (ConformerEncoder, CONFORMER | SDPA),
+    "conformer, interctc": (ConformerEncoder, CONFORMER | INTERCTC),
+    "transformer": (TransformerEncoder, ATTENTION | LINEAR),
+    "branchformer": (BranchformerEncoder, ATTENTION | CGMLP),
+    "e_branchformer": (EBranchformerEncoder, ATTENTION | LINEAR | CGMLP),
+    "conformer_reuse": (ConformerReuseEncoder, REUSE),
+    "conformer_reuse, sdpa": (ConformerReuseEncoder, REUSE | SDPA),
 }
 
 
-def build(encoder_class, options, n_fft=512):
+def build(encoder_class, options):
     torch.manual_seed(0)
-    frontend = DefaultFrontend(n_fft=n_fft, hop_length=HOP, n_mels=MELS)
+    frontend = DefaultFrontend(n_fft=512, hop_length=HOP, n_mels=MELS)
     encoder = encoder_class(input_size=MELS, **options)
     tokens = ["<blank>", "a", "<sos/eos>"]
     ctc = CTC(odim=len(tokens), encoder_output_size=encoder.output_size())
     if getattr(encoder, "interctc_use_conditioning", False):
         encoder.conditioning_layer = torch.nn.Linear(len(tokens), SIZE)
+    absent = ("specaug", "normalize", "preencoder", "postencoder", "decoder")
     return ESPnetASRModel(
-        vocab_size=len(tokens),
-        token_list=tokens,
+        len(tokens),
+        tokens,
         frontend=frontend,
-        specaug=None,
-        normalize=None,
-        preencoder=None,
         encoder=encoder,
-        postencoder=None,
-        decoder=None,
         ctc=ctc,
-        joint_network=None,
         ctc_weight=1.0,
+        **dict.fromkeys((*absent, "joint_network")),
     )
 
 
@@ -125,9 +105,7 @@ def test_a_model_computes_and_remembers_the_same_as_before(analysed):
     speech, lengths = noise(1.0)[None], torch.tensor([RATE])
     with torch.no_grad():
         expected, _ = analysed.model.encode(speech, lengths)
-    fused = [getattr(a, "use_sdpa", None) for a in analysed.attentions]
     analysed.record(speech[0], "utt")
-    assert [getattr(a, "use_sdpa", None) for a in analysed.attentions] == fused
     assert not any(module._forward_hooks for module in analysed.model.modules())
     assert all(getattr(a, "attn", None) is None for a in analysed.attentions)
     with torch.no_grad():
@@ -145,12 +123,11 @@ def test_an_utterance_has_the_same_maps_after_others(analysed):
 
 
 def test_fused_kernels_do_not_hide_the_map():
-    eager, fused = (
-        AnalysedModel(build(*ENCODERS[name])) for name in list(ENCODERS)[:3:2]
+    eager, fused = (build(*ENCODERS[name]) for name in ("conformer", "conformer, sdpa"))
+    assert fused.encoder.encoders[0].self_attn.use_sdpa
+    torch.testing.assert_close(
+        *(AnalysedModel(model).record(noise(1.0), "u") for model in (eager, fused))
     )
-    assert fused.attentions[0].use_sdpa and not eager.attentions[0].use_sdpa
-    speech = noise(1.0)
-    torch.testing.assert_close(eager.record(speech, "u"), fused.record(speech, "u"))
 
 
 def test_a_consumers_map_is_its_producers():
@@ -176,9 +153,8 @@ def test_a_consumers_map_is_its_producers():
 )
 def test_a_frame_is_in_the_middle_of_what_it_sees(input_layer, subsampling, centre):
     """`centre`: the middle one of the features that the first encoder frame sees."""
-    model = AnalysedModel(
-        build(ConformerEncoder, CONFORMER | {"input_layer": input_layer})
-    )
+    options = CONFORMER | {"input_layer": input_layer}
+    model = AnalysedModel(build(ConformerEncoder, options))
     times = model.measure_frame_times(RATE)
     half_a_sample = 0.5 / RATE
     assert times.shift == pytest.approx(subsampling * HOP / RATE)
@@ -188,9 +164,8 @@ def test_a_frame_is_in_the_middle_of_what_it_sees(input_layer, subsampling, cent
 @pytest.mark.parametrize("input_layer", ["conv2d2", "conv2d", "conv2d6", "conv2d8"])
 @pytest.mark.parametrize("seconds", [0.9, 1.234, 2.5])
 def test_a_click_changes_the_frames_around_its_time(input_layer, seconds):
-    model = AnalysedModel(
-        build(ConformerEncoder, CONFORMER | {"input_layer": input_layer})
-    )
+    options = CONFORMER | {"input_layer": input_layer}
+    model = AnalysedModel(build(ConformerEncoder, options))
     times = model.measure_frame_times(RATE)
     quiet = 0.01 * noise(4.0)
     click = quiet.clone()
@@ -232,23 +207,25 @@ def test_frames_that_see_everything_are_spread_evenly():
 
 
 def test_a_consumer_saves_what_only_a_producer_computes():
-    costs = AnalysedModel(build(*ENCODERS["conformer"])).count_costs(noise(1.0))
+    _, saved = AnalysedModel(build(*ENCODERS["conformer"])).count_flops(noise(1.0))
     t, d = 24, SIZE
     positions = 2 * t - 1
     scores = 2 * t * t * d + 2 * t * positions * d
     projections = 2 * (2 * t * d * d) + 2 * positions * d * d
-    assert costs.saved == scores + projections
-    assert costs.speed_up(LAYERS, LAYERS) == 1
-    assert costs.speed_up(1, LAYERS) == pytest.approx(
-        costs.encoder / (costs.encoder - 2 * costs.saved)
-    )
+    assert saved == scores + projections
+
+
+def test_the_speed_up_is_that_of_the_encoder_without_what_its_consumers_save():
+    suggestions = suggest(torch.zeros(4, 4), (100, 10), [1, 4], None)
+    speed_ups = [suggestion["suggested"]["speed_up"] for suggestion in suggestions]
+    assert speed_ups == [100 / 70, 1]
 
 
 def test_the_cost_of_a_reuse_model_is_that_of_its_baseline():
     """The estimate is over the encoder without reuse, whichever is analysed."""
     speech = noise(1.0)
     baseline, reuse = (
-        AnalysedModel(build(*ENCODERS[name])).count_costs(speech)
+        AnalysedModel(build(*ENCODERS[name])).count_flops(speech)
         for name in ("conformer", "conformer_reuse")
     )
     assert reuse == baseline
@@ -256,31 +233,25 @@ def test_the_cost_of_a_reuse_model_is_that_of_its_baseline():
 
 # ------------------------------ refusals ------------------------------
 
+FAST = ATTENTION | {
+    "attention_layer_type": "fast_selfattn",
+    "pos_enc_layer_type": "abs_pos",
+}
+TRIM = {"ctc_trim": True}
+
 
 @pytest.mark.parametrize(
     "encoder_class, options, message",
     [
-        pytest.param(
+        (
             ContextualBlockConformerEncoder,
-            ATTENTION | {"num_blocks": 1},
+            ATTENTION,
             "ContextualBlockConformerEncoder is not supported",
-            id="another encoder",
         ),
-        pytest.param(
-            EBranchformerEncoder,
-            ENCODERS["e_branchformer"][1]
-            | {"attention_layer_type": "fast_selfattn"}
-            | {"pos_enc_layer_type": "abs_pos"},
-            "has no attention map",
-            id="attention without a map",
-        ),
-        pytest.param(
-            ConformerEncoder,
-            CONFORMER | {"ctc_trim": True, "interctc_layer_idx": [1]},
-            "ctc_trim drops frames",
-            id="ctc_trim",
-        ),
+        (EBranchformerEncoder, FAST, "has no attention map"),
+        (ConformerEncoder, CONFORMER | INTERCTC | TRIM, "ctc_trim drops frames"),
     ],
+    ids=["another encoder", "attention without a map", "ctc_trim"],
 )
 def test_an_encoder_without_comparable_maps_is_refused(encoder_class, options, message):
     with pytest.raises(UserError, match=message):
@@ -299,14 +270,16 @@ LONG_UTTERANCE = """
 import resource, sys
 sys.path.insert(0, {folder!r})
 from test_maps import CONFORMER, AnalysedModel, ConformerEncoder, build, noise
-from espnet_reuse.analysis.utterance import measure
 from espnet_reuse.analysis.alignments import Phone
+from espnet_reuse.analysis.dataset import Utterance
+from espnet_reuse.analysis.utterance import measure
 
 size = {{"output_size": 256, "attention_heads": 8, "num_blocks": 12}}
 analysed = AnalysedModel(build(ConformerEncoder, CONFORMER | size))
 times = analysed.measure_frame_times(16000)
 phones = [Phone("AH" if n % 2 else "T", n / 10, (n + 1) / 10) for n in range(350)]
-measures = measure(analysed.record(noise(35), "utt"), phones, times, "utt")
+utterance = Utterance("utt", noise(35).numpy(), None, None)
+measures = measure(analysed, utterance, phones, times)
 assert measures["frames"] == 874
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 """

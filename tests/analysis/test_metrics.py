@@ -3,6 +3,7 @@
 
 """Measures of maps whose answer is known, and against their formulas in plain loops."""
 
+import itertools
 import math
 
 import pytest
@@ -35,15 +36,11 @@ def blocks(num_frames, size):
 def naive_diagonality(attention_map, r):
     """D(r) as in its formula."""
     num_frames = len(attention_map)
-    return (
-        sum(
-            attention_map[i, j].item()
-            for i in range(num_frames)
-            for j in range(num_frames)
-            if abs(i - j) <= r * (num_frames - 1)
-        )
-        / num_frames
-    )
+    total = 0.0
+    for i, j in itertools.product(range(num_frames), repeat=2):
+        if abs(i - j) <= r * (num_frames - 1):
+            total += attention_map[i, j].item()
+    return total / num_frames
 
 
 # ------------------------------ diagonality ------------------------------
@@ -109,12 +106,8 @@ def test_cad_is_the_integral_of_the_curve():
 
 def test_one_frame_is_its_own_diagonal():
     one = torch.ones(1, 1)
-    assert metrics.cad(one) == 1
-    assert metrics.cumulative_diagonality(one, torch.tensor([0.0, 1.0])).tolist() == [
-        1,
-        1,
-    ]
-    assert metrics.entropy(one) == 0
+    assert metrics.cad(one) == 1 and metrics.entropy(one) == 0
+    assert metrics.cumulative_diagonality(one, torch.tensor([0.0, 1.0])).eq(1).all()
 
 
 # ------------------------------ entropy ------------------------------
@@ -157,16 +150,14 @@ def test_phoneme_attention_by_hand():
     # 0 to 0: 0.4 + 0.4 across the gap, and 0.6 back; 0 to 1: 0.3 + 0.2 + 0.3
     expected = torch.tensor([[1.4, 0.8, 0.0], [0.6, 0.0, 0.0], [0.0, 0.0, 0.0]])
     torch.testing.assert_close(sums, expected)
-    mass, lift = metrics.phoneme_attention(sums, torch.tensor([3, 1, 0]))
-    torch.testing.assert_close(
-        mass[:2, :2], torch.tensor([[1.4 / 3, 0.8 / 3], [0.6, 0]])
-    )
-    torch.testing.assert_close(
-        lift[:2, :2], torch.tensor([[1.4 / 3 / 0.75, 0.8 / 3 / 0.25], [0.6 / 0.75, 0]])
-    )
+    counts = torch.tensor([3, 1, 0])
+    mass, lift = metrics.phoneme_attention(sums, counts)
+    expected = torch.tensor([[1.4 / 3, 0.8 / 3], [0.6, 0]])
+    torch.testing.assert_close(mass[:2, :2], expected)
+    shares = torch.tensor([0.75, 0.25])
+    torch.testing.assert_close(lift[:2, :2], expected / shares)
     assert mass[2].isnan().all() and lift[:, 2].isnan().all()
     # 1.4 of the 2.2 that leave phoneme 0, of which 3/4 of all frames are
-    counts = torch.tensor([3, 1, 0])
     lift = metrics.same_phoneme_lift(sums, counts)
     assert lift.item() == pytest.approx(1.4 / (2.2 * 3 / 4 + 0.6 * 1 / 4))
     assert metrics.same_phoneme_lift(sums, counts, exclude=[1]).item() == 1
@@ -224,6 +215,5 @@ def test_looking_near_and_at_random_there_is_no_phoneme_attention():
 def test_layers_and_heads_never_mix(figure):
     maps = random_maps(2, 3, T, T)
     together = figure(maps)
-    for layer in range(2):
-        for head in range(3):
-            torch.testing.assert_close(together[layer, head], figure(maps[layer, head]))
+    for place in itertools.product(range(2), range(3)):
+        torch.testing.assert_close(together[place], figure(maps[place]))

@@ -3,6 +3,8 @@
 
 """Distances between maps, and the matching of heads."""
 
+import itertools
+
 import pytest
 import torch
 from scipy.spatial.distance import cosine, jensenshannon
@@ -22,13 +24,12 @@ def test_distances_and_cosines_are_scipys():
     distance = similarity.js_distance(a, b)
     cosines = similarity.cosine_similarity(a, b)
     assert distance.shape == cosines.shape == (2, 3)
-    for h in range(2):
-        for k in range(3):
-            rows = list(zip(a[h].double().numpy(), b[k].double().numpy(), strict=True))
-            expected = sum(jensenshannon(p, q, base=2) for p, q in rows) / T
-            assert distance[h, k].item() == pytest.approx(expected, abs=1e-4)
-            expected = sum(1 - cosine(p, q) for p, q in rows) / T
-            assert cosines[h, k].item() == pytest.approx(expected, abs=1e-5)
+    for h, k in itertools.product(range(2), range(3)):
+        rows = list(zip(a[h].double().numpy(), b[k].double().numpy(), strict=True))
+        expected = sum(jensenshannon(p, q, base=2) for p, q in rows) / T
+        assert distance[h, k].item() == pytest.approx(expected, abs=1e-4)
+        expected = sum(1 - cosine(p, q) for p, q in rows) / T
+        assert cosines[h, k].item() == pytest.approx(expected, abs=1e-5)
 
 
 def test_equal_maps_are_at_no_distance_and_disjoint_ones_at_one():
@@ -51,13 +52,12 @@ def test_nearly_equal_maps_are_at_next_to_no_distance():
 def test_layers_are_compared_pair_by_pair_both_ways_alike():
     maps = random_maps(3, 2)
     distance, cosines = similarity.compare_layers(maps)
-    for i in range(3):
-        for j in range(3):
-            expected = similarity.js_distance(maps[i], maps[j])
-            torch.testing.assert_close(distance[i, j], expected)
-            torch.testing.assert_close(distance[i, j], distance[j, i].T)
-            expected = similarity.cosine_similarity(maps[i], maps[j])
-            torch.testing.assert_close(cosines[i, j], expected)
+    torch.testing.assert_close(distance, distance.permute(1, 0, 3, 2))
+    for i, j in itertools.product(range(3), repeat=2):
+        expected = similarity.js_distance(maps[i], maps[j])
+        torch.testing.assert_close(distance[i, j], expected)
+        expected = similarity.cosine_similarity(maps[i], maps[j])
+        torch.testing.assert_close(cosines[i, j], expected)
 
 
 def test_heads_in_another_order_are_matched():

@@ -6,6 +6,7 @@
 import argparse
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from espnet_reuse.analysis.maps import AnalysedModel
 from espnet_reuse.bin import analyze as command
 
 LAYERS, HEADS = 4, 2
+ALIGNMENTS = Path(__file__).parents[1] / "analysis/alignments"
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +35,8 @@ def save_model(folder, encoder, **options):
     config = ASRTask.get_default_config() | {
         "token_list": ["<blank>", "<unk>", "a", "<sos/eos>"],
         "encoder": encoder,
-        "encoder_conf": {
-            "output_size": 16,
-            "attention_heads": HEADS,
-            "num_blocks": LAYERS,
-            "linear_units": 16,
-        }
-        | options,
+        "encoder_conf": {"output_size": 16, "linear_units": 16, "num_blocks": LAYERS}
+        | {"attention_heads": HEADS, **options},
         "model_conf": {"ctc_weight": 1.0},
         "frontend_conf": {"fs": "16k", "hop_length": 160},
         "normalize": None,
@@ -51,16 +48,13 @@ def save_model(folder, encoder, **options):
 
 def write_data_dir(folder, an4, chosen):
     folder.mkdir(exist_ok=True)
-    lines = {"wav.scp": [], "text": [], "utt2spk": []}
     for n in chosen:
         words, wav = an4[n]
-        utt_id, audio = f"spk{n % 3}-{n}", folder / f"{n}.flac"
+        speaker, audio = f"spk{n % 3}", folder / f"{n}.flac"
         soundfile.write(audio, wav, 16000)
-        lines["wav.scp"].append(f"{utt_id} {audio}")
-        lines["text"].append(f"{utt_id} {words}")
-        lines["utt2spk"].append(f"{utt_id} spk{n % 3}")
-    for name, content in lines.items():
-        (folder / name).write_text("\n".join(content) + "\n")
+        for name, value in ("wav.scp", audio), ("text", words), ("utt2spk", speaker):
+            with open(folder / name, "a") as file:
+                print(f"{speaker}-{n} {value}", file=file)
     return folder
 
 
@@ -79,13 +73,10 @@ def finished(exp, data_dir, tmp_path_factory):
 
 def run(exp, data_dir, *options):
     """Run the command in this process; return its exit status."""
-    arguments = [
-        *("--asr_train_config", exp / "config.yaml"),
-        *("--asr_model_file", exp / "model.pth", "--data_dir", data_dir),
-        *options,
-    ]
+    model = ("--asr_train_config", exp / "config.yaml")
+    model += ("--asr_model_file", exp / "model.pth")
     try:
-        command.main(list(map(str, arguments)))
+        command.main([str(x) for x in (*model, "--data_dir", data_dir, *options)])
     except SystemExit as exit_:
         return exit_.code
     return 0
@@ -110,24 +101,19 @@ def test_it_writes_the_numbers_the_figures_and_the_report(finished):
     assert np.shape(analysis["diagonality"]["cad"]) == (LAYERS, HEADS)
     phonemes = analysis["phoneme_attention"]["phonemes"]
     assert {"AH", "SIL"} < set(phonemes)
-    assert np.shape(analysis["phoneme_attention"]["lift_by_head"]) == (
-        *(LAYERS, HEADS),
-        *(len(phonemes), len(phonemes)),
-    )
+    by_head = LAYERS, HEADS, len(phonemes), len(phonemes)
+    assert np.shape(analysis["phoneme_attention"]["lift_by_head"]) == by_head
     probe = analysis["probe"]
     # at most: of silence there are frames, but none in the probe
     assert probe["classes"] < len(phonemes)
     assert probe["places"] == ["input", "1", "2", "3", "4"]
     assert not set(probe["train_speakers"]) & set(probe["test_speakers"])
-    distance = analysis["similarity"]["js_distance"]
-    np.testing.assert_allclose(
-        np.mean(distance["by_head"], axis=-1), distance["same_head"], atol=1e-4
+    by_head, same_head, matched = map(
+        np.array, analysis["similarity"]["js_distance"].values()
     )
-    assert np.all(
-        np.array(distance["matched"]) <= np.array(distance["same_head"]) + 1e-4
-    )
-    report = (finished / "report.html").read_text()
-    assert "reuse_group_size: " in report
+    np.testing.assert_allclose(by_head.mean(-1), same_head, atol=1e-4)
+    assert np.all(matched <= same_head + 1e-4)
+    assert "reuse_group_size: " in (finished / "report.html").read_text()
     assert len(list(finished.glob("*.png"))) >= 6
 
 
@@ -313,29 +299,9 @@ def test_an_unsupported_encoder_is_named(data_dir, tmp_path, capsys):
 def test_a_missing_textgrid_is_named_or_skipped(exp, data_dir, tmp_path, capsys):
     grids = tmp_path / "grids"
     grids.mkdir()
-    grid = """File type = "ooTextFile"
-Object class = "TextGrid"
-
-xmin = 0
-xmax = 0.5
-tiers? <exists>
-size = 1
-item []:
-    item [1]:
-        class = "IntervalTier"
-        name = "phones"
-        xmin = 0
-        xmax = 0.5
-        intervals: size = 1
-        intervals [1]:
-            xmin = 0
-            xmax = 0.5
-            text = "AH0"
-"""
-    (grids / "spk0-0.TextGrid").write_text(grid)
+    shutil.copy(ALIGNMENTS / "short.TextGrid", grids / "spk0-6.TextGrid")
     options = ("--alignments", grids, "--output", tmp_path / "out")
-    status = run(exp, data_dir, *options)
-    assert_refused(capsys, status, "spk0-3")
+    assert_refused(capsys, run(exp, data_dir, *options), "spk0-0")
     assert run(exp, data_dir, *options, "--allow_missing", "true") == 0
     data = read(tmp_path / "out")["data"]
     assert data["aligned"] == 1
