@@ -3,6 +3,7 @@
 
 """A run of the comparison: plan, share out, do, report."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -16,7 +17,7 @@ from pathlib import Path
 from espnet_reuse.comparison.actions import Actions
 from espnet_reuse.comparison.cells import Cell, Comparison
 from espnet_reuse.comparison.display import Display
-from espnet_reuse.comparison.plan import Step, explain
+from espnet_reuse.comparison.plan import explain
 from espnet_reuse.comparison.recipe import ROOT, Recipe
 from espnet_reuse.comparison.runner import Runner
 from espnet_reuse.comparison.steps import Steps
@@ -118,29 +119,27 @@ def run(steps: Steps, comparison: Comparison, runner: Runner) -> None:
     Raises:
         UserError: A step failed, or one before the first stage is not done.
     """
-    options, failed = comparison.options, {}
-
-    def asked(step: Step) -> bool:
-        return options.stage <= step.stage <= options.stop_stage
-
-    def do(group: list[Step]) -> None:
-        failed.update(runner.run([step for step in group if asked(step)]))
-
-    check, *data = steps.shared
-    raise_first(runner.run([check]))
-    data_done = all(step.is_done() for step in data)
-    with runner.locked("the data", shared=data_done) as lock:
+    first, last = comparison.options.stage, comparison.options.stop_stage
+    asked = [step for step in steps.all if first <= step.stage <= last]
+    data = [step for step in asked if step.stage in (1, 2)]
+    raise_first(runner.run(steps.shared[:1]))
+    prepared = all(step.is_done() for step in data)
+    with runner.locked("the data", shared=prepared) as lock:
         runner.held.append(lock)
-        refuse_too_early(data, options)
-        if not data_done:
-            raise_first(runner.run([step for step in data if asked(step)]))
-            fcntl.flock(lock, fcntl.LOCK_SH)
-        refuse_too_early(steps.cells, options)
-        do(steps.cells)
-        if options.stage <= 6 <= options.stop_stage:
-            compare_complete(steps, comparison, runner, failed)
-        done = [s for s in steps.analyses if s.needs[0].name not in failed]
-        do(done)
+        for step in asked:
+            for needed in step.before:
+                if needed.stage < first and not needed.is_done():
+                    raise UserError(
+                        f"--stage {first}: {needed.name} is not done; start from "
+                        f"--stage {needed.stage}"
+                    )
+        raise_first(runner.run(data))
+        if not prepared:
+            with contextlib.suppress(OSError):  # where there are no locks
+                fcntl.flock(lock, fcntl.LOCK_SH)
+        failed = runner.run([step for step in asked if step.stage in (3, 4, 5, 7)])
+        if steps.comparison in asked:
+            failed |= compare_complete(steps, comparison, runner)
     if failed:
         raise UserError("\n".join(str(error) for error in failed.values()))
 
@@ -151,44 +150,34 @@ def raise_first(failed: dict[str, UserError]) -> None:
         raise error
 
 
-def refuse_too_early(steps: list[Step], options: Namespace) -> None:
-    """Raise an error if a step before the first stage is not done."""
-    for step in steps:
-        if step.stage < options.stage and not step.is_done():
-            raise UserError(
-                f"--stage {options.stage}: {step.name} is not done; start from --stage "
-                f"{step.stage}"
-            )
+def compare_complete(steps: Steps, comparison: Comparison, runner: Runner) -> dict:
+    """Compare the models of which every seed is scored, and show the table.
 
-
-def compare_complete(
-    steps: Steps, comparison: Comparison, runner: Runner, failed: dict
-) -> None:
-    """Compare the models of which every seed is scored, and show the table."""
+    Returns:
+        {step: error} if that failed.
+    """
 
     def is_complete(cell: Cell) -> bool:
         same = (c for c in comparison.cells if c.model is cell.model)
         return all(steps.scoring[c.name].is_done() for c in same)
 
     complete = [cell for cell in comparison.cells if is_complete(cell)]
-    first = comparison.models[0]
-    if first not in [cell.model for cell in complete]:
-        runner.display.log(f"No comparison: {first.name} is not complete")
-        return
-    step = steps.plan_comparison(complete)
-    failed |= runner.run([step])
-    if step.name in failed:
-        return
-    exp, recipe = comparison.exp, comparison.recipe
+    if comparison.models[0] not in [cell.model for cell in complete]:
+        name = comparison.models[0].name
+        runner.display.log(f"No comparison: {name} is not complete")
+        return {}
+    failed = runner.run([steps.plan_comparison(complete)])
+    if failed:
+        return failed
+    exp = comparison.exp
     text = (exp / "comparison.json").read_text(encoding="utf-8")
     print_comparison(json.loads(text), runner.display.console)
-    written = f"egs2/{recipe.name}/asr1/exp"
-    runner.display.log(
-        f"Written: {written}/{{{','.join(PUBLISHED)},comparison_details.md}}"
-    )
+    written, names = f"egs2/{comparison.recipe.name}/asr1/exp", ",".join(PUBLISHED)
+    runner.display.log(f"Written: {written}/{{{names},comparison_details.md}}")
     if comparison.options.results:
         folder = Path(comparison.options.results)
         folder.mkdir(parents=True, exist_ok=True)
         for name in PUBLISHED:
             shutil.copy(exp / name, folder)
-        runner.display.log(f"Written: {folder}/{{{','.join(PUBLISHED)}}}")
+        runner.display.log(f"Written: {folder}/{{{names}}}")
+    return {}
