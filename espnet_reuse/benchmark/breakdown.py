@@ -4,7 +4,8 @@
 """Where an encoder spends its time, by module and within attention by step."""
 
 import contextlib
-from typing import Callable, Dict
+from typing import Callable
+from unittest.mock import patch
 
 import torch
 from torch.autograd import DeviceType
@@ -43,58 +44,34 @@ RANGE = "espnet_reuse: "
 @contextlib.contextmanager
 def _ranges_around_modules(encoder):
     """Put a range of the profiler around every module of MODULES."""
-    handles, entered = [], []
-
-    def enter_range(category):
-        def enter(module, args):
-            entered.append(record_function(RANGE + category))
-            entered[-1].__enter__()
-
-        return enter
-
-    def leave(module, args, output):
-        entered.pop().__exit__(None, None, None)
-
-    for name, module in encoder.named_modules():
-        category = MODULES.get(name.rpartition(".")[2])
-        if category is not None:
-            handles.append(module.register_forward_pre_hook(enter_range(category)))
-            handles.append(module.register_forward_hook(leave))
-    try:
+    with contextlib.ExitStack() as stack:
+        for name, module in encoder.named_modules():
+            category = MODULES.get(name.rpartition(".")[2])
+            if category is not None:
+                forward = record_function(RANGE + category)(module.forward)
+                stack.enter_context(patch.object(module, "forward", forward))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
-def categorise(
-    name: str, shapes: list, category: str, output_size: int, heads: int
-) -> str:
-    """Return the category of an operator.
+def _category_of(event, category, output_size, heads):
+    """Return the category of an operator or range, called from one of `category`.
 
     Inside attention, a product over d_k = output_size / heads makes scores, and one
     over time applies the map; a map of d_k frames would be taken for scores.
-
-    Args:
-        name: Operator, `aten::bmm`, or range.
-        shapes: Shapes of its arguments.
-        category: Category of the operator or range that called it.
-        output_size: Width of the encoder.
-        heads: Number of attention heads.
     """
-    if name.startswith(RANGE):
-        return name.removeprefix(RANGE)
+    if event.name.startswith(RANGE):
+        return event.name.removeprefix(RANGE)
     if category != ATTENTION:
         return category
-    operator = name.removeprefix("aten::").rstrip("_")
+    operator = event.name.removeprefix("aten::").rstrip("_")
     if "scaled_dot_product" in operator:
         return FUSED
     if "softmax" in operator:
         return SOFTMAX
     if operator == "linear":
         return PROJECTIONS
-    if operator in PRODUCTS and len(shapes) > PRODUCTS[operator]:
-        shape = shapes[PRODUCTS[operator]]
+    if operator in PRODUCTS and event.input_shapes:
+        shape = event.input_shapes[PRODUCTS[operator]]
         if len(shape) == 2 and shape[-1] == output_size:
             return PROJECTIONS
         return SCORES if shape[-1] == output_size // heads else APPLY
@@ -107,7 +84,7 @@ def measure_breakdown(
     output_size: int,
     heads: int,
     device: str,
-) -> Dict[str, float]:
+) -> dict[str, float]:
     """Return the milliseconds of one step by category, and their `total`.
 
     CPU times are an operator's own, without those it calls; Python's time counts for
@@ -124,9 +101,7 @@ def measure_breakdown(
     milliseconds = dict.fromkeys(CATEGORIES, 0.0)
 
     def add(event, category):
-        category = categorise(
-            event.name, event.input_shapes or [], category, output_size, heads
-        )
+        category = _category_of(event, category, output_size, heads)
         if on_gpu:
             # a range appears among the kernels, too
             kernels = [k for k in event.kernels if not k.name.startswith(RANGE)]

@@ -5,7 +5,6 @@
 
 import dataclasses
 import logging
-from typing import Dict, Sequence
 
 import torch
 
@@ -33,7 +32,6 @@ logger = logging.getLogger(__name__)
 
 PILOT_ROUNDS = 3
 PROFILED_STEPS = 3
-PRODUCTS = "products of "
 
 
 def _fit_layers(baseline, ours, encoders, inputs, settings):
@@ -45,7 +43,7 @@ def _fit_layers(baseline, ours, encoders, inputs, settings):
         "ours": encoders[ours.name],
     }
     steps = {name: make_step(e, inputs, settings) for name, e in timed.items()}
-    times = time_interleaved(steps, settings.threads, settings.min_time, PILOT_ROUNDS)
+    times = time_interleaved(steps, settings.min_time, PILOT_ROUNDS)
     if any(status != MEASURED for _, status in times.values()):
         return None
     # the fastest, for one disturbed round of few would change the number
@@ -56,19 +54,24 @@ def _fit_layers(baseline, ours, encoders, inputs, settings):
     return max(1, min(num_blocks, int(fitting)))
 
 
-def _measure_memory(peer, rows, encoder, settings, frames):
-    """Start the peer's row with its size and its peak memory."""
-    peak, status = attempt(peak_memory, peer, settings, frames)
-    rows[peer.name] = {
+def _measure_memory(peer, encoder, settings, seconds, output_frames):
+    """Return the peer's row with its size and its peak memory."""
+    peak, status = peak_memory(peer, settings, settings.frames_of(seconds))
+    shown = f"{peak:.0f} MB at the peak" if status == MEASURED else status
+    logger.info(f"  {peer.name}: {shown}")
+    return {
+        "seconds": seconds,
+        "output_frames": output_frames,
+        "encoder": peer.name,
         "status": status,
         "parameters": sum(p.numel() for p in encoder.parameters()),
         "layers": peer.conf["num_blocks"],
-        "group_size": peer.conf.get("reuse_group_size"),
+        "group_size": peer.group_size,
         "peak_memory_mb": peak,
         "times_ms": None,
+        "products_ms": None,
+        "breakdown_ms": None,
     }
-    shown = f"{peak:.0f} MB at the peak" if status == MEASURED else status
-    logger.info(f"  {peer.name}: {shown}")
 
 
 def _measure_breakdown(encoder, inputs, settings):
@@ -85,10 +88,10 @@ def _measure_breakdown(encoder, inputs, settings):
 
 def compare_at(
     seconds: float,
-    peers: Sequence[Peer],
-    encoders: Dict[str, torch.nn.Module],
+    peers: list[Peer],
+    encoders: dict[str, torch.nn.Module],
     settings: Settings,
-) -> Dict:
+) -> list[dict]:
     """Measure memory, time and breakdown of all encoders at one length.
 
     Args:
@@ -98,65 +101,53 @@ def compare_at(
         settings: What holds for all.
 
     Returns:
-        Raw measurements, which `report.summarise` completes: by peer its status, size,
-        peak memory (MB) and time of each round (ms), the times of the products that
-        reuse cannot avoid, and the breakdown (ms).
+        A row for each encoder: its status, size and peak memory (MB); the time of each
+        round (ms), also of the products that reuse cannot avoid; and the breakdown
+        (ms). What was not measured is None. `report.summarise` completes the rows.
     """
-    config = settings.config
-    frames = settings.frames_of(seconds)
-    baseline = peers[0]
-    output_frames = count_output_frames(
-        encoders[baseline.name], config.input_size, frames
-    )
-    rows = {}
-    logger.info(f"{seconds:g} s: memory of a step of each encoder by itself")
-    for peer in peers:
-        _measure_memory(peer, rows, encoders[peer.name], settings, frames)
+    baseline, largest, limit = peers[0], peers[-2], peers[-1]
+    frames, input_size = settings.frames_of(seconds), settings.config.input_size
+    output_frames = count_output_frames(encoders[baseline.name], input_size, frames)
+    length = settings, seconds, output_frames
 
-    ok = {name for name, row in rows.items() if row["status"] == MEASURED}
-    inputs = attempt(make_inputs, settings, frames)[0] if ok else None
-    largest = [peer for peer in peers if peer.is_ours][-1]
-    if inputs and {baseline.name, largest.name} <= ok:
+    logger.info(f"{seconds:g} s: memory of a step of each encoder by itself")
+    rows = {
+        peer.name: _measure_memory(peer, encoders[peer.name], *length) for peer in peers
+    }
+
+    def measured():
+        return [peer for peer in peers if rows[peer.name]["status"] == MEASURED]
+
+    inputs = attempt(make_inputs, settings, frames)[0] if measured() else None
+    if inputs and baseline in measured() and largest in measured():
         logger.info(f"{seconds:g} s: how many of ESPnet's layers fit our latency")
         num_blocks = _fit_layers(baseline, largest, encoders, inputs, settings)
         if num_blocks:
             fewer = with_layers(baseline, num_blocks)
-            encoder = build_encoder(fewer, config.input_size, encoders[baseline.name])
+            encoder = build_encoder(fewer, input_size, encoders[baseline.name])
             encoders = encoders | {fewer.name: encoder.to(settings.device)}
-            _measure_memory(fewer, rows, encoder, settings, frames)
-            peers = [*peers[:-1], fewer, peers[-1]]
+            rows[fewer.name] = _measure_memory(fewer, encoder, *length)
+            peers = [*peers[:-1], fewer, limit]
 
-    steps, products = {}, {}
-    for peer in peers:
-        if inputs is None or rows[peer.name]["status"] != MEASURED:
-            continue
-        steps[peer.name] = make_step(encoders[peer.name], inputs, settings)
-        if peer.is_ours:
-            step, _ = attempt(make_products, settings, peer.group_sizes, output_frames)
-            if step:
-                steps[PRODUCTS + peer.name] = step
+    steps = {}
+    for peer in measured() if inputs else ():
+        encoder = encoders[peer.name]
+        steps[peer.name, "times_ms"] = make_step(encoder, inputs, settings)
+        if peer.group_size:
+            args = settings, peer.group_size, output_frames
+            steps[peer.name, "products_ms"], _ = attempt(make_products, *args)
     logger.info(f"{seconds:g} s: time, in interleaved rounds")
-    timed = time_interleaved(steps, settings.threads, settings.min_time)
-    for name, (times, status) in timed.items():
-        if name.startswith(PRODUCTS):
-            products[name.removeprefix(PRODUCTS)] = times
-        else:
-            rows[name] |= {"times_ms": times, "status": status}
+    steps = {key: step for key, step in steps.items() if step}
+    timed = time_interleaved(steps, settings.min_time)
+    for (name, column), (times, status) in timed.items():
+        rows[name][column] = times
+        if column == "times_ms":
+            rows[name]["status"] = status
     steps.clear()  # frees the maps of the products
 
     logger.info(f"{seconds:g} s: breakdown by module")
-    breakdown = {
-        peer.name: _measure_breakdown(encoders[peer.name], inputs, settings)
-        for peer in peers
-        if (peer.name in (EAGER, SDPA) or peer.is_ours)
-        and rows[peer.name]["status"] == MEASURED
-    }
-    return {
-        "seconds": seconds,
-        "frames": frames,
-        "output_frames": output_frames,
-        "rounds": max((len(row["times_ms"] or []) for row in rows.values()), default=0),
-        "peers": {peer.name: rows[peer.name] for peer in peers},
-        "products": products,
-        "breakdown": {name: parts for name, parts in breakdown.items() if parts},
-    }
+    for peer in measured():
+        if peer.group_size or peer.name in (EAGER, SDPA):
+            parts = _measure_breakdown(encoders[peer.name], inputs, settings)
+            rows[peer.name]["breakdown_ms"] = parts
+    return [rows[peer.name] for peer in peers]

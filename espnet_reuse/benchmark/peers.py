@@ -10,7 +10,6 @@ import inspect
 import io
 import pkgutil
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence
 
 import humanfriendly
 import torch
@@ -28,8 +27,6 @@ with contextlib.redirect_stderr(io.StringIO()):  # ESPnet prints that flash_attn
         for name, path in zip(PARENT_CLASSES, ENCODERS.values(), strict=True)
     }
 
-    from espnet_reuse.asr.layers.attention_map_reuse import resolve_group_sizes
-
 SIZES = {
     "output_size": 256,
     "attention_heads": 4,
@@ -44,21 +41,12 @@ SIZES = {
 # edrop0.0_ddrop0.0}.yaml change of the defaults; the others keep ESPnet's defaults.
 STANDARD_CONFS = {
     "conformer": SIZES
-    | {
-        "linear_units": 1024,
-        "macaron_style": True,
-        "rel_pos_type": "latest",
-    },
+    | {"linear_units": 1024, "macaron_style": True, "rel_pos_type": "latest"},
     "transformer": SIZES,
     "branchformer": SIZES,
     "e_branchformer": SIZES
-    | {
-        "cgmlp_linear_units": 1024,
-        "use_ffn": True,
-        "macaron_ffn": True,
-        "linear_units": 1024,
-        "merge_conv_kernel": 31,
-    },
+    | {"linear_units": 1024, "cgmlp_linear_units": 1024, "merge_conv_kernel": 31}
+    | {"use_ffn": True, "macaron_ffn": True},
 }
 # They skip layers at random or need a CTC module, and times would not compare; or they
 # are classes, which no YAML has.
@@ -92,13 +80,13 @@ class EncoderConfig:
     """
 
     encoder: str
-    conf: Dict
+    conf: dict
     reuse_dropout: str
     input_size: int
     frames_per_second: float
 
     @property
-    def attention_option(self) -> Optional[str]:
+    def attention_option(self) -> str | None:
         """Argument that names the kind of attention; a Transformer has none."""
         options = (name for name in self.conf if name.endswith("attention_layer_type"))
         return next(options, None)
@@ -122,20 +110,13 @@ class Peer:
 
     name: str
     encoder: str
-    conf: Dict
+    conf: dict
     without_attention: bool = False
 
     @property
-    def is_ours(self) -> bool:
-        """Whether this is the encoder of this package, with its attention."""
-        return self.encoder.endswith("_reuse") and not self.without_attention
-
-    @property
-    def group_sizes(self) -> List[int]:
-        """Number of layers of each group, ones where there is no reuse."""
-        return resolve_group_sizes(
-            self.conf.get("reuse_group_size", 1), self.conf["num_blocks"]
-        )
+    def group_size(self) -> int | None:
+        """Layers per attention map, None where the encoder is not of this package."""
+        return self.conf.get("reuse_group_size")
 
 
 class NoAttention(torch.nn.Module):
@@ -192,7 +173,7 @@ def read_config(path: Path) -> EncoderConfig:
 
 def make_config(
     encoder: str,
-    conf: Optional[Dict] = None,
+    conf: dict | None = None,
     input_size: int = 80,
     frames_per_second: float = 100.0,
 ) -> EncoderConfig:
@@ -217,18 +198,19 @@ def make_config(
     return EncoderConfig(encoder, full, reuse_dropout, input_size, frames_per_second)
 
 
-def list_peers(config: EncoderConfig, group_sizes: Sequence[int]) -> List[Peer]:
-    """Return all peers but the parent with fewer layers, the baseline first."""
+def list_peers(config: EncoderConfig, group_sizes: list[int]) -> list[Peer]:
+    """Return all peers but the parent with fewer layers.
+
+    Returns:
+        The baseline first, ours in the order of `group_sizes`, the limit last.
+    """
     parent, conf = config.encoder, config.conf
-    ours = parent + "_reuse"
-    sdpa = {"use_sdpa": True}
-    peers = [Peer(EAGER, parent, conf), Peer(SDPA, parent, conf | sdpa)]
+    ours, sdpa = parent + "_reuse", conf | {"use_sdpa": True}
+    peers = [Peer(EAGER, parent, conf), Peer(SDPA, parent, sdpa)]
     if config.has_relative_positions:
-        absolute = {
-            "pos_enc_layer_type": "abs_pos",
-            config.attention_option: "selfattn",
-        }
-        peers.append(Peer(ABSOLUTE, parent, conf | absolute | sdpa))
+        absolute = {"pos_enc_layer_type": "abs_pos"}
+        absolute[config.attention_option] = "selfattn"
+        peers.append(Peer(ABSOLUTE, parent, sdpa | absolute))
     if parent == "conformer":
         peers.append(Peer(E_BRANCHFORMER, "e_branchformer", _e_branchformer_of(conf)))
     for size in group_sizes:
@@ -267,7 +249,7 @@ def with_layers(baseline: Peer, num_blocks: int) -> Peer:
 
 
 def build_encoder(
-    peer: Peer, input_size: int, source: Optional[torch.nn.Module] = None
+    peer: Peer, input_size: int, source: torch.nn.Module | None = None
 ) -> torch.nn.Module:
     """Build an encoder on the CPU.
 
@@ -291,9 +273,7 @@ def build_encoder(
     return encoder
 
 
-def build_encoders(
-    peers: Sequence[Peer], input_size: int
-) -> Dict[str, torch.nn.Module]:
+def build_encoders(peers: list[Peer], input_size: int) -> dict[str, torch.nn.Module]:
     """Build the encoders of all peers, with the first one's weights.
 
     Raises:
@@ -301,10 +281,9 @@ def build_encoders(
     """
     encoders = {}
     for peer in peers:
+        source = encoders.get(peers[0].name)
         try:
-            encoders[peer.name] = build_encoder(
-                peer, input_size, encoders.get(peers[0].name)
-            )
+            encoders[peer.name] = build_encoder(peer, input_size, source)
         except Exception as error:  # ESPnet's constructors raise anything
             raise UserError(
                 f"'{peer.name}' cannot be built from the encoder_conf: "
@@ -315,15 +294,12 @@ def build_encoders(
 
 def count_output_frames(encoder: torch.nn.Module, input_size: int, frames: int) -> int:
     """Return how many frames subsampling leaves, without computing them."""
-    embed = encoder.embed
-    if frames < 1 or isinstance(embed, torch.nn.Sequential):
+    if frames < 1 or not hasattr(encoder.embed, "conv"):
         return frames
+    convolutions = copy.deepcopy(encoder.embed.conv).to("meta")
+    is_1d = isinstance(convolutions[0], torch.nn.Conv1d)
+    shape = (1, input_size, frames) if is_1d else (1, 1, frames, input_size)
     try:
-        convolutions = copy.deepcopy(embed.conv).to("meta")
-        if isinstance(convolutions[0], torch.nn.Conv1d):
-            shape = 1, input_size, frames
-        else:
-            shape = 1, 1, frames, input_size
         return convolutions(torch.empty(shape, device="meta")).size(2)
     except RuntimeError:  # the kernel is larger than the input
         return 0

@@ -135,30 +135,28 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     for config in configs:
         output = args.output / config.encoder if len(configs) > 1 else args.output
         compare.logger.info(f"encoder: {config.encoder}")
-        benchmarks.append(run_encoder(config, output, args))
+        benchmark, markdown = run_encoder(config, output, args)
+        benchmarks.append(benchmark)
         compare.logger.info(f"wrote {output}/benchmark.json, .md and .png")
     if len(configs) > 1:
         markdown = report.format_encoders(benchmarks)
         write_text(markdown, args.output / "encoders.md")
         compare.logger.info(f"wrote {args.output}/encoders.md")
-    else:
-        markdown = report.format_markdown(benchmarks[0])
     print(markdown, end="")
-    lengths = [length for benchmark in benchmarks for length in benchmark["lengths"]]
-    rows = [row for length in lengths for row in length["peers"].values()]
+    rows = [row for benchmark in benchmarks for row in benchmark["measurements"]]
     return int(any(row["status"].startswith("failed") for row in rows))
 
 
-def run_encoder(config, output: Path, args: argparse.Namespace) -> dict:
+def run_encoder(config, output: Path, args: argparse.Namespace) -> tuple[dict, str]:
     """Check the arguments for one encoder, measure it and write its files.
 
     Args:
         config (EncoderConfig): Its sizes, features and frame rate.
-        output: Folder to write.
+        output: Folder to write; after each length, it has the report so far.
         args: The command line.
 
     Returns:
-        What benchmark.json holds.
+        What the report is made of, and its Markdown.
 
     Raises:
         UserError: An argument does not fit the encoder.
@@ -177,10 +175,11 @@ def run_encoder(config, output: Path, args: argparse.Namespace) -> dict:
     encoders = peers.build_encoders(listed, config.input_size)
     names = ("device", "mode", "dtype", "batch", "min_time")
     options = {name: getattr(args, name) for name in names}
-    settings = measure.Settings(config, threads=args.threads, **options)
+    settings = measure.Settings(config, **options)
     # normalisation over the batch needs two frames to train on
     needed = 2 if args.mode == "train" and args.batch == 1 else 1
-    for seconds in args.seconds:
+    lengths = sorted(set(args.seconds))
+    for seconds in lengths:
         frames = settings.frames_of(seconds)
         left = peers.count_output_frames(
             encoders[peers.EAGER], config.input_size, frames
@@ -196,7 +195,7 @@ def run_encoder(config, output: Path, args: argparse.Namespace) -> dict:
         "run": describe_run(args.threads, shlex.join(sys.orig_argv)),
         "settings": {
             **options,
-            "seconds": sorted(set(args.seconds)),
+            "seconds": lengths,
             "group_size": group_sizes,
             "encoder": config.encoder,
             "config": str(args.config or "standard sizes"),
@@ -204,24 +203,19 @@ def run_encoder(config, output: Path, args: argparse.Namespace) -> dict:
             "frames_per_second": config.frames_per_second,
             "encoder_conf": config.conf,
         },
-        "lengths": [],
+        "measurements": [],
     }
-    results = output / "benchmark.json"
     with named("--output"):
         output.mkdir(parents=True, exist_ok=True)
-        write_json(benchmark, results)
+        write_json(benchmark, output / "benchmark.json")
 
     encoders = {name: e.to(args.device) for name, e in encoders.items()}
-    try:
-        for seconds in benchmark["settings"]["seconds"]:
-            measured = compare.compare_at(seconds, listed, encoders, settings)
-            benchmark["lengths"].append(report.summarise(measured))
-            write_json(benchmark, results)
-        benchmark["finished"] = True
-    finally:  # an interruption leaves a report of the lengths that were measured
-        if benchmark["lengths"]:
-            report.write_reports(benchmark, output)
-    return benchmark
+    for seconds in lengths:
+        measured = compare.compare_at(seconds, listed, encoders, settings)
+        benchmark["measurements"] += measured
+        benchmark["finished"] = seconds == lengths[-1]
+        markdown = report.write_reports(benchmark, output)
+    return benchmark, markdown
 
 
 def time_files(args: argparse.Namespace) -> None:
@@ -242,9 +236,7 @@ def time_files(args: argparse.Namespace) -> None:
         runners["model in PyTorch"] = ServedEncoder(model)
     for seconds in args.seconds:
         frames = exported.count_frames(seconds, model, config)
-        medians = exported.time_runners(
-            runners, frames, input_size, args.threads, args.min_time
-        )
+        medians = exported.time_runners(runners, frames, input_size, args.min_time)
         first = medians[str(args.exported[0])]
         for name, median in medians.items():
             print(
