@@ -30,27 +30,23 @@ from espnet_reuse.benchmark.peers import (
 
 logger = logging.getLogger(__name__)
 
-PILOT_ROUNDS = 3
 PROFILED_STEPS = 3
 
 
 def _fit_layers(baseline, ours, encoders, inputs, settings):
     """Return how many layers of the baseline fit into our latency: one or more."""
-    one_layer = build_encoder(with_layers(baseline, 1), settings.config.input_size)
-    timed = {
-        "all": encoders[baseline.name],
-        "one": one_layer.to(settings.device),
-        "ours": encoders[ours.name],
-    }
-    steps = {name: make_step(e, inputs, settings) for name, e in timed.items()}
-    times = time_interleaved(steps, settings.min_time, PILOT_ROUNDS)
-    if any(status != MEASURED for _, status in times.values()):
+    one_layer = build_encoder(with_layers(baseline, 1)).to(settings.device)
+    timed = one_layer, encoders[baseline.name], encoders[ours.name]
+    steps = {i: make_step(encoder, inputs, settings) for i, encoder in enumerate(timed)}
+    times, statuses = zip(*time_interleaved(steps, min_time=0).values(), strict=True)
+    if set(statuses) != {MEASURED}:
         return None
     # the fastest, for one disturbed round of few would change the number
-    ms = {name: min(values) for name, (values, _) in times.items()}
+    one_ms, baseline_ms, our_ms = map(min, times)
     num_blocks = baseline.conf["num_blocks"]
-    per_layer = (ms["all"] - ms["one"]) / max(1, num_blocks - 1)
-    fitting = 1 + (ms["ours"] - ms["one"]) / per_layer if per_layer > 0 else num_blocks
+    if baseline_ms <= one_ms:
+        return num_blocks
+    fitting = 1 + (num_blocks - 1) * (our_ms - one_ms) / (baseline_ms - one_ms)
     return max(1, min(num_blocks, int(fitting)))
 
 
@@ -106,7 +102,7 @@ def compare_at(
         (ms). What was not measured is None. `report.summarise` completes the rows.
     """
     baseline, largest, limit = peers[0], peers[-2], peers[-1]
-    frames, input_size = settings.frames_of(seconds), settings.config.input_size
+    frames, input_size = settings.frames_of(seconds), baseline.conf["input_size"]
     output_frames = count_output_frames(encoders[baseline.name], input_size, frames)
     length = settings, seconds, output_frames
 
@@ -124,7 +120,7 @@ def compare_at(
         num_blocks = _fit_layers(baseline, largest, encoders, inputs, settings)
         if num_blocks:
             fewer = with_layers(baseline, num_blocks)
-            encoder = build_encoder(fewer, input_size, encoders[baseline.name])
+            encoder = build_encoder(fewer, encoders[baseline.name])
             encoders = encoders | {fewer.name: encoder.to(settings.device)}
             rows[fewer.name] = _measure_memory(fewer, encoder, *length)
             peers = [*peers[:-1], fewer, limit]

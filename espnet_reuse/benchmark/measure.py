@@ -90,11 +90,10 @@ def attempt(function: Callable, *args) -> tuple[Any, str]:
 
 def make_inputs(settings: Settings, frames: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return noise (batch, frames, input_size) and its lengths (batch,), all full."""
-    generator = torch.Generator().manual_seed(SEED)
-    shape = settings.batch, frames, settings.config.input_size
-    features = torch.randn(shape, generator=generator)
-    lengths = torch.full((settings.batch,), frames)
-    return features.to(settings.device), lengths.to(settings.device)
+    torch.manual_seed(SEED)
+    shape = settings.batch, frames, settings.config.conf["input_size"]
+    lengths = torch.full(shape[:1], frames)
+    return torch.randn(shape).to(settings.device), lengths.to(settings.device)
 
 
 def make_step(
@@ -135,14 +134,17 @@ def make_products(settings: Settings, group_size: int, frames: int) -> Step:
     """
     conf = settings.config.conf
     size, heads = conf["output_size"], conf["attention_heads"]
-    options = {"device": settings.device, "dtype": getattr(torch, settings.dtype)}
-    per_head = settings.batch * heads, frames, size // heads
-    q, k, v = (torch.randn(per_head, **options) for _ in range(3))
-    x = torch.randn(settings.batch, frames, size, **options)
-    weight, bias = torch.randn(size, size, **options), torch.randn(size, **options)
-    memory = torch.empty(settings.batch * heads, frames, frames, **options)
-    latest = conf.get("rel_pos_type") == "latest"
-    positions = torch.randn(1, 2 * frames - 1 if latest else frames, size, **options)
+    maps, offsets = settings.batch * heads, frames
+    if conf.get("rel_pos_type") == "latest":
+        offsets = 2 * frames - 1
+
+    def noise(*shape):
+        dtype = getattr(torch, settings.dtype)
+        return torch.randn(shape, device=settings.device, dtype=dtype)
+
+    q, k, v = (noise(maps, frames, size // heads) for _ in range(3))
+    x, positions = noise(settings.batch, frames, size), noise(1, offsets, size)
+    weight, bias, memory = noise(size, size), noise(size), q @ k.mT
 
     def project(times):
         for _ in range(times):
@@ -180,15 +182,14 @@ def warm_up(step: Step) -> float:
 
 
 def time_interleaved(
-    steps: dict[Any, Step], min_time: float, rounds: int | None = None
+    steps: dict[Any, Step], min_time: float
 ) -> dict[Any, tuple[list[float] | None, str]]:
     """Time steps in rounds, each round a block of each step in a new order.
 
     Args:
         steps: What to time, by name.
-        min_time: Seconds that each is measured, at least.
-        rounds: Number of rounds, of single steps. By default as many as give every
-            step `min_time`, at least MIN_ROUNDS, at most MAX_ROUNDS.
+        min_time: Seconds that each is measured, at least, within MIN_ROUNDS and
+            MAX_ROUNDS; with 0, MIN_ROUNDS of single steps.
 
     Returns:
         By name, milliseconds of each round (None where a step failed) and the status.
@@ -196,13 +197,10 @@ def time_interleaved(
     first, statuses = {}, {}
     for name, step in steps.items():
         first[name], statuses[name] = attempt(warm_up, step)
-    block = 0.0
-    if rounds is None:
-        slowest = max((ms for ms in first.values() if ms), default=1.0)
-        rounds = math.ceil(1000 * min_time / slowest)
-        rounds = max(MIN_ROUNDS, min(rounds, MAX_ROUNDS))
-        block = min_time / rounds
-        logger.info(f"  {rounds} rounds; the slowest takes {slowest:.0f} ms")
+    slowest = max((ms for ms in first.values() if ms), default=1.0)
+    rounds = math.ceil(1000 * min_time / slowest)
+    rounds = max(MIN_ROUNDS, min(rounds, MAX_ROUNDS))
+    logger.info(f"  {rounds} rounds; the slowest takes {slowest:.0f} ms")
     times = {name: [] for name in steps}
     order = list(steps)
     shuffle = random.Random(SEED).shuffle
@@ -211,9 +209,9 @@ def time_interleaved(
         shuffle(order)
         for name in order:
             if statuses[name] == MEASURED:
-                repeats = max(1, round(1000 * block / first[name]))
-                value, statuses[name] = attempt(run_block, steps[name], repeats)
-                times[name].append(value)
+                repeats = max(1, round(1000 * min_time / rounds / first[name]))
+                ms, statuses[name] = attempt(run_block, steps[name], repeats)
+                times[name].append(ms)
         if time.monotonic() > said + PROGRESS_SECONDS:
             logger.info(f"  {done + 1} of {rounds} rounds")
             said = time.monotonic()
@@ -260,7 +258,7 @@ def _send_peak(sender, threads, *args):
 
 
 def _peak_of_a_step(peer, settings, frames):
-    encoder = build_encoder(peer, settings.config.input_size).to(settings.device)
+    encoder = build_encoder(peer).to(settings.device)
     # libraries load and threads start with a short step first
     short = dataclasses.replace(settings, batch=1)
     make_step(encoder, make_inputs(short, WARM_UP_FRAMES), settings)()

@@ -18,13 +18,9 @@ from espnet_reuse.errors import UserError, one_line
 from espnet_reuse.registry import ENCODERS
 
 with contextlib.redirect_stderr(io.StringIO()):  # ESPnet prints that flash_attn lacks
-    PARENT_CLASSES = {
+    ENCODER_CLASSES = {
         path.split(".")[-2].removesuffix("_encoder"): pkgutil.resolve_name(path)
-        for path in ENCODERS
-    }
-    ENCODER_CLASSES = PARENT_CLASSES | {
-        name + "_reuse": pkgutil.resolve_name(path)
-        for name, path in zip(PARENT_CLASSES, ENCODERS.values(), strict=True)
+        for path in (*ENCODERS, *ENCODERS.values())
     }
 
 SIZES = {
@@ -50,20 +46,16 @@ STANDARD_CONFS = {
 }
 # They skip layers at random or need a CTC module, and times would not compare; or they
 # are classes, which no YAML has.
-LEFT_OUT = (
-    "stochastic_depth_rate",
-    "layer_drop_rate",
-    "attn_branch_drop_rate",
-    "interctc_layer_idx",
-    "interctc_use_conditioning",
-    "ctc_trim",
-    "pos_enc_class",
-)
+LEFT_OUT = {
+    *("stochastic_depth_rate", "layer_drop_rate", "attn_branch_drop_rate"),
+    *("interctc_layer_idx", "interctc_use_conditioning", "ctc_trim", "pos_enc_class"),
+}
 EAGER = "ESPnet eager"
 SDPA = "ESPnet use_sdpa"
 ABSOLUTE = "absolute positions, SDPA"
 E_BRANCHFORMER = "E-Branchformer"
 LIMIT = "limit"
+RIVALS = (EAGER, SDPA, ABSOLUTE, E_BRANCHFORMER)
 SEED = 0
 
 
@@ -73,16 +65,14 @@ class EncoderConfig:
 
     Attributes:
         encoder: Name of the parent, such as `conformer`.
-        conf: Arguments of the parent but `input_size`, with its defaults.
+        conf: Arguments of the parent, with its defaults.
         reuse_dropout: Argument of the encoder that reuses maps.
-        input_size: Features per frame.
         frames_per_second: Frames per second of audio, before subsampling.
     """
 
     encoder: str
     conf: dict
     reuse_dropout: str
-    input_size: int
     frames_per_second: float
 
     @property
@@ -104,7 +94,7 @@ class Peer:
     Attributes:
         name: Name in tables.
         encoder: Key in ENCODER_CLASSES.
-        conf: Arguments of the encoder but `input_size`.
+        conf: Arguments of the encoder.
         without_attention: Whether attention is taken out of its layers.
     """
 
@@ -128,10 +118,7 @@ class NoAttention(torch.nn.Module):
 
 
 def read_config(path: Path) -> EncoderConfig:
-    """Read the encoder and the frame rate of an ESPnet training configuration.
-
-    Args:
-        path: YAML file.
+    """Read the encoder and the frame rate of an ESPnet training configuration, a YAML.
 
     Raises:
         OSError: The file cannot be read.
@@ -140,14 +127,14 @@ def read_config(path: Path) -> EncoderConfig:
     from espnet_reuse import pretrained  # not for the processes that measure memory
 
     config = pretrained.read_config(path)
-    encoder, own = config["encoder"], config["encoder_conf"]
+    encoder, conf = config["encoder"], config["encoder_conf"]
     if encoder not in ENCODER_CLASSES:
         raise UserError(
             f"{path} has encoder: {encoder}; use a config with "
-            f"{', '.join(PARENT_CLASSES)} or one of these with _reuse"
+            f"{', '.join(STANDARD_CONFS)} or one of these with _reuse"
         )
     frontend = config.get("frontend_conf") or {}
-    if not isinstance(own, dict) or not isinstance(frontend, dict):
+    if not isinstance(conf, dict) or not isinstance(frontend, dict):
         raise UserError(f"{path}: encoder_conf and frontend_conf must be mappings")
     try:
         rate = humanfriendly.parse_size(str(frontend.get("fs", "16k")))
@@ -157,9 +144,8 @@ def read_config(path: Path) -> EncoderConfig:
         raise UserError(
             f"{path}: fs, hop_length and n_mels in frontend_conf must be positive"
         ) from None
-    config = make_config(
-        encoder.removesuffix("_reuse"), own, input_size, frames_per_second
-    )
+    parent = encoder.removesuffix("_reuse")
+    config = make_config(parent, conf, input_size, frames_per_second)
     num_blocks, input_layer = config.conf["num_blocks"], config.conf["input_layer"]
     if type(num_blocks) is not int or num_blocks < 1:  # bool is an int in Python
         raise UserError(f"{path}: num_blocks: {num_blocks} must be a positive integer")
@@ -186,16 +172,15 @@ def make_config(
         input_size: Features per frame.
         frames_per_second: Frames per second of audio, before subsampling.
     """
-    parameters = inspect.signature(PARENT_CLASSES[encoder]).parameters.values()
-    full = {p.name: p.default for p in parameters if p.default is not p.empty}
+    parameters = inspect.signature(ENCODER_CLASSES[encoder]).parameters.values()
+    full = {p.name: p.default for p in parameters}
     full |= STANDARD_CONFS[encoder] if conf is None else conf
     # flash attention needs a GPU and serves absolute positions: SDPA stands for it
-    full |= {"use_sdpa": False, "use_flash_attn": False}
+    full |= {"input_size": input_size, "use_sdpa": False, "use_flash_attn": False}
     full.pop("reuse_group_size", None)
     reuse_dropout = full.pop("reuse_dropout", "per_layer")
-    for name in LEFT_OUT:
-        full.pop(name, None)
-    return EncoderConfig(encoder, full, reuse_dropout, input_size, frames_per_second)
+    kept = {name: value for name, value in full.items() if name not in LEFT_OUT}
+    return EncoderConfig(encoder, kept, reuse_dropout, frames_per_second)
 
 
 def list_peers(config: EncoderConfig, group_sizes: list[int]) -> list[Peer]:
@@ -224,9 +209,10 @@ def list_peers(config: EncoderConfig, group_sizes: list[int]) -> list[Peer]:
 def _e_branchformer_of(conf):
     """Return the arguments of an E-Branchformer of a Conformer's sizes."""
     shared = (
-        *("output_size", "attention_heads", "linear_units", "num_blocks"),
+        *("input_size", "output_size", "attention_heads", "linear_units"),
         *("dropout_rate", "positional_dropout_rate", "attention_dropout_rate"),
-        *("input_layer", "max_pos_emb_len", "padding_idx", "use_flash_attn"),
+        *("num_blocks", "input_layer", "max_pos_emb_len", "padding_idx"),
+        "use_flash_attn",
     )
     return {name: conf[name] for name in shared} | {
         "cgmlp_linear_units": conf["linear_units"],
@@ -248,18 +234,15 @@ def with_layers(baseline: Peer, num_blocks: int) -> Peer:
     return Peer(name, baseline.encoder, conf | {"num_blocks": num_blocks})
 
 
-def build_encoder(
-    peer: Peer, input_size: int, source: torch.nn.Module | None = None
-) -> torch.nn.Module:
+def build_encoder(peer: Peer, source: torch.nn.Module | None = None) -> torch.nn.Module:
     """Build an encoder on the CPU.
 
     Args:
         peer: Which one.
-        input_size: Features per frame.
         source: Encoder whose weights it takes where names and shapes agree.
     """
     torch.manual_seed(SEED)
-    encoder = ENCODER_CLASSES[peer.encoder](input_size, **peer.conf)
+    encoder = ENCODER_CLASSES[peer.encoder](**peer.conf)
     if peer.without_attention:
         attention = encoder.layer_class.attention_name
         for layer in encoder.encoders:
@@ -273,17 +256,16 @@ def build_encoder(
     return encoder
 
 
-def build_encoders(peers: list[Peer], input_size: int) -> dict[str, torch.nn.Module]:
-    """Build the encoders of all peers, with the first one's weights.
+def build_encoders(peers: list[Peer]) -> dict[str, torch.nn.Module]:
+    """Build the encoders of all peers by name, with the first one's weights.
 
     Raises:
         UserError: One cannot be built from its encoder_conf.
     """
     encoders = {}
     for peer in peers:
-        source = encoders.get(peers[0].name)
         try:
-            encoders[peer.name] = build_encoder(peer, input_size, source)
+            encoders[peer.name] = build_encoder(peer, encoders.get(peers[0].name))
         except Exception as error:  # ESPnet's constructors raise anything
             raise UserError(
                 f"'{peer.name}' cannot be built from the encoder_conf: "

@@ -10,13 +10,7 @@ import numpy
 import pandas
 
 from espnet_reuse.benchmark.breakdown import CATEGORIES
-from espnet_reuse.benchmark.peers import (
-    ABSOLUTE,
-    E_BRANCHFORMER,
-    EAGER,
-    LIMIT,
-    SDPA,
-)
+from espnet_reuse.benchmark.peers import EAGER, LIMIT, RIVALS, SDPA
 from espnet_reuse.files import write_json, write_text, written_whole
 
 COLUMNS = """\
@@ -36,26 +30,21 @@ all lengths on logarithmic axes: 1 is linear, 2 quadratic. Peak memory likewise.
 ENCODERS = """\
 Each encoder is compared with its own parent in ESPnet, in the same rounds. Encoders are
 measured one after another: only ratios are shown, and the limit is each one's own."""
-RIVALS = (EAGER, SDPA, ABSOLUTE, E_BRANCHFORMER)
-
-
-def _ratio(of: str) -> str:
-    return f"{{{of}:.2f}}x ({{{of}, lower:.2f}}-{{{of}, upper:.2f}})"
-
 
 # By heading, how a row's values are written.
+RATIO = "{%s:.2f}x ({%s, lower:.2f}-{%s, upper:.2f})".replace
 TIME = "time (ms)"
-VERSUS = {f"vs {rival}": _ratio(f"vs {rival}") for rival in (EAGER, SDPA)}
-REMOVED = {"attention time removed": "{attention_time_removed:.2f}"}
-TO_FLOOR = {"time / floor": "{to_floor:.2f}"}
+SHARED = {
+    **{f"vs {rival}": RATIO("%s", f"vs {rival}") for rival in (EAGER, SDPA)},
+    "attention time removed": "{attention_time_removed:.2f}",
+    "time / floor": "{to_floor:.2f}",
+}
 LENGTH_TABLE = {
     "encoder": "{encoder}",
     "parameters": "{parameters:,}",
     TIME: "{median_ms:.1f} ({lower_ms:.1f}-{upper_ms:.1f})",
-    **VERSUS,
-    **REMOVED,
+    **SHARED,
     "floor (ms)": "{floor_ms:.1f}",
-    **TO_FLOOR,
     "peak memory (MB)": "{peak_memory_mb:.0f}",
     "vs eager": "{memory_to_eager:.2f}x",
 }
@@ -63,22 +52,15 @@ ENCODERS_TABLE = {
     "audio": "{seconds:g} s",
     "encoder": "{parent}",
     "layers per map": "{group_size:.0f}",
-    **VERSUS,
-    **REMOVED,
-    **TO_FLOOR,
-    "the limit vs eager": _ratio(f"limit vs {EAGER}"),
+    **SHARED,
+    "the limit vs eager": RATIO("%s", f"limit vs {EAGER}"),
     "peak memory vs eager": "{memory_to_eager:.2f}x",
 }
 PARTS = ("total", *CATEGORIES)
-BREAKDOWN_TABLE = {
-    "length": "{seconds:g} s",
-    "encoder": "{encoder}",
-    **{part: f"{{{part}:.1f}}" for part in PARTS},
-}
-GROWTH_TABLE = {
-    "encoder": "{encoder}",
-    **{part: f"{{{part}:.2f}}" for part in (*PARTS, "peak memory")},
-}
+BREAKDOWN_TABLE = {"length": "{seconds:g} s", "encoder": "{encoder}"}
+BREAKDOWN_TABLE |= {part: f"{{{part}:.1f}}" for part in PARTS}
+GROWTH_TABLE = {"encoder": "{encoder}"}
+GROWTH_TABLE |= {part: f"{{{part}:.2f}}" for part in (*PARTS, "peak memory")}
 
 
 def summarise(rows: list[dict]) -> pandas.DataFrame:
@@ -142,9 +124,7 @@ def find_slower(table: pandas.DataFrame) -> list[str]:
 def list_parts(table: pandas.DataFrame) -> pandas.DataFrame:
     """Return a row for each breakdown: `seconds`, `encoder`, and ms by category."""
     measured = table.dropna(subset="breakdown_ms")
-    parts = pandas.DataFrame(
-        measured.breakdown_ms.tolist(), measured.index, ["total", *CATEGORIES]
-    )
+    parts = pandas.DataFrame(measured.breakdown_ms.tolist(), measured.index, PARTS)
     return measured[["seconds", "encoder", "peak_memory_mb"]].join(parts)
 
 

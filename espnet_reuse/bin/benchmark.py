@@ -29,39 +29,27 @@ ENCODER_OPTIONS = ("device", "batch", "group_size", "mode", "dtype", "output")
 def get_parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
     parser = Parser("espnet_reuse.bin.benchmark", description=__doc__)
-    add = parser.add_argument
+    add, count, number = parser.add_argument, positive(int), positive(float)
     add("--device", choices=["cpu", "cuda"], default="cpu", help="where (default: cpu)")
     add(
         "--seconds",
-        type=positive(float),
+        type=number,
         nargs="+",
         default=[5.0, 15.0, 30.0, 60.0, 120.0],
         help="lengths of audio (default: 5 15 30 60 120)",
     )
-    add(
-        "--batch",
-        type=positive(int),
-        default=1,
-        help="utterances, of equal length (default: 1)",
-    )
+    add("--batch", type=count, default=1, help="utterances of a length (default: 1)")
     add(
         "--group_size",
-        type=positive(int),
+        type=count,
         nargs="+",
         help="layers per attention map of our encoders; 1: no reuse (default: 1 2 3 4)",
     )
-    add(
-        "--mode",
-        choices=["infer", "train"],
-        default="infer",
-        help="forward; or forward and backward (default: infer)",
-    )
-    add(
-        "--dtype",
-        choices=["float32", "bfloat16"],
-        default="float32",
-        help="bfloat16: by autocast (default: float32)",
-    )
+    modes, dtypes = ["infer", "train"], ["float32", "bfloat16"]
+    text = "forward; or forward and backward (default: infer)"
+    add("--mode", choices=modes, default="infer", help=text)
+    text = "bfloat16: by autocast (default: float32)"
+    add("--dtype", choices=dtypes, default="float32", help=text)
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--encoders",
@@ -86,24 +74,15 @@ def get_parser() -> argparse.ArgumentParser:
         help="instead: files of espnet_reuse.bin.export, .onnx or .pt2",
     )
     parser.add_model(required=False)
-    add("--threads", type=positive(int), help="CPU threads (default: PyTorch's)")
-    add(
-        "--min_time",
-        type=positive(float),
-        default=10.0,
-        help="seconds that each encoder is measured at each length, at least (default: "
-        "10)",
-    )
-    add(
-        "--output",
-        type=Path,
-        default=Path("exp/benchmark"),
-        help="folder to write (default: exp/benchmark)",
-    )
+    add("--threads", type=count, help="CPU threads (default: PyTorch's)")
+    text = "seconds of measuring each encoder at each length, at least (default: 10)"
+    add("--min_time", type=number, default=10.0, help=text)
+    text = "folder to write (default: exp/benchmark)"
+    add("--output", type=Path, default=Path("exp/benchmark"), help=text)
     return parser
 
 
-def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+def run(args: argparse.Namespace) -> int:
     """Measure and report each encoder.
 
     Returns:
@@ -116,7 +95,7 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     import torch
 
     if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error(
+        raise UserError(
             "argument --device: PyTorch finds no GPU for 'cuda'; use --device cpu"
         )
     from espnet_reuse.benchmark import compare, peers, report
@@ -135,28 +114,29 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     for config in configs:
         output = args.output / config.encoder if len(configs) > 1 else args.output
         compare.logger.info(f"encoder: {config.encoder}")
-        benchmark, markdown = run_encoder(config, output, args)
-        benchmarks.append(benchmark)
+        benchmarks.append(run_encoder(config, output, args))
         compare.logger.info(f"wrote {output}/benchmark.json, .md and .png")
     if len(configs) > 1:
         markdown = report.format_encoders(benchmarks)
         write_text(markdown, args.output / "encoders.md")
         compare.logger.info(f"wrote {args.output}/encoders.md")
+    else:
+        markdown = report.format_markdown(benchmarks[0])
     print(markdown, end="")
     rows = [row for benchmark in benchmarks for row in benchmark["measurements"]]
     return int(any(row["status"].startswith("failed") for row in rows))
 
 
-def run_encoder(config, output: Path, args: argparse.Namespace) -> tuple[dict, str]:
-    """Check the arguments for one encoder, measure it and write its files.
+def run_encoder(config, output: Path, args: argparse.Namespace) -> dict:
+    """Check the arguments for an encoder, measure it, and report after each length.
 
     Args:
-        config (EncoderConfig): Its sizes, features and frame rate.
-        output: Folder to write; after each length, it has the report so far.
+        config (EncoderConfig): What is measured.
+        output: Folder to write.
         args: The command line.
 
     Returns:
-        What the report is made of, and its Markdown.
+        What the report is made of.
 
     Raises:
         UserError: An argument does not fit the encoder.
@@ -164,7 +144,7 @@ def run_encoder(config, output: Path, args: argparse.Namespace) -> tuple[dict, s
     from espnet_reuse.benchmark import compare, measure, peers, report
     from espnet_reuse.provenance import describe_run
 
-    num_blocks = config.conf["num_blocks"]
+    num_blocks, input_size = config.conf["num_blocks"], config.conf["input_size"]
     group_sizes = sorted(set(args.group_size or range(1, min(4, num_blocks) + 1)))
     if group_sizes[-1] > num_blocks:
         raise UserError(
@@ -172,24 +152,21 @@ def run_encoder(config, output: Path, args: argparse.Namespace) -> tuple[dict, s
             f"{num_blocks} layers; use 1 to {num_blocks}"
         )
     listed = peers.list_peers(config, group_sizes)
-    encoders = peers.build_encoders(listed, config.input_size)
+    encoders = peers.build_encoders(listed)
     names = ("device", "mode", "dtype", "batch", "min_time")
     options = {name: getattr(args, name) for name in names}
     settings = measure.Settings(config, **options)
+    lengths = sorted(set(args.seconds))
+    frames = settings.frames_of(lengths[0])
+    left = peers.count_output_frames(encoders[peers.EAGER], input_size, frames)
     # normalisation over the batch needs two frames to train on
     needed = 2 if args.mode == "train" and args.batch == 1 else 1
-    lengths = sorted(set(args.seconds))
-    for seconds in lengths:
-        frames = settings.frames_of(seconds)
-        left = peers.count_output_frames(
-            encoders[peers.EAGER], config.input_size, frames
+    if left < needed:
+        raise UserError(
+            f"argument --seconds: {lengths[0]:g} s are {frames} frames, of which "
+            f"subsampling leaves {left}, but at least {needed} must be left; use a "
+            "longer one"
         )
-        if left < needed:
-            raise UserError(
-                f"argument --seconds: {seconds:g} s are {frames} frames, of which "
-                f"subsampling leaves {left}, but at least {needed} must be left; use "
-                "a longer one"
-            )
     benchmark = {
         "finished": False,
         "run": describe_run(args.threads, shlex.join(sys.orig_argv)),
@@ -199,7 +176,7 @@ def run_encoder(config, output: Path, args: argparse.Namespace) -> tuple[dict, s
             "group_size": group_sizes,
             "encoder": config.encoder,
             "config": str(args.config or "standard sizes"),
-            "input_size": config.input_size,
+            "input_size": input_size,
             "frames_per_second": config.frames_per_second,
             "encoder_conf": config.conf,
         },
@@ -214,8 +191,8 @@ def run_encoder(config, output: Path, args: argparse.Namespace) -> tuple[dict, s
         measured = compare.compare_at(seconds, listed, encoders, settings)
         benchmark["measurements"] += measured
         benchmark["finished"] = seconds == lengths[-1]
-        markdown = report.write_reports(benchmark, output)
-    return benchmark, markdown
+        report.write_reports(benchmark, output)
+    return benchmark
 
 
 def time_files(args: argparse.Namespace) -> None:
@@ -237,7 +214,7 @@ def time_files(args: argparse.Namespace) -> None:
     for seconds in args.seconds:
         frames = exported.count_frames(seconds, model, config)
         medians = exported.time_runners(runners, frames, input_size, args.min_time)
-        first = medians[str(args.exported[0])]
+        first = next(iter(medians.values()))
         for name, median in medians.items():
             print(
                 f"{seconds:g} s of audio, {frames} frames: {median:.1f} ms, "
@@ -263,7 +240,7 @@ def main(argv=None):
     if not args.exported:
         left = f"what was measured is in {args.output}"
     with reported_errors(parser.prog, left, extra="export"):
-        sys.exit(run(args, parser))
+        sys.exit(run(args))
 
 
 if __name__ == "__main__":
