@@ -11,30 +11,19 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
-PROJECTIONS = "attention projections"
-SCORES = "scores"
-SOFTMAX = "softmax"
-APPLY = "A·V"
-FUSED = "fused attention"
 ATTENTION = "rest of attention"
-CONVOLUTION = "convolution"
-FEED_FORWARD = "feed-forward"
-SUBSAMPLING = "subsampling"
+FUSED = "fused attention"
 REST = "rest"
 CATEGORIES = (
-    *(PROJECTIONS, SCORES, SOFTMAX, APPLY, FUSED, ATTENTION),
-    *(CONVOLUTION, FEED_FORWARD, SUBSAMPLING, REST),
+    *("attention projections", "scores", "softmax", "A·V", FUSED, ATTENTION),
+    *("convolution", "feed-forward", "subsampling", REST),
 )
 # attributes of ESPnet's encoders and encoder layers
 MODULES = {
-    "embed": SUBSAMPLING,
-    "self_attn": ATTENTION,
-    "attn": ATTENTION,
-    "conv_module": CONVOLUTION,
-    "cgmlp": CONVOLUTION,
-    "depthwise_conv_fusion": CONVOLUTION,
-    "feed_forward": FEED_FORWARD,
-    "feed_forward_macaron": FEED_FORWARD,
+    "embed": "subsampling",
+    **dict.fromkeys(("self_attn", "attn"), ATTENTION),
+    **dict.fromkeys(("feed_forward", "feed_forward_macaron"), "feed-forward"),
+    **dict.fromkeys(("conv_module", "cgmlp", "depthwise_conv_fusion"), "convolution"),
 }
 # which argument of a matrix product has the contraction size as its last one
 PRODUCTS = {"mm": 0, "bmm": 0, "addmm": 1, "baddbmm": 1}
@@ -67,14 +56,14 @@ def _category_of(event, category, output_size, heads):
     if "scaled_dot_product" in operator:
         return FUSED
     if "softmax" in operator:
-        return SOFTMAX
+        return "softmax"
     if operator == "linear":
-        return PROJECTIONS
+        return "attention projections"
     if operator in PRODUCTS and event.input_shapes:
         shape = event.input_shapes[PRODUCTS[operator]]
         if len(shape) == 2 and shape[-1] == output_size:
-            return PROJECTIONS
-        return SCORES if shape[-1] == output_size // heads else APPLY
+            return "attention projections"
+        return "scores" if shape[-1] == output_size // heads else "A·V"
     return category
 
 
@@ -98,7 +87,7 @@ def measure_breakdown(
         device: `cpu` or `cuda`.
     """
     on_gpu = device == "cuda"
-    milliseconds = dict.fromkeys(CATEGORIES, 0.0)
+    microseconds = dict.fromkeys(CATEGORIES, 0.0)
 
     def add(event, category):
         category = _category_of(event, category, output_size, heads)
@@ -108,9 +97,9 @@ def measure_breakdown(
             own = sum(kernel.duration for kernel in kernels)
             # a kernel that no operator of PyTorch has started: Triton's
             launched = event.name.startswith(RANGE) and category == ATTENTION
-            milliseconds[FUSED if launched else category] += own
+            microseconds[FUSED if launched else category] += own
         else:
-            milliseconds[category] += event.self_cpu_time_total
+            microseconds[category] += event.self_cpu_time_total
         for child in event.cpu_children:
             add(child, category)
 
@@ -123,16 +112,14 @@ def measure_breakdown(
                 step()
             if on_gpu:
                 torch.cuda.synchronize()
-    total = 0.0
+    total = 0.0  # of the kernels
     for event in profiler.events():
-        is_root = event.cpu_parent is None and event.name == RANGE + REST
-        if event.device_type == DeviceType.CPU and is_root:
-            add(event, REST)
-            total += event.cpu_time_total * (not on_gpu)
-        elif event.device_type == DeviceType.CUDA:
+        if event.device_type == DeviceType.CUDA:
             is_kernel = not event.is_user_annotation and RANGE not in event.name
             total += event.time_range.elapsed_us() * is_kernel
-    if on_gpu:  # kernels that the profiler links to no operator: Triton's
-        milliseconds[FUSED] += max(0.0, total - sum(milliseconds.values()))
-    milliseconds["total"] = total
-    return {name: us / 1000 for name, us in milliseconds.items()}
+        elif event.cpu_parent is None and event.name == RANGE + REST:
+            add(event, REST)
+    # kernels that the profiler links to no operator: Triton's
+    microseconds[FUSED] += max(0.0, total - sum(microseconds.values()))
+    microseconds["total"] = sum(microseconds.values())
+    return {name: us / 1000 for name, us in microseconds.items()}

@@ -126,11 +126,7 @@ def make_products(settings: Settings, group_size: int, frames: int) -> Step:
     into a new map, the positions' product for the T x T scores that are needed, into
     memory that is there already, and A V. A consumer has the projections of value and
     output, and A V. In training, each product has two of its size in the backward.
-
-    Args:
-        settings: Sizes, device, dtype and mode.
-        group_size: Layers per attention map.
-        frames: Frames after subsampling, T.
+    There are T `frames`, after subsampling.
     """
     conf = settings.config.conf
     size, heads = conf["output_size"], conf["attention_heads"]

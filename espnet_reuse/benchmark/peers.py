@@ -170,7 +170,7 @@ def make_config(
         conf: Arguments of the parent or of the encoder that reuses maps; None for the
             standard sizes: 12 layers, width 256, 4 heads.
         input_size: Features per frame.
-        frames_per_second: Frames per second of audio, before subsampling.
+        frames_per_second: Before subsampling.
     """
     parameters = inspect.signature(ENCODER_CLASSES[encoder]).parameters.values()
     full = {p.name: p.default for p in parameters}
@@ -235,12 +235,7 @@ def with_layers(baseline: Peer, num_blocks: int) -> Peer:
 
 
 def build_encoder(peer: Peer, source: torch.nn.Module | None = None) -> torch.nn.Module:
-    """Build an encoder on the CPU.
-
-    Args:
-        peer: Which one.
-        source: Encoder whose weights it takes where names and shapes agree.
-    """
+    """Build an encoder on the CPU, with a source's weights where their shapes agree."""
     torch.manual_seed(SEED)
     encoder = ENCODER_CLASSES[peer.encoder](**peer.conf)
     if peer.without_attention:
