@@ -42,11 +42,11 @@ def _ranges_around_modules(encoder):
         yield
 
 
-def _category_of(event, category, output_size, heads):
+def _category_of(event, category, conf):
     """Return the category of an operator or range, called from one of `category`.
 
-    Inside attention, a product over d_k = output_size / heads makes scores, and one
-    over time applies the map; a map of d_k frames would be taken for scores.
+    Inside attention, a product over d_k makes scores, and one over time applies the
+    map; a map of d_k frames would be taken for scores.
     """
     if event.name.startswith(RANGE):
         return event.name.removeprefix(RANGE)
@@ -61,18 +61,15 @@ def _category_of(event, category, output_size, heads):
         return "attention projections"
     if operator in PRODUCTS and event.input_shapes:
         shape = event.input_shapes[PRODUCTS[operator]]
-        if len(shape) == 2 and shape[-1] == output_size:
+        if len(shape) == 2 and shape[-1] == conf["output_size"]:
             return "attention projections"
-        return "scores" if shape[-1] == output_size // heads else "A·V"
+        d_k = conf["output_size"] // conf["attention_heads"]
+        return "scores" if shape[-1] == d_k else "A·V"
     return category
 
 
 def measure_breakdown(
-    encoder: torch.nn.Module,
-    step: Callable[[], None],
-    output_size: int,
-    heads: int,
-    device: str,
+    encoder: torch.nn.Module, step: Callable[[], None], conf: dict, device: str
 ) -> dict[str, float]:
     """Return the milliseconds of one step by category, and their `total`.
 
@@ -82,15 +79,14 @@ def measure_breakdown(
     Args:
         encoder: The encoder that the step runs.
         step: One forward, warmed up.
-        output_size: Width of the encoder.
-        heads: Number of attention heads.
+        conf: The encoder's arguments.
         device: `cpu` or `cuda`.
     """
     on_gpu = device == "cuda"
     microseconds = dict.fromkeys(CATEGORIES, 0.0)
 
     def add(event, category):
-        category = _category_of(event, category, output_size, heads)
+        category = _category_of(event, category, conf)
         if on_gpu:
             # a range appears among the kernels, too
             kernels = [k for k in event.kernels if not k.name.startswith(RANGE)]

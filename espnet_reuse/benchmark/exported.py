@@ -18,11 +18,7 @@ FRAMES_PER_SECOND = 100  # where no frontend tells
 
 
 def open_files(paths: list[Path], threads: int) -> tuple[dict[str, Runner], int]:
-    """Open exported encoders.
-
-    Args:
-        paths: Files of `export.export_encoder`.
-        threads: CPU threads of ONNX Runtime.
+    """Open exported encoders, ONNX Runtime's on so many CPU threads.
 
     Returns:
         Functions that run them, by path; and the size of the features they take.
@@ -71,11 +67,7 @@ def time_runners(
 ) -> dict[str, float]:
     """Return the median milliseconds of each, measured in turns on one utterance.
 
-    Args:
-        runners: What to time, by name.
-        frames: Length of the utterance.
-        input_size: Size of a feature vector.
-        min_time: Seconds that each is measured, at least.
+    Each is measured for `min_time` seconds, at least.
 
     Raises:
         UserError: One does not run on such an utterance.

@@ -130,6 +130,7 @@ def make_products(settings: Settings, group_size: int, frames: int) -> Step:
     """
     conf = settings.config.conf
     size, heads = conf["output_size"], conf["attention_heads"]
+    layers = list(range(conf["num_blocks"]))
     maps, offsets = settings.batch * heads, frames
     if conf.get("rel_pos_type") == "latest":
         offsets = 2 * frames - 1
@@ -142,25 +143,18 @@ def make_products(settings: Settings, group_size: int, frames: int) -> Step:
     x, positions = noise(settings.batch, frames, size), noise(1, offsets, size)
     weight, bias, memory = noise(size, size), noise(size), q @ k.mT
 
-    def project(times):
-        for _ in range(times):
-            torch.nn.functional.linear(x, weight, bias)
-
-    def produce():
-        project(2)
-        if settings.config.has_relative_positions:
-            torch.nn.functional.linear(positions, weight)
-            torch.bmm(q, k.mT, out=memory)
-        return torch.bmm(q, k.mT)
-
     @torch.inference_mode()
     def products():
-        for _ in range(3 if settings.mode == "train" else 1):
-            for layer in range(conf["num_blocks"]):
-                if layer % group_size == 0:
-                    attention_map = produce()
-                project(2)
-                torch.bmm(attention_map, v)
+        for layer in layers * (3 if settings.mode == "train" else 1):
+            is_producer = layer % group_size == 0
+            for _ in range(4 if is_producer else 2):
+                torch.nn.functional.linear(x, weight, bias)
+            if is_producer:
+                attention_map = torch.bmm(q, k.mT)
+            if is_producer and settings.config.has_relative_positions:
+                torch.nn.functional.linear(positions, weight)
+                torch.bmm(q, k.mT, out=memory)
+            torch.bmm(attention_map, v)
 
     return products
 
