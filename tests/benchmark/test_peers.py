@@ -15,8 +15,8 @@ from espnet_reuse.benchmark.peers import (
     E_BRANCHFORMER,
     EAGER,
     LIMIT,
-    PARENT_CLASSES,
     SDPA,
+    STANDARD_CONFS,
     build_encoder,
     build_encoders,
     count_output_frames,
@@ -49,7 +49,7 @@ PEERS = {
 def family(request):
     """The name of a parent, and the encoders that are compared with it."""
     peers = list(PEERS[request.param].values())
-    return request.param, build_encoders(peers, CONFIG.input_size)
+    return request.param, build_encoders(peers)
 
 
 def encode(encoder, frames=100):
@@ -67,17 +67,17 @@ def test_the_standard_conformer_is_that_of_our_librispeech_100_recipe():
 
 
 def test_what_a_command_line_is_checked_for_is_the_same_in_all_standard_encoders():
-    assert set(PARENT_CLASSES) == {
+    assert set(STANDARD_CONFS) == {
         *("conformer", "transformer", "branchformer", "e_branchformer")
     }
-    configs = [make_config(name) for name in PARENT_CLASSES]
-    for name in ("num_blocks", "output_size", "attention_heads", "input_layer"):
+    configs = [make_config(name) for name in STANDARD_CONFS]
+    names = ("num_blocks", "output_size", "attention_heads", "input_layer")
+    for name in (*names, "input_size"):
         assert len({config.conf[name] for config in configs}) == 1, name
     assert len({config.frames_per_second for config in configs}) == 1
-    assert len({config.input_size for config in configs}) == 1
 
 
-@pytest.mark.parametrize("encoder", PARENT_CLASSES)
+@pytest.mark.parametrize("encoder", STANDARD_CONFS)
 def test_a_stock_config_and_its_reuse_config_are_the_same_baseline(encoder, tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(f"encoder: {encoder}\n")
@@ -94,7 +94,7 @@ def test_the_frame_rate_without_a_frontend_is_that_of_espnets_default(tmp_path):
     frontend = DefaultFrontend()
     config = read_config(path)
     assert config.frames_per_second == 16000 / frontend.hop_length
-    assert config.input_size == frontend.output_size()
+    assert config.conf["input_size"] == frontend.output_size()
 
 
 def test_the_frontend_gives_features_and_frame_rate(tmp_path):
@@ -103,7 +103,7 @@ def test_the_frontend_gives_features_and_frame_rate(tmp_path):
         "encoder: conformer\nfrontend_conf: {n_mels: 40, fs: 8000, hop_length: 64}\n"
     )
     config = read_config(path)
-    assert (config.input_size, config.frames_per_second) == (40, 125)
+    assert (config.conf["input_size"], config.frames_per_second) == (40, 125)
 
 
 @pytest.mark.parametrize(
@@ -138,8 +138,9 @@ def test_peers_differ_from_the_baseline_in_what_their_names_say(family):
     if has_positions:
         assert attention_of(encoders[ABSOLUTE]).use_sdpa
         assert not hasattr(attention_of(encoders[ABSOLUTE]), "linear_pos")
-    assert PEERS[name]["ours, no reuse"].group_sizes == [1, 1]
-    assert PEERS[name]["reuse, groups of 2"].group_sizes == [2]
+    sizes = [peer.group_size for peer in PEERS[name].values()]
+    assert sizes == [None] * (len(sizes) - 3) + [1, 2, None]
+    assert hasattr(attention_of(encoders["ours, no reuse"], layer=1), "linear_q")
     reuse = attention_of(encoders["reuse, groups of 2"], layer=1)
     assert not hasattr(reuse, "linear_q") and hasattr(reuse, "linear_v")
     assert (E_BRANCHFORMER in encoders) == (name == "conformer")
@@ -166,7 +167,7 @@ def test_the_limit_is_the_baseline_but_for_attention(family):
 def test_a_layer_without_attention_has_none_in_the_limit_either():
     conf = CONFIGS["branchformer"].conf | {"use_attn": False}
     limit = list_peers(make_config("branchformer", conf, 20), [1])[-1]
-    encoder = build_encoder(limit, 20)
+    encoder = build_encoder(limit)
     assert all(layer.attn is None for layer in encoder.encoders)
     encode(encoder)
 
@@ -184,7 +185,7 @@ def test_fewer_layers_are_the_lower_ones(family):
     name, encoders = family
     fewer = with_layers(PEERS[name][EAGER], 1)
     assert fewer.name == "ESPnet eager, 1 layer"
-    encoder = build_encoder(fewer, CONFIG.input_size, encoders[EAGER])
+    encoder = build_encoder(fewer, encoders[EAGER])
     assert len(encoder.encoders) == 1
     layer, full = encoder.encoders[0], encoders[EAGER].encoders[0]
     assert getattr(layer, "cgmlp_weight", 0) == getattr(full, "cgmlp_weight", 0)
@@ -201,7 +202,7 @@ def test_fewer_layers_are_the_lower_ones(family):
 def test_output_frames_are_counted_as_the_encoder_leaves_them(encoder, input_layer):
     peer = with_layers(PEERS[encoder][EAGER], 1)
     peer.conf["input_layer"] = input_layer
-    encoder = build_encoder(peer, 20)
+    encoder = build_encoder(peer)
     for frames in (15, 64, 101):
         counted = count_output_frames(encoder, 20, frames)
         assert counted == encode(encoder, frames).size(1)
