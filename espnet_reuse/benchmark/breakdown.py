@@ -30,18 +30,6 @@ PRODUCTS = {"mm": 0, "bmm": 0, "addmm": 1, "baddbmm": 1}
 RANGE = "espnet_reuse: "
 
 
-@contextlib.contextmanager
-def _ranges_around_modules(encoder):
-    """Put a range of the profiler around every module of MODULES."""
-    with contextlib.ExitStack() as stack:
-        for name, module in encoder.named_modules():
-            category = MODULES.get(name.rpartition(".")[2])
-            if category is not None:
-                forward = record_function(RANGE + category)(module.forward)
-                stack.enter_context(patch.object(module, "forward", forward))
-        yield
-
-
 def _category_of(event, category, conf):
     """Return the category of an operator or range, called from one of `category`.
 
@@ -100,14 +88,19 @@ def measure_breakdown(
             add(child, category)
 
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu
-    with _ranges_around_modules(encoder):
-        # without acc_events, PyTorch warns that it keeps only the last cycle: the only
-        options = {"record_shapes": True, "acc_events": True}
-        with profile(activities=activities, **options) as profiler:
-            with record_function(RANGE + REST):
-                step()
-            if on_gpu:
-                torch.cuda.synchronize()
+    # without acc_events, PyTorch warns that it keeps only the last cycle: the only
+    profiler = profile(activities=activities, record_shapes=True, acc_events=True)
+    with contextlib.ExitStack() as stack:
+        for name, module in encoder.named_modules():
+            category = MODULES.get(name.rpartition(".")[2])
+            if category is not None:
+                forward = record_function(RANGE + category)(module.forward)
+                stack.enter_context(patch.object(module, "forward", forward))
+        stack.enter_context(profiler)
+        with record_function(RANGE + REST):
+            step()
+        if on_gpu:
+            torch.cuda.synchronize()
     total = 0.0  # of the kernels
     for event in profiler.events():
         if event.device_type == DeviceType.CUDA:

@@ -14,8 +14,6 @@ from espnet_reuse.benchmark.measure import time_interleaved
 from espnet_reuse.errors import UserError, one_line
 from espnet_reuse.export import Runner, make_features, open_exported
 
-FRAMES_PER_SECOND = 100  # where no frontend tells
-
 
 def open_files(paths: list[Path], threads: int) -> tuple[dict[str, Runner], int]:
     """Open exported encoders, ONNX Runtime's on so many CPU threads.
@@ -54,7 +52,7 @@ def count_frames(
     Without a frontend, 100 a second.
     """
     if model is None or model.frontend is None:
-        return round(seconds * FRAMES_PER_SECOND)
+        return round(100 * seconds)
     rate = (config.get("frontend_conf") or {}).get("fs", "16k")
     samples = round(seconds * humanfriendly.parse_size(str(rate)))
     with torch.no_grad():

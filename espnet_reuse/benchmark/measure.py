@@ -131,9 +131,8 @@ def make_products(settings: Settings, group_size: int, frames: int) -> Step:
     conf = settings.config.conf
     size, heads = conf["output_size"], conf["attention_heads"]
     layers = list(range(conf["num_blocks"]))
-    maps, offsets = settings.batch * heads, frames
-    if conf.get("rel_pos_type") == "latest":
-        offsets = 2 * frames - 1
+    maps, latest = settings.batch * heads, conf.get("rel_pos_type") == "latest"
+    offsets = 2 * frames - 1 if latest else frames
 
     def noise(*shape):
         dtype = getattr(torch, settings.dtype)
@@ -151,7 +150,7 @@ def make_products(settings: Settings, group_size: int, frames: int) -> Step:
                 torch.nn.functional.linear(x, weight, bias)
             if is_producer:
                 attention_map = torch.bmm(q, k.mT)
-            if is_producer and settings.config.has_relative_positions:
+            if is_producer and settings.config.relative_option:
                 torch.nn.functional.linear(positions, weight)
                 torch.bmm(q, k.mT, out=memory)
             torch.bmm(attention_map, v)
@@ -192,12 +191,9 @@ def time_interleaved(
     rounds = max(MIN_ROUNDS, min(rounds, MAX_ROUNDS))
     logger.info(f"  {rounds} rounds; the slowest takes {slowest:.0f} ms")
     times = {name: [] for name in steps}
-    order = list(steps)
-    shuffle = random.Random(SEED).shuffle
-    said = time.monotonic()
+    generator, said = random.Random(SEED), time.monotonic()
     for done in range(rounds):
-        shuffle(order)
-        for name in order:
+        for name in generator.sample(list(steps), len(steps)):
             if statuses[name] == MEASURED:
                 repeats = max(1, round(1000 * min_time / rounds / first[name]))
                 ms, statuses[name] = attempt(run_block, steps[name], repeats)

@@ -76,15 +76,12 @@ class EncoderConfig:
     frames_per_second: float
 
     @property
-    def attention_option(self) -> str | None:
-        """Argument that names the kind of attention; a Transformer has none."""
-        options = (name for name in self.conf if name.endswith("attention_layer_type"))
-        return next(options, None)
-
-    @property
-    def has_relative_positions(self) -> bool:
-        """Whether its attention has relative positions."""
-        return "rel_selfattn" in str(self.conf.get(self.attention_option))
+    def relative_option(self) -> str | None:
+        """Argument that gives attention relative positions, None where it has none."""
+        for name, value in self.conf.items():
+            if name.endswith("attention_layer_type") and "rel_selfattn" in str(value):
+                return name
+        return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,9 +189,8 @@ def list_peers(config: EncoderConfig, group_sizes: list[int]) -> list[Peer]:
     parent, conf = config.encoder, config.conf
     ours, sdpa = parent + "_reuse", conf | {"use_sdpa": True}
     peers = [Peer(EAGER, parent, conf), Peer(SDPA, parent, sdpa)]
-    if config.has_relative_positions:
-        absolute = {"pos_enc_layer_type": "abs_pos"}
-        absolute[config.attention_option] = "selfattn"
+    if option := config.relative_option:
+        absolute = {"pos_enc_layer_type": "abs_pos", option: "selfattn"}
         peers.append(Peer(ABSOLUTE, parent, sdpa | absolute))
     if parent == "conformer":
         peers.append(Peer(E_BRANCHFORMER, "e_branchformer", _e_branchformer_of(conf)))

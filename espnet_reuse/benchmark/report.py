@@ -83,9 +83,8 @@ def summarise(rows: list[dict]) -> pandas.DataFrame:
     """
     floats = {"peak_memory_mb": float, "group_size": float}
     lengths = pandas.DataFrame(rows).astype(floats).groupby("seconds", sort=False)
-    return pandas.concat(
-        [_summarise_length(rows) for _, rows in lengths], ignore_index=True
-    )
+    tables = [_summarise_length(length) for _, length in lengths]
+    return pandas.concat(tables, ignore_index=True)
 
 
 def _summarise_length(rows):

@@ -31,25 +31,17 @@ def get_parser() -> argparse.ArgumentParser:
     parser = Parser("espnet_reuse.bin.benchmark", description=__doc__)
     add, count, number = parser.add_argument, positive(int), positive(float)
     add("--device", choices=["cpu", "cuda"], default="cpu", help="where (default: cpu)")
-    add(
-        "--seconds",
-        type=number,
-        nargs="+",
-        default=[5.0, 15.0, 30.0, 60.0, 120.0],
-        help="lengths of audio (default: 5 15 30 60 120)",
-    )
-    add("--batch", type=count, default=1, help="utterances of a length (default: 1)")
-    add(
-        "--group_size",
-        type=count,
-        nargs="+",
-        help="layers per attention map of our encoders; 1: no reuse (default: 1 2 3 4)",
-    )
-    modes, dtypes = ["infer", "train"], ["float32", "bfloat16"]
+    lengths = [5.0, 15.0, 30.0, 60.0, 120.0]
+    text = "lengths of audio (default: 5 15 30 60 120)"
+    add("--seconds", type=number, nargs="+", default=lengths, help=text)
+    text = "utterances, of equal length (default: 1)"
+    add("--batch", type=count, default=1, help=text)
+    text = "layers per attention map of our encoders; 1: no reuse (default: 1 2 3 4)"
+    add("--group_size", type=count, nargs="+", help=text)
     text = "forward; or forward and backward (default: infer)"
-    add("--mode", choices=modes, default="infer", help=text)
+    add("--mode", choices=["infer", "train"], default="infer", help=text)
     text = "bfloat16: by autocast (default: float32)"
-    add("--dtype", choices=dtypes, default="float32", help=text)
+    add("--dtype", choices=["float32", "bfloat16"], default="float32", help=text)
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--encoders",
@@ -60,22 +52,14 @@ def get_parser() -> argparse.ArgumentParser:
         help="which of %(choices)s, of 12 layers, width 256 and 4 heads (default: "
         "conformer)",
     )
-    which.add_argument(
-        "--config",
-        type=Path,
-        help="instead: training YAML of an ESPnet recipe with one of them, or with its "
-        "name and _reuse",
-    )
-    which.add_argument(
-        "--exported",
-        type=existing_file,
-        nargs="+",
-        metavar="FILE",
-        help="instead: files of espnet_reuse.bin.export, .onnx or .pt2",
-    )
+    text = "instead: training YAML of an ESPnet recipe with one of them, or its _reuse"
+    which.add_argument("--config", type=Path, help=text)
+    text = "instead: files of espnet_reuse.bin.export, .onnx or .pt2"
+    files = {"type": existing_file, "nargs": "+", "metavar": "FILE"}
+    which.add_argument("--exported", **files, help=text)
     parser.add_model(required=False)
     add("--threads", type=count, help="CPU threads (default: PyTorch's)")
-    text = "seconds of measuring each encoder at each length, at least (default: 10)"
+    text = "seconds to measure each encoder at each length, at least (default: 10)"
     add("--min_time", type=number, default=10.0, help=text)
     text = "folder to write (default: exp/benchmark)"
     add("--output", type=Path, default=Path("exp/benchmark"), help=text)
@@ -95,9 +79,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     if args.device == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            "argument --device: PyTorch finds no GPU for 'cuda'; use --device cpu"
-        )
+        raise UserError("argument --device: PyTorch finds no GPU; use --device cpu")
     from espnet_reuse.benchmark import compare, peers, report
 
     args.threads = args.threads or torch.get_num_threads()
@@ -130,16 +112,11 @@ def run(args: argparse.Namespace) -> int:
 def run_encoder(config, output: Path, args: argparse.Namespace) -> dict:
     """Check the arguments for an encoder, measure it, and report after each length.
 
-    Args:
-        config (EncoderConfig): What is measured.
-        output: Folder to write.
-        args: The command line.
-
     Returns:
         What the report is made of.
 
     Raises:
-        UserError: An argument does not fit the encoder.
+        UserError: An argument does not fit the encoder, a `peers.EncoderConfig`.
     """
     from espnet_reuse.benchmark import compare, measure, peers, report
     from espnet_reuse.provenance import describe_run

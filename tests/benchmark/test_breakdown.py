@@ -116,7 +116,7 @@ def test_the_eager_encoder_has_all_steps_of_attention_but_the_fused_one(encoder)
 
 @each_encoder
 def test_sdpa_has_the_fused_step_and_the_scores_of_positions(encoder):
-    positions = {SCORES} if CONFIGS[encoder].has_relative_positions else set()
+    positions = {SCORES} if CONFIGS[encoder].relative_option else set()
     assert breakdown_of(encoder, SDPA) == {PROJECTIONS, FUSED, ATTENTION} | positions
 
 

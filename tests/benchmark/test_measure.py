@@ -12,32 +12,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from espnet_reuse.benchmark.measure import (
-    MAX_ROUNDS,
-    MIN_ROUNDS,
-    Settings,
-    make_inputs,
-    make_products,
-    make_step,
-    time_interleaved,
-)
-from espnet_reuse.benchmark.peers import (
-    EAGER,
-    build_encoder,
-    list_peers,
-    make_config,
-    read_config,
-)
+from espnet_reuse.benchmark import measure, peers
+from espnet_reuse.benchmark.measure import make_inputs, make_step, time_interleaved
 
-CONFIG = read_config(Path(__file__).with_name("tiny.yaml"))
-SETTINGS = Settings(
-    config=CONFIG,
-    device="cpu",
-    mode="infer",
-    dtype="float32",
-    batch=3,
-    min_time=0.02,
-)
+CONFIG = peers.read_config(Path(__file__).with_name("tiny.yaml"))
+SETTINGS = measure.Settings(CONFIG, "cpu", "infer", "float32", 3, 0.02)
 TRAINING = dataclasses.replace(SETTINGS, mode="train")
 
 
@@ -45,7 +24,7 @@ def count_flops(settings, num_blocks, group_size, frames):
     conf = settings.config.conf | {"num_blocks": num_blocks}
     config = dataclasses.replace(settings.config, conf=conf)
     settings = dataclasses.replace(settings, config=config)
-    products = make_products(settings, group_size, frames)
+    products = measure.make_products(settings, group_size, frames)
     with FlopCounterMode(display=False) as counter:
         products()
     return counter.get_total_flops()
@@ -77,7 +56,7 @@ def test_the_products_that_reuse_cannot_avoid_are_those_of_the_method(
 )
 def test_absolute_positions_have_no_products_of_positions(encoder, conf):
     sizes = {"output_size": 16, "attention_heads": 8, "num_blocks": 2}
-    config = make_config(encoder, sizes | conf)
+    config = peers.make_config(encoder, sizes | conf)
     absolute = dataclasses.replace(SETTINGS, config=config)
     t, d = 50, 16
     less = 2 * t * t * d * 3 + 2 * (2 * t - 1) * d * d
@@ -88,7 +67,7 @@ def test_all_steps_are_timed_equally_often_in_mixed_order():
     called = []
     steps = {name: lambda name=name: called.append(name) for name in "abc"}
     results = time_interleaved(steps, 0)
-    assert [len(times) for times, _ in results.values()] == [MIN_ROUNDS] * 3
+    assert [len(times) for times, _ in results.values()] == [measure.MIN_ROUNDS] * 3
     warm_up, rounds = called[:6], called[6:]
     assert warm_up == [*"aabbcc"]
     orders = ["".join(rounds[i : i + 3]) for i in range(0, len(rounds), 3)]
@@ -97,7 +76,7 @@ def test_all_steps_are_timed_equally_often_in_mixed_order():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "rounds"), [(0.0001, MAX_ROUNDS), (0.05, MIN_ROUNDS)]
+    ("seconds", "rounds"), [(0.0001, measure.MAX_ROUNDS), (0.05, measure.MIN_ROUNDS)]
 )
 def test_rounds_adapt_to_the_slowest_step(seconds, rounds):
     results = time_interleaved({"slow": lambda: time.sleep(seconds)}, 0.2)
@@ -132,7 +111,7 @@ def test_inputs_are_the_same_noise_at_full_length():
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_training_step_goes_backward_and_an_inference_step_does_not(dtype):
-    encoder = build_encoder(list_peers(CONFIG, [])[0])
+    encoder = peers.build_encoder(peers.list_peers(CONFIG, [])[0])
     seen = []
     encoder.encoders[0].norm_final.register_full_backward_hook(
         lambda *args: seen.append(encoder.training)
@@ -147,7 +126,3 @@ def test_a_training_step_goes_backward_and_an_inference_step_does_not(dtype):
         assert dtypes == [getattr(torch, dtype)]
         assert encoder.training == bool(backward)
         assert all(p.grad is None for p in encoder.parameters())
-
-
-def test_the_baseline_comes_first():
-    assert list_peers(CONFIG, [1])[0].name == EAGER

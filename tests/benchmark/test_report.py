@@ -7,14 +7,9 @@ import math
 
 import pytest
 
+from espnet_reuse.benchmark import report
 from espnet_reuse.benchmark.breakdown import CATEGORIES
-from espnet_reuse.benchmark.report import (
-    find_slower,
-    fit_growth,
-    format_encoders,
-    format_markdown,
-    summarise,
-)
+from espnet_reuse.benchmark.report import summarise
 
 SPREAD = ("", ", lower", ", upper")
 EAGER, SDPA, LIMIT, OURS = "ESPnet eager", "ESPnet use_sdpa", "limit", "ours, no reuse"
@@ -91,8 +86,8 @@ def benchmark(measurements, encoder="conformer"):
 )
 def test_slower_beyond_the_spread_is_said_plainly(ours, found):
     measurements = rows(ours=ours)
-    assert find_slower(summarise(measurements)) == found
-    text = format_markdown(benchmark(measurements))
+    assert report.find_slower(summarise(measurements)) == found
+    text = report.format_markdown(benchmark(measurements))
     assert ("**Slower beyond the spread**" in text) == bool(found)
     assert ("Nowhere was an encoder of ours slower" in text) != bool(found)
     assert all(f"- {place}" in text for place in found)
@@ -103,7 +98,7 @@ def test_growth_is_the_exponent_over_length():
     for s in (1, 2, 8):
         parts = PARTS | {"total": 3.0 * s**2, "scores": 7.0 * s}
         measurements += rows(s, breakdown=parts)
-    (growth,) = fit_growth(summarise(measurements)).to_dict("records")
+    (growth,) = report.fit_growth(summarise(measurements)).to_dict("records")
     assert growth["encoder"] == EAGER
     assert growth["total"] == pytest.approx(2)
     assert growth["scores"] == pytest.approx(1)
@@ -113,7 +108,7 @@ def test_growth_is_the_exponent_over_length():
 
 def test_encoders_stand_side_by_side_each_against_its_own_parent():
     parents = {"conformer": 10, "transformer": 6}
-    text = format_encoders(
+    text = report.format_encoders(
         [
             benchmark([r for s in (5, 15) for r in rows(s, eager=[ms] * 4)], name)
             for name, ms in parents.items()

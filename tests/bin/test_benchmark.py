@@ -144,24 +144,19 @@ def test_the_markdown_shows_the_numbers_of_the_json(finished):
             assert start in [line[:-1] for line in lines]
 
 
-def test_machine_versions_and_settings_are_recorded(finished):
+def test_run_and_settings_are_recorded(finished):
     results = read(finished[1])
-    recorded = results["run"] | results["settings"]
-    assert recorded["threads"] == 1
-    assert recorded["group_size"] == [1, 2]
-    assert recorded["torch"] == torch.__version__
-    assert "espnet_reuse.bin.benchmark --config" in recorded["command"]
-    assert recorded["encoder_conf"]["attention_heads"] == 8
-    for name in ("date", "commit", "cpu", "cores", "ram_gb", "espnet", "espnet_reuse"):
-        assert recorded[name], name
+    assert results["run"]["threads"] == 1
+    assert "espnet_reuse.bin.benchmark --config" in results["run"]["command"]
+    assert results["settings"]["group_size"] == [1, 2]
+    assert results["settings"]["encoder_conf"]["attention_heads"] == 8
 
 
 @pytest.mark.parametrize("encoder", ["transformer", "branchformer_reuse"])
 def test_other_encoders_are_measured_against_their_parents(encoder, tmp_path):
     config = tmp_path / "config.yaml"
     config.write_text(f"encoder: {encoder}\nencoder_conf: {json.dumps(SIZES)}\n")
-    options = ("--config", config, "--seconds", 1, "--output", tmp_path)
-    assert run(*options) == 0
+    assert run("--config", config, "--seconds", 1, "--output", tmp_path) == 0
     (measured,) = rows_of(tmp_path).values()
     assert {EAGER, SDPA, *OURS, LIMIT} < set(measured)
     assert {row["status"] for row in measured.values()} == {"measured"}
@@ -246,8 +241,8 @@ def test_too_little_memory_is_a_row(little_memory, tmp_path):
 
 def test_a_length_that_no_machine_can_hold_is_all_rows(tmp_path):
     assert run("--seconds", 1e8, "--group_size", 2, "--output", tmp_path) == 0
-    statuses = {row["status"] for row in read(tmp_path)["measurements"]}
-    assert statuses == {"out of memory"}
+    rows = rows_of(tmp_path)[1e8].values()
+    assert {row["status"] for row in rows} == {"out of memory"}
 
 
 BAD_INPUT = {
