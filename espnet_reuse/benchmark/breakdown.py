@@ -4,110 +4,61 @@
 """Where an encoder spends its time, by module and within attention by step."""
 
 import contextlib
-from typing import Callable, Dict
+from typing import Callable
+from unittest.mock import patch
 
 import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
-PROJECTIONS = "attention projections"
-SCORES = "scores"
-SOFTMAX = "softmax"
-APPLY = "A·V"
-FUSED = "fused attention"
 ATTENTION = "rest of attention"
-CONVOLUTION = "convolution"
-FEED_FORWARD = "feed-forward"
-SUBSAMPLING = "subsampling"
+FUSED = "fused attention"
 REST = "rest"
 CATEGORIES = (
-    *(PROJECTIONS, SCORES, SOFTMAX, APPLY, FUSED, ATTENTION),
-    *(CONVOLUTION, FEED_FORWARD, SUBSAMPLING, REST),
+    *("attention projections", "scores", "softmax", "A·V", FUSED, ATTENTION),
+    *("convolution", "feed-forward", "subsampling", REST),
 )
 # attributes of ESPnet's encoders and encoder layers
 MODULES = {
-    "embed": SUBSAMPLING,
-    "self_attn": ATTENTION,
-    "attn": ATTENTION,
-    "conv_module": CONVOLUTION,
-    "cgmlp": CONVOLUTION,
-    "depthwise_conv_fusion": CONVOLUTION,
-    "feed_forward": FEED_FORWARD,
-    "feed_forward_macaron": FEED_FORWARD,
+    "embed": "subsampling",
+    **dict.fromkeys(("self_attn", "attn"), ATTENTION),
+    **dict.fromkeys(("feed_forward", "feed_forward_macaron"), "feed-forward"),
+    **dict.fromkeys(("conv_module", "cgmlp", "depthwise_conv_fusion"), "convolution"),
 }
 # which argument of a matrix product has the contraction size as its last one
 PRODUCTS = {"mm": 0, "bmm": 0, "addmm": 1, "baddbmm": 1}
 RANGE = "espnet_reuse: "
 
 
-@contextlib.contextmanager
-def _ranges_around_modules(encoder):
-    """Put a range of the profiler around every module of MODULES."""
-    handles, entered = [], []
+def _category_of(event, category, conf):
+    """Return the category of an operator or range, called from one of `category`.
 
-    def enter_range(category):
-        def enter(module, args):
-            entered.append(record_function(RANGE + category))
-            entered[-1].__enter__()
-
-        return enter
-
-    def leave(module, args, output):
-        entered.pop().__exit__(None, None, None)
-
-    for name, module in encoder.named_modules():
-        category = MODULES.get(name.rpartition(".")[2])
-        if category is not None:
-            handles.append(module.register_forward_pre_hook(enter_range(category)))
-            handles.append(module.register_forward_hook(leave))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def categorise(
-    name: str, shapes: list, category: str, output_size: int, heads: int
-) -> str:
-    """Return the category of an operator.
-
-    Inside attention, a product over d_k = output_size / heads makes scores, and one
-    over time applies the map; a map of d_k frames would be taken for scores.
-
-    Args:
-        name: Operator, `aten::bmm`, or range.
-        shapes: Shapes of its arguments.
-        category: Category of the operator or range that called it.
-        output_size: Width of the encoder.
-        heads: Number of attention heads.
+    Inside attention, a product over d_k makes scores, and one over time applies the
+    map; a map of d_k frames would be taken for scores.
     """
-    if name.startswith(RANGE):
-        return name.removeprefix(RANGE)
+    if event.name.startswith(RANGE):
+        return event.name.removeprefix(RANGE)
     if category != ATTENTION:
         return category
-    operator = name.removeprefix("aten::").rstrip("_")
+    operator = event.name.removeprefix("aten::").rstrip("_")
     if "scaled_dot_product" in operator:
         return FUSED
     if "softmax" in operator:
-        return SOFTMAX
+        return "softmax"
     if operator == "linear":
-        return PROJECTIONS
-    if operator in PRODUCTS and len(shapes) > PRODUCTS[operator]:
-        shape = shapes[PRODUCTS[operator]]
-        if len(shape) == 2 and shape[-1] == output_size:
-            return PROJECTIONS
-        return SCORES if shape[-1] == output_size // heads else APPLY
+        return "attention projections"
+    if operator in PRODUCTS and event.input_shapes:
+        shape = event.input_shapes[PRODUCTS[operator]]
+        if len(shape) == 2 and shape[-1] == conf["output_size"]:
+            return "attention projections"
+        d_k = conf["output_size"] // conf["attention_heads"]
+        return "scores" if shape[-1] == d_k else "A·V"
     return category
 
 
 def measure_breakdown(
-    encoder: torch.nn.Module,
-    step: Callable[[], None],
-    output_size: int,
-    heads: int,
-    device: str,
-) -> Dict[str, float]:
+    encoder: torch.nn.Module, step: Callable[[], None], conf: dict, device: str
+) -> dict[str, float]:
     """Return the milliseconds of one step by category, and their `total`.
 
     CPU times are an operator's own, without those it calls; Python's time counts for
@@ -116,48 +67,48 @@ def measure_breakdown(
     Args:
         encoder: The encoder that the step runs.
         step: One forward, warmed up.
-        output_size: Width of the encoder.
-        heads: Number of attention heads.
+        conf: The encoder's arguments.
         device: `cpu` or `cuda`.
     """
     on_gpu = device == "cuda"
-    milliseconds = dict.fromkeys(CATEGORIES, 0.0)
+    microseconds = dict.fromkeys(CATEGORIES, 0.0)
 
     def add(event, category):
-        category = categorise(
-            event.name, event.input_shapes or [], category, output_size, heads
-        )
+        category = _category_of(event, category, conf)
         if on_gpu:
             # a range appears among the kernels, too
             kernels = [k for k in event.kernels if not k.name.startswith(RANGE)]
             own = sum(kernel.duration for kernel in kernels)
             # a kernel that no operator of PyTorch has started: Triton's
             launched = event.name.startswith(RANGE) and category == ATTENTION
-            milliseconds[FUSED if launched else category] += own
+            microseconds[FUSED if launched else category] += own
         else:
-            milliseconds[category] += event.self_cpu_time_total
+            microseconds[category] += event.self_cpu_time_total
         for child in event.cpu_children:
             add(child, category)
 
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu
-    with _ranges_around_modules(encoder):
-        # without acc_events, PyTorch warns that it keeps only the last cycle: the only
-        options = {"record_shapes": True, "acc_events": True}
-        with profile(activities=activities, **options) as profiler:
-            with record_function(RANGE + REST):
-                step()
-            if on_gpu:
-                torch.cuda.synchronize()
-    total = 0.0
+    # without acc_events, PyTorch warns that it keeps only the last cycle: the only
+    profiler = profile(activities=activities, record_shapes=True, acc_events=True)
+    with contextlib.ExitStack() as stack:
+        for name, module in encoder.named_modules():
+            category = MODULES.get(name.rpartition(".")[2])
+            if category is not None:
+                forward = record_function(RANGE + category)(module.forward)
+                stack.enter_context(patch.object(module, "forward", forward))
+        stack.enter_context(profiler)
+        with record_function(RANGE + REST):
+            step()
+        if on_gpu:
+            torch.cuda.synchronize()
+    total = 0.0  # of the kernels
     for event in profiler.events():
-        is_root = event.cpu_parent is None and event.name == RANGE + REST
-        if event.device_type == DeviceType.CPU and is_root:
-            add(event, REST)
-            total += event.cpu_time_total * (not on_gpu)
-        elif event.device_type == DeviceType.CUDA:
+        if event.device_type == DeviceType.CUDA:
             is_kernel = not event.is_user_annotation and RANGE not in event.name
             total += event.time_range.elapsed_us() * is_kernel
-    if on_gpu:  # kernels that the profiler links to no operator: Triton's
-        milliseconds[FUSED] += max(0.0, total - sum(milliseconds.values()))
-    milliseconds["total"] = total
-    return {name: us / 1000 for name, us in milliseconds.items()}
+        elif event.cpu_parent is None and event.name == RANGE + REST:
+            add(event, REST)
+    # kernels that the profiler links to no operator: Triton's
+    microseconds[FUSED] += max(0.0, total - sum(microseconds.values()))
+    microseconds["total"] = sum(microseconds.values())
+    return {name: us / 1000 for name, us in microseconds.items()}

@@ -5,158 +5,116 @@
 
 import dataclasses
 import logging
-from typing import Dict, Sequence
 
 import torch
 
+from espnet_reuse.benchmark import measure, peers
 from espnet_reuse.benchmark.breakdown import measure_breakdown
-from espnet_reuse.benchmark.measure import (
-    MEASURED,
-    Settings,
-    attempt,
-    make_inputs,
-    make_products,
-    make_step,
-    peak_memory,
-    time_interleaved,
-)
-from espnet_reuse.benchmark.peers import (
-    EAGER,
-    SDPA,
-    Peer,
-    build_encoder,
-    count_output_frames,
-    with_layers,
-)
+from espnet_reuse.benchmark.measure import MEASURED, attempt, make_step
 
 logger = logging.getLogger(__name__)
 
-PILOT_ROUNDS = 3
 PROFILED_STEPS = 3
-PRODUCTS = "products of "
 
 
 def _fit_layers(baseline, ours, encoders, inputs, settings):
     """Return how many layers of the baseline fit into our latency: one or more."""
-    one_layer = build_encoder(with_layers(baseline, 1), settings.config.input_size)
-    timed = {
-        "all": encoders[baseline.name],
-        "one": one_layer.to(settings.device),
-        "ours": encoders[ours.name],
-    }
-    steps = {name: make_step(e, inputs, settings) for name, e in timed.items()}
-    times = time_interleaved(steps, settings.threads, settings.min_time, PILOT_ROUNDS)
-    if any(status != MEASURED for _, status in times.values()):
+    one_layer = peers.build_encoder(peers.with_layers(baseline, 1)).to(settings.device)
+    timed = one_layer, encoders[baseline.name], encoders[ours.name]
+    steps = {i: make_step(encoder, inputs, settings) for i, encoder in enumerate(timed)}
+    results = measure.time_interleaved(steps, min_time=0).values()
+    if any(status != MEASURED for _, status in results):
         return None
     # the fastest, for one disturbed round of few would change the number
-    ms = {name: min(values) for name, (values, _) in times.items()}
+    one_ms, baseline_ms, our_ms = (min(times) for times, _ in results)
     num_blocks = baseline.conf["num_blocks"]
-    per_layer = (ms["all"] - ms["one"]) / max(1, num_blocks - 1)
-    fitting = 1 + (ms["ours"] - ms["one"]) / per_layer if per_layer > 0 else num_blocks
+    if baseline_ms <= one_ms:
+        return num_blocks
+    fitting = 1 + (num_blocks - 1) * (our_ms - one_ms) / (baseline_ms - one_ms)
     return max(1, min(num_blocks, int(fitting)))
-
-
-def _measure_memory(peer, rows, encoder, settings, frames):
-    """Start the peer's row with its size and its peak memory."""
-    peak, status = attempt(peak_memory, peer, settings, frames)
-    rows[peer.name] = {
-        "status": status,
-        "parameters": sum(p.numel() for p in encoder.parameters()),
-        "layers": peer.conf["num_blocks"],
-        "group_size": peer.conf.get("reuse_group_size"),
-        "peak_memory_mb": peak,
-        "times_ms": None,
-    }
-    shown = f"{peak:.0f} MB at the peak" if status == MEASURED else status
-    logger.info(f"  {peer.name}: {shown}")
-
-
-def _measure_breakdown(encoder, inputs, settings):
-    """Return the milliseconds by category of the fastest of some forwards, or None."""
-    conf = settings.config.conf
-    step = make_step(encoder, inputs, dataclasses.replace(settings, mode="infer"))
-    sizes = conf["output_size"], conf["attention_heads"]
-    measured = [
-        attempt(measure_breakdown, encoder, step, *sizes, settings.device)[0]
-        for _ in range(PROFILED_STEPS)
-    ]
-    return min(filter(None, measured), key=lambda parts: parts["total"], default=None)
 
 
 def compare_at(
     seconds: float,
-    peers: Sequence[Peer],
-    encoders: Dict[str, torch.nn.Module],
-    settings: Settings,
-) -> Dict:
+    listed: list[peers.Peer],
+    encoders: dict[str, torch.nn.Module],
+    settings: measure.Settings,
+) -> list[dict]:
     """Measure memory, time and breakdown of all encoders at one length.
 
     Args:
         seconds: Length of every utterance, seconds of audio.
-        peers: The baseline first, ours in increasing group size, the limit last.
-        encoders: Their modules, on the device.
+        listed: The baseline first, ours in increasing group size, the limit last.
+        encoders: Their modules by name, on the device.
         settings: What holds for all.
 
     Returns:
-        Raw measurements, which `report.summarise` completes: by peer its status, size,
-        peak memory (MB) and time of each round (ms), the times of the products that
-        reuse cannot avoid, and the breakdown (ms).
+        A row for each encoder: its status, size and peak memory (MB); the time of each
+        round (ms), also of the products that reuse cannot avoid; and the breakdown
+        (ms). What was not measured is None. `report.summarise` completes the rows.
     """
-    config = settings.config
-    frames = settings.frames_of(seconds)
-    baseline = peers[0]
-    output_frames = count_output_frames(
-        encoders[baseline.name], config.input_size, frames
-    )
-    rows = {}
-    logger.info(f"{seconds:g} s: memory of a step of each encoder by itself")
-    for peer in peers:
-        _measure_memory(peer, rows, encoders[peer.name], settings, frames)
+    baseline, *_, largest, limit = listed
+    conf, frames = settings.config.conf, settings.frames_of(seconds)
+    first = encoders[baseline.name]
+    output_frames = peers.count_output_frames(first, conf["input_size"], frames)
+    encoders, rows = dict(encoders), {}
 
-    ok = {name for name, row in rows.items() if row["status"] == MEASURED}
-    inputs = attempt(make_inputs, settings, frames)[0] if ok else None
-    largest = [peer for peer in peers if peer.is_ours][-1]
-    if inputs and {baseline.name, largest.name} <= ok:
+    def add_row(peer):
+        peak, status = measure.peak_memory(peer, settings, frames)
+        shown = f"{peak:.0f} MB at the peak" if status == MEASURED else status
+        logger.info(f"  {peer.name}: {shown}")
+        rows[peer.name] = {
+            "seconds": seconds,
+            "output_frames": output_frames,
+            "encoder": peer.name,
+            "status": status,
+            "parameters": sum(p.numel() for p in encoders[peer.name].parameters()),
+            "layers": peer.conf["num_blocks"],
+            "group_size": peer.group_size,
+            "peak_memory_mb": peak,
+            **dict.fromkeys(("times_ms", "products_ms", "breakdown_ms")),
+        }
+
+    def measured():
+        return [peer for peer in listed if rows[peer.name]["status"] == MEASURED]
+
+    logger.info(f"{seconds:g} s: memory of a step of each encoder by itself")
+    for peer in listed:
+        add_row(peer)
+
+    inputs = attempt(measure.make_inputs, settings, frames)[0] if measured() else None
+    if inputs and baseline in measured() and largest in measured():
         logger.info(f"{seconds:g} s: how many of ESPnet's layers fit our latency")
         num_blocks = _fit_layers(baseline, largest, encoders, inputs, settings)
         if num_blocks:
-            fewer = with_layers(baseline, num_blocks)
-            encoder = build_encoder(fewer, config.input_size, encoders[baseline.name])
-            encoders = encoders | {fewer.name: encoder.to(settings.device)}
-            _measure_memory(fewer, rows, encoder, settings, frames)
-            peers = [*peers[:-1], fewer, peers[-1]]
+            fewer = peers.with_layers(baseline, num_blocks)
+            encoders[fewer.name] = peers.build_encoder(fewer, first).to(settings.device)
+            add_row(fewer)
+            listed = [*listed[:-1], fewer, limit]
 
-    steps, products = {}, {}
-    for peer in peers:
-        if inputs is None or rows[peer.name]["status"] != MEASURED:
-            continue
-        steps[peer.name] = make_step(encoders[peer.name], inputs, settings)
-        if peer.is_ours:
-            step, _ = attempt(make_products, settings, peer.group_sizes, output_frames)
-            if step:
-                steps[PRODUCTS + peer.name] = step
     logger.info(f"{seconds:g} s: time, in interleaved rounds")
-    timed = time_interleaved(steps, settings.threads, settings.min_time)
-    for name, (times, status) in timed.items():
-        if name.startswith(PRODUCTS):
-            products[name.removeprefix(PRODUCTS)] = times
-        else:
-            rows[name] |= {"times_ms": times, "status": status}
+    steps = {}
+    for peer in measured() if inputs else ():
+        steps[peer.name, "times_ms"] = make_step(encoders[peer.name], inputs, settings)
+        if peer.group_size:
+            args = settings, peer.group_size, output_frames
+            steps[peer.name, "products_ms"], _ = attempt(measure.make_products, *args)
+    steps = {key: step for key, step in steps.items() if step}
+    timed = measure.time_interleaved(steps, settings.min_time)
+    for (name, column), (times, status) in timed.items():
+        rows[name][column] = times
+        if column == "times_ms":
+            rows[name]["status"] = status
     steps.clear()  # frees the maps of the products
 
     logger.info(f"{seconds:g} s: breakdown by module")
-    breakdown = {
-        peer.name: _measure_breakdown(encoders[peer.name], inputs, settings)
-        for peer in peers
-        if (peer.name in (EAGER, SDPA) or peer.is_ours)
-        and rows[peer.name]["status"] == MEASURED
-    }
-    return {
-        "seconds": seconds,
-        "frames": frames,
-        "output_frames": output_frames,
-        "rounds": max((len(row["times_ms"] or []) for row in rows.values()), default=0),
-        "peers": {peer.name: rows[peer.name] for peer in peers},
-        "products": products,
-        "breakdown": {name: parts for name, parts in breakdown.items() if parts},
-    }
+    inference = dataclasses.replace(settings, mode="infer")
+    for peer in measured() if inputs else ():
+        if peer.group_size or peer.name in (peers.EAGER, peers.SDPA):
+            encoder = encoders[peer.name]
+            args = encoder, make_step(encoder, inputs, inference), conf, settings.device
+            tries = range(PROFILED_STEPS)
+            tried = [attempt(measure_breakdown, *args)[0] for _ in tries]
+            parts = min(filter(None, tried), key=lambda ms: ms["total"], default=None)
+            rows[peer.name]["breakdown_ms"] = parts
+    return [rows[peer.name] for peer in listed]

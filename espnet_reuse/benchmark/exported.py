@@ -5,7 +5,6 @@
 
 import statistics
 from pathlib import Path
-from typing import Dict, Optional, Sequence, Tuple
 
 import humanfriendly
 import torch
@@ -15,15 +14,9 @@ from espnet_reuse.benchmark.measure import time_interleaved
 from espnet_reuse.errors import UserError, one_line
 from espnet_reuse.export import Runner, make_features, open_exported
 
-FRAMES_PER_SECOND = 100  # where no frontend tells
 
-
-def open_files(paths: Sequence[Path], threads: int) -> Tuple[Dict[str, Runner], int]:
-    """Open exported encoders.
-
-    Args:
-        paths: Files of `export.export_encoder`.
-        threads: CPU threads of ONNX Runtime.
+def open_files(paths: list[Path], threads: int) -> tuple[dict[str, Runner], int]:
+    """Open exported encoders, ONNX Runtime's on so many CPU threads.
 
     Returns:
         Functions that run them, by path; and the size of the features they take.
@@ -31,10 +24,10 @@ def open_files(paths: Sequence[Path], threads: int) -> Tuple[Dict[str, Runner], 
     Raises:
         UserError: A file cannot be opened, or takes features of another size.
     """
-    runners, sizes = {}, {}
-    for path in map(str, paths):
+    runners, first_size = {}, None
+    for path in paths:
         try:
-            runners[path], sizes[path] = open_exported(Path(path), threads)
+            runners[str(path)], size = open_exported(path, threads)
         except ModuleNotFoundError:
             raise
         except Exception as error:  # a file of another origin raises anything
@@ -42,26 +35,24 @@ def open_files(paths: Sequence[Path], threads: int) -> Tuple[Dict[str, Runner], 
                 f"{path} is no exported encoder ({one_line(error)}); name a file that "
                 "espnet_reuse.bin.export has written"
             ) from None
-        if sizes[path] != sizes[str(paths[0])]:
+        first_size = first_size or size
+        if size != first_size:
             raise UserError(
-                f"{path} takes features of size {sizes[path]}, but {paths[0]} of size "
-                f"{sizes[str(paths[0])]}: time each by itself"
+                f"{path} takes features of size {size}, but {paths[0]} of size "
+                f"{first_size}: time each by itself"
             )
-    return runners, sizes[str(paths[0])]
+    return runners, first_size
 
 
 def count_frames(
-    seconds: float, model: Optional[ESPnetASRModel], config: Optional[Dict]
+    seconds: float, model: ESPnetASRModel | None, config: dict | None
 ) -> int:
-    """Return how many feature vectors are made of so much audio.
+    """Return how many feature vectors the model's frontend makes of so much audio.
 
-    Args:
-        seconds: Length of the audio.
-        model: Model whose frontend makes them; without a frontend, 100 a second.
-        config: The model's config.
+    Without a frontend, 100 a second.
     """
     if model is None or model.frontend is None:
-        return round(seconds * FRAMES_PER_SECOND)
+        return round(100 * seconds)
     rate = (config.get("frontend_conf") or {}).get("fs", "16k")
     samples = round(seconds * humanfriendly.parse_size(str(rate)))
     with torch.no_grad():
@@ -70,20 +61,11 @@ def count_frames(
 
 
 def time_runners(
-    runners: Dict[str, Runner],
-    frames: int,
-    input_size: int,
-    threads: int,
-    min_time: float,
-) -> Dict[str, float]:
+    runners: dict[str, Runner], frames: int, input_size: int, min_time: float
+) -> dict[str, float]:
     """Return the median milliseconds of each, measured in turns on one utterance.
 
-    Args:
-        runners: What to time, by name.
-        frames: Length of the utterance.
-        input_size: Size of a feature vector.
-        threads: CPU threads within an operator of PyTorch.
-        min_time: Seconds that each is measured, at least.
+    Each is measured for `min_time` seconds, at least.
 
     Raises:
         UserError: One does not run on such an utterance.
@@ -99,7 +81,7 @@ def time_runners(
                     f"{name} does not run on {frames} frames of size {input_size}: "
                     f"{one_line(error)}"
                 ) from None
-        timed = time_interleaved(steps, threads, min_time)
+        timed = time_interleaved(steps, min_time)
     for name, (times, status) in timed.items():
         if times is None:
             raise UserError(f"{name}, {frames} frames: {status}")

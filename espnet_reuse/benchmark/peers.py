@@ -10,7 +10,6 @@ import inspect
 import io
 import pkgutil
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence
 
 import humanfriendly
 import torch
@@ -19,16 +18,10 @@ from espnet_reuse.errors import UserError, one_line
 from espnet_reuse.registry import ENCODERS
 
 with contextlib.redirect_stderr(io.StringIO()):  # ESPnet prints that flash_attn lacks
-    PARENT_CLASSES = {
+    ENCODER_CLASSES = {
         path.split(".")[-2].removesuffix("_encoder"): pkgutil.resolve_name(path)
-        for path in ENCODERS
+        for path in (*ENCODERS, *ENCODERS.values())
     }
-    ENCODER_CLASSES = PARENT_CLASSES | {
-        name + "_reuse": pkgutil.resolve_name(path)
-        for name, path in zip(PARENT_CLASSES, ENCODERS.values(), strict=True)
-    }
-
-    from espnet_reuse.asr.layers.attention_map_reuse import resolve_group_sizes
 
 SIZES = {
     "output_size": 256,
@@ -44,38 +37,25 @@ SIZES = {
 # edrop0.0_ddrop0.0}.yaml change of the defaults; the others keep ESPnet's defaults.
 STANDARD_CONFS = {
     "conformer": SIZES
-    | {
-        "linear_units": 1024,
-        "macaron_style": True,
-        "rel_pos_type": "latest",
-    },
+    | {"linear_units": 1024, "macaron_style": True, "rel_pos_type": "latest"},
     "transformer": SIZES,
     "branchformer": SIZES,
     "e_branchformer": SIZES
-    | {
-        "cgmlp_linear_units": 1024,
-        "use_ffn": True,
-        "macaron_ffn": True,
-        "linear_units": 1024,
-        "merge_conv_kernel": 31,
-    },
+    | {"linear_units": 1024, "cgmlp_linear_units": 1024, "merge_conv_kernel": 31}
+    | {"use_ffn": True, "macaron_ffn": True},
 }
 # They skip layers at random or need a CTC module, and times would not compare; or they
 # are classes, which no YAML has.
-LEFT_OUT = (
-    "stochastic_depth_rate",
-    "layer_drop_rate",
-    "attn_branch_drop_rate",
-    "interctc_layer_idx",
-    "interctc_use_conditioning",
-    "ctc_trim",
-    "pos_enc_class",
-)
+LEFT_OUT = {
+    *("stochastic_depth_rate", "layer_drop_rate", "attn_branch_drop_rate"),
+    *("interctc_layer_idx", "interctc_use_conditioning", "ctc_trim", "pos_enc_class"),
+}
 EAGER = "ESPnet eager"
 SDPA = "ESPnet use_sdpa"
 ABSOLUTE = "absolute positions, SDPA"
 E_BRANCHFORMER = "E-Branchformer"
 LIMIT = "limit"
+RIVALS = (EAGER, SDPA, ABSOLUTE, E_BRANCHFORMER)
 SEED = 0
 
 
@@ -85,28 +65,23 @@ class EncoderConfig:
 
     Attributes:
         encoder: Name of the parent, such as `conformer`.
-        conf: Arguments of the parent but `input_size`, with its defaults.
+        conf: Arguments of the parent, with its defaults.
         reuse_dropout: Argument of the encoder that reuses maps.
-        input_size: Features per frame.
         frames_per_second: Frames per second of audio, before subsampling.
     """
 
     encoder: str
-    conf: Dict
+    conf: dict
     reuse_dropout: str
-    input_size: int
     frames_per_second: float
 
     @property
-    def attention_option(self) -> Optional[str]:
-        """Argument that names the kind of attention; a Transformer has none."""
-        options = (name for name in self.conf if name.endswith("attention_layer_type"))
-        return next(options, None)
-
-    @property
-    def has_relative_positions(self) -> bool:
-        """Whether its attention has relative positions."""
-        return "rel_selfattn" in str(self.conf.get(self.attention_option))
+    def relative_option(self) -> str | None:
+        """Argument that gives attention relative positions, None where it has none."""
+        for name, value in self.conf.items():
+            if name.endswith("attention_layer_type") and "rel_selfattn" in str(value):
+                return name
+        return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,26 +91,19 @@ class Peer:
     Attributes:
         name: Name in tables.
         encoder: Key in ENCODER_CLASSES.
-        conf: Arguments of the encoder but `input_size`.
+        conf: Arguments of the encoder.
         without_attention: Whether attention is taken out of its layers.
     """
 
     name: str
     encoder: str
-    conf: Dict
+    conf: dict
     without_attention: bool = False
 
     @property
-    def is_ours(self) -> bool:
-        """Whether this is the encoder of this package, with its attention."""
-        return self.encoder.endswith("_reuse") and not self.without_attention
-
-    @property
-    def group_sizes(self) -> List[int]:
-        """Number of layers of each group, ones where there is no reuse."""
-        return resolve_group_sizes(
-            self.conf.get("reuse_group_size", 1), self.conf["num_blocks"]
-        )
+    def group_size(self) -> int | None:
+        """Layers per attention map, None where the encoder is not of this package."""
+        return self.conf.get("reuse_group_size")
 
 
 class NoAttention(torch.nn.Module):
@@ -147,10 +115,7 @@ class NoAttention(torch.nn.Module):
 
 
 def read_config(path: Path) -> EncoderConfig:
-    """Read the encoder and the frame rate of an ESPnet training configuration.
-
-    Args:
-        path: YAML file.
+    """Read the encoder and the frame rate of an ESPnet training configuration, a YAML.
 
     Raises:
         OSError: The file cannot be read.
@@ -159,14 +124,14 @@ def read_config(path: Path) -> EncoderConfig:
     from espnet_reuse import pretrained  # not for the processes that measure memory
 
     config = pretrained.read_config(path)
-    encoder, own = config["encoder"], config["encoder_conf"]
+    encoder, conf = config["encoder"], config["encoder_conf"]
     if encoder not in ENCODER_CLASSES:
         raise UserError(
             f"{path} has encoder: {encoder}; use a config with "
-            f"{', '.join(PARENT_CLASSES)} or one of these with _reuse"
+            f"{', '.join(STANDARD_CONFS)} or one of these with _reuse"
         )
     frontend = config.get("frontend_conf") or {}
-    if not isinstance(own, dict) or not isinstance(frontend, dict):
+    if not isinstance(conf, dict) or not isinstance(frontend, dict):
         raise UserError(f"{path}: encoder_conf and frontend_conf must be mappings")
     try:
         rate = humanfriendly.parse_size(str(frontend.get("fs", "16k")))
@@ -176,9 +141,8 @@ def read_config(path: Path) -> EncoderConfig:
         raise UserError(
             f"{path}: fs, hop_length and n_mels in frontend_conf must be positive"
         ) from None
-    config = make_config(
-        encoder.removesuffix("_reuse"), own, input_size, frames_per_second
-    )
+    parent = encoder.removesuffix("_reuse")
+    config = make_config(parent, conf, input_size, frames_per_second)
     num_blocks, input_layer = config.conf["num_blocks"], config.conf["input_layer"]
     if type(num_blocks) is not int or num_blocks < 1:  # bool is an int in Python
         raise UserError(f"{path}: num_blocks: {num_blocks} must be a positive integer")
@@ -192,7 +156,7 @@ def read_config(path: Path) -> EncoderConfig:
 
 def make_config(
     encoder: str,
-    conf: Optional[Dict] = None,
+    conf: dict | None = None,
     input_size: int = 80,
     frames_per_second: float = 100.0,
 ) -> EncoderConfig:
@@ -203,32 +167,31 @@ def make_config(
         conf: Arguments of the parent or of the encoder that reuses maps; None for the
             standard sizes: 12 layers, width 256, 4 heads.
         input_size: Features per frame.
-        frames_per_second: Frames per second of audio, before subsampling.
+        frames_per_second: Before subsampling.
     """
-    parameters = inspect.signature(PARENT_CLASSES[encoder]).parameters.values()
-    full = {p.name: p.default for p in parameters if p.default is not p.empty}
+    parameters = inspect.signature(ENCODER_CLASSES[encoder]).parameters.values()
+    full = {p.name: p.default for p in parameters}
     full |= STANDARD_CONFS[encoder] if conf is None else conf
     # flash attention needs a GPU and serves absolute positions: SDPA stands for it
-    full |= {"use_sdpa": False, "use_flash_attn": False}
+    full |= {"input_size": input_size, "use_sdpa": False, "use_flash_attn": False}
     full.pop("reuse_group_size", None)
     reuse_dropout = full.pop("reuse_dropout", "per_layer")
-    for name in LEFT_OUT:
-        full.pop(name, None)
-    return EncoderConfig(encoder, full, reuse_dropout, input_size, frames_per_second)
+    kept = {name: value for name, value in full.items() if name not in LEFT_OUT}
+    return EncoderConfig(encoder, kept, reuse_dropout, frames_per_second)
 
 
-def list_peers(config: EncoderConfig, group_sizes: Sequence[int]) -> List[Peer]:
-    """Return all peers but the parent with fewer layers, the baseline first."""
+def list_peers(config: EncoderConfig, group_sizes: list[int]) -> list[Peer]:
+    """Return all peers but the parent with fewer layers.
+
+    Returns:
+        The baseline first, ours in the order of `group_sizes`, the limit last.
+    """
     parent, conf = config.encoder, config.conf
-    ours = parent + "_reuse"
-    sdpa = {"use_sdpa": True}
-    peers = [Peer(EAGER, parent, conf), Peer(SDPA, parent, conf | sdpa)]
-    if config.has_relative_positions:
-        absolute = {
-            "pos_enc_layer_type": "abs_pos",
-            config.attention_option: "selfattn",
-        }
-        peers.append(Peer(ABSOLUTE, parent, conf | absolute | sdpa))
+    ours, sdpa = parent + "_reuse", conf | {"use_sdpa": True}
+    peers = [Peer(EAGER, parent, conf), Peer(SDPA, parent, sdpa)]
+    if option := config.relative_option:
+        absolute = {"pos_enc_layer_type": "abs_pos", option: "selfattn"}
+        peers.append(Peer(ABSOLUTE, parent, sdpa | absolute))
     if parent == "conformer":
         peers.append(Peer(E_BRANCHFORMER, "e_branchformer", _e_branchformer_of(conf)))
     for size in group_sizes:
@@ -242,9 +205,10 @@ def list_peers(config: EncoderConfig, group_sizes: Sequence[int]) -> List[Peer]:
 def _e_branchformer_of(conf):
     """Return the arguments of an E-Branchformer of a Conformer's sizes."""
     shared = (
-        *("output_size", "attention_heads", "linear_units", "num_blocks"),
+        *("input_size", "output_size", "attention_heads", "linear_units"),
         *("dropout_rate", "positional_dropout_rate", "attention_dropout_rate"),
-        *("input_layer", "max_pos_emb_len", "padding_idx", "use_flash_attn"),
+        *("num_blocks", "input_layer", "max_pos_emb_len", "padding_idx"),
+        "use_flash_attn",
     )
     return {name: conf[name] for name in shared} | {
         "cgmlp_linear_units": conf["linear_units"],
@@ -266,18 +230,10 @@ def with_layers(baseline: Peer, num_blocks: int) -> Peer:
     return Peer(name, baseline.encoder, conf | {"num_blocks": num_blocks})
 
 
-def build_encoder(
-    peer: Peer, input_size: int, source: Optional[torch.nn.Module] = None
-) -> torch.nn.Module:
-    """Build an encoder on the CPU.
-
-    Args:
-        peer: Which one.
-        input_size: Features per frame.
-        source: Encoder whose weights it takes where names and shapes agree.
-    """
+def build_encoder(peer: Peer, source: torch.nn.Module | None = None) -> torch.nn.Module:
+    """Build an encoder on the CPU, with a source's weights where their shapes agree."""
     torch.manual_seed(SEED)
-    encoder = ENCODER_CLASSES[peer.encoder](input_size, **peer.conf)
+    encoder = ENCODER_CLASSES[peer.encoder](**peer.conf)
     if peer.without_attention:
         attention = encoder.layer_class.attention_name
         for layer in encoder.encoders:
@@ -291,10 +247,8 @@ def build_encoder(
     return encoder
 
 
-def build_encoders(
-    peers: Sequence[Peer], input_size: int
-) -> Dict[str, torch.nn.Module]:
-    """Build the encoders of all peers, with the first one's weights.
+def build_encoders(peers: list[Peer]) -> dict[str, torch.nn.Module]:
+    """Build the encoders of all peers by name, with the first one's weights.
 
     Raises:
         UserError: One cannot be built from its encoder_conf.
@@ -302,9 +256,7 @@ def build_encoders(
     encoders = {}
     for peer in peers:
         try:
-            encoders[peer.name] = build_encoder(
-                peer, input_size, encoders.get(peers[0].name)
-            )
+            encoders[peer.name] = build_encoder(peer, encoders.get(peers[0].name))
         except Exception as error:  # ESPnet's constructors raise anything
             raise UserError(
                 f"'{peer.name}' cannot be built from the encoder_conf: "
@@ -315,15 +267,12 @@ def build_encoders(
 
 def count_output_frames(encoder: torch.nn.Module, input_size: int, frames: int) -> int:
     """Return how many frames subsampling leaves, without computing them."""
-    embed = encoder.embed
-    if frames < 1 or isinstance(embed, torch.nn.Sequential):
+    if frames < 1 or not hasattr(encoder.embed, "conv"):
         return frames
+    convolutions = copy.deepcopy(encoder.embed.conv).to("meta")
+    is_1d = isinstance(convolutions[0], torch.nn.Conv1d)
+    shape = (1, input_size, frames) if is_1d else (1, 1, frames, input_size)
     try:
-        convolutions = copy.deepcopy(embed.conv).to("meta")
-        if isinstance(convolutions[0], torch.nn.Conv1d):
-            shape = 1, input_size, frames
-        else:
-            shape = 1, 1, frames, input_size
         return convolutions(torch.empty(shape, device="meta")).size(2)
     except RuntimeError:  # the kernel is larger than the input
         return 0

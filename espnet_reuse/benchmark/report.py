@@ -3,20 +3,14 @@
 
 """Summarise measurements, and write them as JSON, Markdown and a figure."""
 
+import json
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence
 
 import numpy
+import pandas
 
 from espnet_reuse.benchmark.breakdown import CATEGORIES
-from espnet_reuse.benchmark.measure import MEASURED
-from espnet_reuse.benchmark.peers import (
-    ABSOLUTE,
-    E_BRANCHFORMER,
-    EAGER,
-    LIMIT,
-    SDPA,
-)
+from espnet_reuse.benchmark.peers import EAGER, LIMIT, RIVALS, SDPA
 from espnet_reuse.files import write_json, write_text, written_whole
 
 COLUMNS = """\
@@ -26,6 +20,8 @@ own ratios. "Attention time removed": (ESPnet eager - this) / (ESPnet eager - li
 the limit is the same encoder with attention removed from its layers. The floor is the
 limit and the matrix products that reuse cannot avoid, timed by themselves in the same
 rounds{training}. Peak memory: what one step adds, in MB of 2^20 bytes, {memory}."""
+TRAINING = {"infer": "", "train": ", three times for forward and backward"}
+MEMORY = {"cpu": "in a process of its own", "cuda": "of the GPU"}
 BREAKDOWN = """\
 Milliseconds of one forward in inference, the fastest of three, by the profiler. Rest of
 attention: relative shift, mask, scaling, copies. Convolution: with the whole cgMLP of
@@ -36,296 +32,231 @@ all lengths on logarithmic axes: 1 is linear, 2 quadratic. Peak memory likewise.
 ENCODERS = """\
 Each encoder is compared with its own parent in ESPnet, in the same rounds. Encoders are
 measured one after another: only ratios are shown, and the limit is each one's own."""
-COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999"]
 
 
-def median(values: Sequence[float]) -> float:
-    """Return the median."""
-    return float(numpy.median(values))
+def _ratio(of):
+    return f"{{{of}:.2f}}x ({{{of}, lower:.2f}}-{{{of}, upper:.2f}})"
 
 
-def quartiles(values: Sequence[float]) -> List[float]:
-    """Return the lower and the upper quartile."""
-    return [float(q) for q in numpy.percentile(values, [25, 75])]
+# By heading, how a row's values are written.
+TIME = "time (ms)"
+VERSUS = {f"vs {rival}": _ratio(f"vs {rival}") for rival in (EAGER, SDPA)}
+LENGTH_TABLE = {
+    "encoder": "{encoder}",
+    "parameters": "{parameters:,}",
+    TIME: "{median_ms:.1f} ({lower_ms:.1f}-{upper_ms:.1f})",
+    **VERSUS,
+    "attention time removed": "{attention_time_removed:.2f}",
+    "floor (ms)": "{floor_ms:.1f}",
+    "time / floor": "{to_floor:.2f}",
+    "peak memory (MB)": "{peak_memory_mb:.0f}",
+    "vs eager": "{memory_to_eager:.2f}x",
+}
+ENCODERS_TABLE = {
+    "audio": "{seconds:g} s",
+    "encoder": "{parent}",
+    "layers per map": "{group_size:.0f}",
+    **VERSUS,
+    "attention time removed": "{attention_time_removed:.2f}",
+    "time / floor": "{to_floor:.2f}",
+    "the limit vs eager": _ratio(f"limit vs {EAGER}"),
+    "peak memory vs eager": "{memory_to_eager:.2f}x",
+}
+PARTS = ("total", *CATEGORIES)
+BREAKDOWN_TABLE = {"length": "{seconds:g} s", "encoder": "{encoder}"}
+BREAKDOWN_TABLE |= {part: f"{{{part}:.1f}}" for part in PARTS}
+GROWTH_TABLE = {"encoder": "{encoder}"}
+GROWTH_TABLE |= {part: f"{{{part}:.2f}}" for part in (*PARTS, "peak memory")}
 
 
-def summarise(length: Dict) -> Dict:
-    """Complete one length's raw measurements with medians, ratios and shares.
+def summarise(rows: list[dict]) -> pandas.DataFrame:
+    """Complete measurements with medians, ratios and shares.
 
     Args:
-        length: What `compare.compare_at` returns.
+        rows: What `compare.compare_at` returns, of any number of lengths.
 
     Returns:
-        The same, with `median_ms`, `quartiles_ms`, `speedup` (over each peer),
-        `attention_time_removed`, `floor_ms`, `to_floor` and `memory_to_eager` in the
-        rows. Each is None where a part of it was not measured.
+        The rows with `rounds`; `median_ms` and its quartiles `lower_ms` and `upper_ms`;
+        for each of RIVALS `vs X`, how many times faster than X, with `vs X, lower` and
+        `vs X, upper`; `attention_time_removed`, `floor_ms`, `to_floor` and
+        `memory_to_eager`. Each is NaN where a part of it was not measured.
     """
-    peers = length["peers"]
-    timed = {name: row["times_ms"] for name, row in peers.items() if row["times_ms"]}
-    medians = {name: median(times) for name, times in timed.items()}
-    eager = peers[EAGER]["peak_memory_mb"]
-    for name, row in peers.items():
-        own = medians.get(name)
-        products = length["products"].get(name)
-        floor = medians[LIMIT] + median(products) if products and LIMIT in timed else 0
-        removed = None
-        if name != EAGER and {EAGER, LIMIT, name} <= set(timed):
-            removed = (medians[EAGER] - own) / (medians[EAGER] - medians[LIMIT])
-        memory = row["peak_memory_mb"]
-        row |= {
-            "median_ms": own,
-            "quartiles_ms": own and quartiles(timed[name]),
-            "speedup": {
-                other: {
-                    "ratio": medians[other] / own,
-                    "quartiles": quartiles(numpy.divide(times, timed[name])),
-                }
-                for other, times in timed.items()
-                if own
-            },
-            "attention_time_removed": removed,
-            "floor_ms": floor or None,
-            "to_floor": own / floor if own and floor else None,
-            "memory_to_eager": memory / eager if memory and eager else None,
-        }
-    return length
+    floats = {"peak_memory_mb": float, "group_size": float}
+    lengths = pandas.DataFrame(rows).astype(floats).groupby("seconds", sort=False)
+    tables = [_summarise_length(length) for _, length in lengths]
+    return pandas.concat(tables, ignore_index=True)
 
 
-def find_slower(lengths: Sequence[Dict]) -> List[str]:
+def _summarise_length(rows):
+    rows = rows.set_index("encoder", drop=False)
+    # a row for each round, a column for each encoder
+    times = pandas.DataFrame(
+        {name: pandas.Series(ms, dtype=float) for name, ms in rows.times_ms.items()}
+    )
+    quartiles, medians = [0.25, 0.75], times.median()
+    rows["rounds"] = len(times)
+    rows["median_ms"] = medians
+    rows[["lower_ms", "upper_ms"]] = times.quantile(quartiles).T
+    for rival in times.columns.intersection(RIVALS):
+        column, others = f"vs {rival}", times.drop(columns=rival)
+        ratios = others.rdiv(times[rival], axis=0)
+        rows[column] = medians[rival] / medians.drop(rival)
+        rows[[f"{column}, lower", f"{column}, upper"]] = ratios.quantile(quartiles).T
+    gained = medians[EAGER] - medians.drop(EAGER)
+    rows["attention_time_removed"] = gained / gained[LIMIT]
+    products = {name: numpy.median(ms) for name, ms in rows.products_ms.items() if ms}
+    rows["floor_ms"] = medians[LIMIT] + pandas.Series(products, dtype=float)
+    rows["to_floor"] = medians / rows.floor_ms
+    memory = rows.peak_memory_mb.replace(0, numpy.nan)
+    rows["memory_to_eager"] = memory / memory[EAGER]
+    return rows
+
+
+def find_slower(table: pandas.DataFrame) -> list[str]:
     """Say where an encoder of ours is slower than one of ESPnet's.
 
     Beyond the spread: in three rounds of four or more.
     """
-    found = []
-    for length in lengths:
-        for name, row in length["peers"].items():
-            if row["group_size"] is None:
-                continue
-            for other in (EAGER, SDPA, ABSOLUTE, E_BRANCHFORMER):
-                speedup = row["speedup"].get(other)
-                if speedup and speedup["quartiles"][1] < 1:
-                    found.append(
-                        f"{length['seconds']:g} s: {name} than {other} "
-                        f"({speedup['ratio']:.2f}x)"
-                    )
-    return found
+    return [
+        f"{row['seconds']:g} s: {row['encoder']} than {rival} "
+        f"({row[f'vs {rival}']:.2f}x)"
+        for row in table.dropna(subset="group_size").to_dict("records")
+        for rival in RIVALS
+        if row.get(f"vs {rival}, upper", 1) < 1
+    ]
 
 
-def fit_growth(lengths: Sequence[Dict]) -> Dict[str, Dict[str, float]]:
+def list_parts(table: pandas.DataFrame) -> pandas.DataFrame:
+    """Return a row for each breakdown: seconds, encoder, ms by category, memory."""
+    rows = table.dropna(subset="breakdown_ms")
+    parts = pandas.DataFrame(rows.breakdown_ms.tolist(), rows.index, PARTS)
+    parts["peak memory"] = rows.peak_memory_mb
+    return rows[["seconds", "encoder"]].join(parts)
+
+
+def fit_growth(table: pandas.DataFrame) -> pandas.DataFrame:
     """Return the exponents of growth with length, by encoder and category."""
 
-    def exponent(points):
-        points = [(s, value) for s, value in points if value and value > 0]
-        if len(points) < 2:
-            return None
-        seconds, values = numpy.log(points).T
-        return float(numpy.polyfit(seconds, values, 1)[0])
+    def exponent(values):
+        values = values[values > 0]
+        if len(values) < 2:
+            return numpy.nan
+        return numpy.polyfit(numpy.log(values.index), numpy.log(values), 1)[0]
 
-    names = dict.fromkeys(name for length in lengths for name in length["breakdown"])
-    growth = {}
-    for name in names:
-        parts = [(g["seconds"], g["breakdown"].get(name, {})) for g in lengths]
-        growth[name] = {
-            category: exponent([(s, part.get(category)) for s, part in parts])
-            for category in ("total", *CATEGORIES)
-        }
-        growth[name]["peak memory"] = exponent(
-            [(g["seconds"], g["peers"][name]["peak_memory_mb"]) for g in lengths]
-        )
-    return growth
+    parts = list_parts(table).set_index("seconds").groupby("encoder", sort=False)
+    return parts.agg(exponent).reset_index()
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> List[str]:
-    lines = [header, ["---"] * len(header), *rows]
-    return ["", *("|" + "|".join(line) + "|" for line in lines), ""]
+def _markdown(table, columns):
+    """Write a template's text for each column; empty where a value is not known."""
+
+    def write(heading, row):
+        text = columns[heading].format(**row)
+        if "nan" in text:
+            return row["status"] if heading == TIME else ""
+        return text
+
+    rows = table.to_dict("records")
+    cells = {heading: [write(heading, row) for row in rows] for heading in columns}
+    return pandas.DataFrame(cells).to_markdown(index=False, disable_numparse=True)
 
 
-def _number(value: Optional[float], form: str = ".2f", unit: str = "") -> str:
-    return "" if value is None else f"{value:{form}}{unit}"
-
-
-def _speedup(row: Dict, other: str) -> str:
-    value = row["speedup"].get(other)
-    if value is None:
-        return ""
-    low, high = value["quartiles"]
-    return f"{value['ratio']:.2f}x ({low:.2f}-{high:.2f})"
-
-
-def _row(name: str, row: Dict) -> List[str]:
-    time = row["status"]
-    if time == MEASURED:
-        low, high = row["quartiles_ms"]
-        time = f"{row['median_ms']:.1f} ({low:.1f}-{high:.1f})"
-    return [
-        name,
-        f"{row['parameters']:,}",
-        time,
-        *("" if other == name else _speedup(row, other) for other in (EAGER, SDPA)),
-        _number(row["attention_time_removed"]),
-        _number(row["floor_ms"], ".1f"),
-        _number(row["to_floor"]),
-        _number(row["peak_memory_mb"], ".0f"),
-        _number(row["memory_to_eager"], ".2f", "x"),
-    ]
-
-
-def _heading(benchmark: Dict, hidden: Sequence[str] = ("encoder_conf",)) -> List[str]:
-    """Return what was run, and what the columns are, as lines of Markdown."""
+def _heading(benchmark, hidden=("encoder_conf",)):
+    """Return what was run, and what the columns are, as sections of Markdown."""
     settings = benchmark["settings"]
-    training, on_gpu = settings["mode"] == "train", settings["device"] == "cuda"
-    lines = ["<!-- Generated by espnet_reuse.bin.benchmark -->", "# Benchmark", ""]
-    lines += [f"- {name}: `{value}`" for name, value in benchmark["run"].items()]
-    shown = {name: value for name, value in settings.items() if name not in hidden}
-    lines += [f"- {name}: `{value}`" for name, value in shown.items()]
+    listed = benchmark["run"] | settings
+    lines = [f"- {name}: `{listed[name]}`" for name in listed if name not in hidden]
+    sections = ["<!-- Generated by espnet_reuse.bin.benchmark -->\n# Benchmark"]
+    sections.append("\n".join(lines))
     if not benchmark["finished"]:
-        lines += ["", "**Not finished: lengths are missing.**"]
-    columns = COLUMNS.format(
-        training=", three times for forward and backward" if training else "",
-        memory="of the GPU" if on_gpu else "in a process of its own",
-    )
-    return [*lines, "", columns]
+        sections.append("**Not finished: lengths are missing.**")
+    training, memory = TRAINING[settings["mode"]], MEMORY[settings["device"]]
+    return [*sections, COLUMNS.format(training=training, memory=memory)]
 
 
-def format_encoders(benchmarks: Sequence[Dict]) -> str:
-    """Format results of several encoders as one Markdown table.
-
-    Args:
-        benchmarks: Of one run, with the same lengths: one for each encoder.
-    """
-    columns = ["audio", "encoder", "layers per map", f"vs {EAGER}", f"vs {SDPA}"]
-    columns += ["attention time removed", "time / floor", "the limit vs eager"]
-    columns += ["peak memory vs eager"]
-    rows = [
-        [
-            f"{length['seconds']:g} s",
-            benchmark["settings"]["encoder"],
-            f"{row['group_size']}",
-            _speedup(row, EAGER),
-            _speedup(row, SDPA),
-            _number(row["attention_time_removed"]),
-            _number(row["to_floor"]),
-            _speedup(length["peers"][LIMIT], EAGER),
-            _number(row["memory_to_eager"], ".2f", "x"),
-        ]
-        for lengths in zip(*(b["lengths"] for b in benchmarks), strict=True)
-        for benchmark, length in zip(benchmarks, lengths, strict=True)
-        for row in length["peers"].values()
-        if row["group_size"] is not None
-    ]
-    hidden = "encoder", "config", "encoder_conf"
-    lines = [*_heading(benchmarks[0], hidden), "", ENCODERS, *_table(columns, rows)]
-    return "\n".join(lines).rstrip() + "\n"
+def format_encoders(benchmarks: list[dict]) -> str:
+    """Format results of several encoders, of the same lengths, as one table."""
+    parents = [benchmark["settings"]["encoder"] for benchmark in benchmarks]
+    tables = [summarise(benchmark["measurements"]) for benchmark in benchmarks]
+    table = pandas.concat(tables, keys=parents, names=["parent"]).reset_index("parent")
+    length = ["seconds", "parent"]
+    limits = table[table.encoder == LIMIT].set_index(length).filter(like=f"vs {EAGER}")
+    table = table.join(limits.add_prefix("limit "), on=length)
+    ours = table.dropna(subset="group_size").sort_values("seconds", kind="stable")
+    sections = _heading(benchmarks[0], hidden=("encoder", "config", "encoder_conf"))
+    return "\n\n".join([*sections, ENCODERS, _markdown(ours, ENCODERS_TABLE)]) + "\n"
 
 
-def format_markdown(benchmark: Dict) -> str:
+def format_markdown(benchmark: dict) -> str:
     """Format results as Markdown: a table per length, breakdowns and growth."""
-    settings, lengths = benchmark["settings"], benchmark["lengths"]
-    training = settings["mode"] == "train"
-    lines = _heading(benchmark)
-    columns = ["encoder", "parameters", "time (ms)", f"vs {EAGER}", f"vs {SDPA}"]
-    columns += ["attention time removed", "floor (ms)", "time / floor"]
-    columns += ["peak memory (MB)", "vs eager"]
-    step = "forward and backward" if training else "forward"
-    for length in lengths:
-        lines += [
-            "",
-            f"## {length['seconds']:g} s: {step}, batch {settings['batch']}, "
-            f"{length['output_frames']} frames after subsampling, "
-            f"{length['rounds']} rounds",
-        ]
-        lines += _table(columns, [_row(*item) for item in length["peers"].items()])
-    slower = find_slower(lengths)
-    if slower:
-        lines += ["**Slower beyond the spread** (in three of four rounds):", ""]
-        lines += [f"- {place}" for place in slower]
-    elif any(length["rounds"] for length in lengths):
-        lines.append(
+    settings, table = benchmark["settings"], summarise(benchmark["measurements"])
+    step = "forward and backward" if settings["mode"] == "train" else "forward"
+    sections = _heading(benchmark)
+    for seconds, rows in table.groupby("seconds", sort=False):
+        frames, rounds = rows[["output_frames", "rounds"]].iloc[0]
+        sections.append(
+            f"## {seconds:g} s: {step}, batch {settings['batch']}, "
+            f"{frames} frames after subsampling, {rounds} rounds"
+        )
+        sections.append(_markdown(rows, LENGTH_TABLE))
+    if slower := find_slower(table):
+        sections.append("**Slower beyond the spread** (in three of four rounds):")
+        sections.append("\n".join(f"- {place}" for place in slower))
+    elif table["rounds"].any():
+        sections.append(
             "Nowhere was an encoder of ours slower than one of ESPnet's of as many "
             "layers beyond the spread (in three of four rounds)."
         )
-    lines += ["", "## Breakdown", "", BREAKDOWN]
-    parts = ["total", *CATEGORIES]
-    rows = [
-        [f"{length['seconds']:g} s", name, *(_number(ms[p], ".1f") for p in parts)]
-        for length in lengths
-        for name, ms in length["breakdown"].items()
-    ]
-    lines += _table(["length", "encoder", *parts], rows)
-    if len(lengths) > 1:
-        lines += ["## Growth with length", "", GROWTH]
-        parts.append("peak memory")
-        rows = [
-            [name, *(_number(exponents[part]) for part in parts)]
-            for name, exponents in benchmark["growth"].items()
-        ]
-        lines += _table(["encoder", *parts], rows)
-    return "\n".join(lines).rstrip() + "\n"
+    parts = _markdown(list_parts(table), BREAKDOWN_TABLE)
+    sections += ["## Breakdown", BREAKDOWN, parts]
+    if table.seconds.nunique() > 1:
+        growth = _markdown(fit_growth(table), GROWTH_TABLE)
+        sections += ["## Growth with length", GROWTH, growth]
+    return "\n\n".join(sections) + "\n"
 
 
-def plot(benchmark: Dict, path: Path) -> None:
+def plot(table: pandas.DataFrame, path: Path) -> None:
     """Draw time and speed-up over length."""
     from matplotlib.figure import Figure  # not pyplot: needs no display
 
-    lengths = benchmark["lengths"]
     # the encoder with fewer layers has another number of them at each length
-    names = dict.fromkeys(
-        name
-        for length in lengths
-        for name, row in length["peers"].items()
-        if row["layers"] == length["peers"][EAGER]["layers"]
-    )
+    table = table[table.layers == table.layers.iloc[0]]
     figure = Figure(figsize=(12, 4.5), layout="constrained")
-    times, speedups = figure.subplots(1, 2)
-    for i, name in enumerate(names):
-        rows = [(g["seconds"], g["peers"].get(name)) for g in lengths]
-        rows = [(s, row) for s, row in rows if row and row["median_ms"]]
-        style = {
-            "color": "black" if name == LIMIT else COLORS[i % len(COLORS)],
-            "linestyle": "--" if name == LIMIT else "-",
-            "marker": "os^v"[i // len(COLORS) % 4],
-            "label": name,
-        }
-        seconds = [s for s, _ in rows]
-        times.plot(seconds, [row["median_ms"] for _, row in rows], **style)
-        rows = [
-            (s, row["speedup"][EAGER]) for s, row in rows if EAGER in row["speedup"]
-        ]
-        seconds = [s for s, _ in rows]
-        speedups.plot(seconds, [value["ratio"] for _, value in rows], **style)
-        if rows:
-            speedups.fill_between(
-                seconds,
-                *zip(*(value["quartiles"] for _, value in rows), strict=True),
-                color=style["color"],
-                alpha=0.15,
-            )
-    if times.has_data():  # out of memory everywhere, there is nothing to scale
-        times.set(yscale="log")
-    times.set(xscale="log", ylabel="time of a step (ms)")
-    speedups.set(xscale="log", ylabel=f"speed-up over {EAGER} (times)")
-    speedups.axhline(1, color="grey", linewidth=0.8)
-    for axis in (times, speedups):
-        axis.set_xlabel("audio (s)")
-        ticks = [length["seconds"] for length in lengths]
+    versus, ticks = f"vs {EAGER}", table.seconds.unique()
+    panels = {
+        "time of a step (ms)": ["median_ms", "lower_ms", "upper_ms"],
+        f"speed-up over {EAGER}": [versus, f"{versus}, lower", f"{versus}, upper"],
+    }
+    for axis, label in zip(figure.subplots(1, 2), panels, strict=True):
+        for i, (name, rows) in enumerate(table.groupby("encoder", sort=False)):
+            color, line = ("black", "--") if name == LIMIT else (f"C{i % 10}", "-")
+            middle, *spread = (rows[column] for column in panels[label])
+            style = {"color": color, "linestyle": line, "marker": "os^v"[i // 10 % 4]}
+            axis.plot(rows.seconds, middle, label=name, **style)
+            axis.fill_between(rows.seconds, *spread, color=color, alpha=0.15)
+        axis.set(xscale="log", xlabel="audio (s)", ylabel=label)
         axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axis.minorticks_off()
         axis.spines[["top", "right"]].set_visible(False)
-    if names:
-        figure.legend(*times.get_legend_handles_labels(), loc="outside right")
+    if table.median_ms.any():  # out of memory everywhere, there is nothing to scale
+        figure.axes[0].set(yscale="log")
+    figure.axes[1].axhline(1, color="grey", linewidth=0.8)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside right")
     figure.savefig(path, dpi=150)
 
 
-def write_reports(benchmark: Dict, output: Path) -> str:
-    """Write benchmark.json, benchmark.md and benchmark.png.
+def write_reports(benchmark: dict, output: Path) -> None:
+    """Write benchmark.json, benchmark.md and benchmark.png into a folder.
 
-    Returns:
-        The Markdown.
+    Args:
+        benchmark: `finished`, `run`, `settings`, and as `measurements` the rows of
+            `compare.compare_at` of all lengths so far, at least one.
+        output: The folder.
     """
-    benchmark["growth"] = fit_growth(benchmark["lengths"])
-    write_json(benchmark, output / "benchmark.json")
-    markdown = format_markdown(benchmark)
-    write_text(markdown, output / "benchmark.md")
+    table = summarise(benchmark["measurements"])
+    tables = {"measurements": table, "growth": fit_growth(table)}
+    rows = {name: json.loads(t.to_json(orient="records")) for name, t in tables.items()}
+    write_json(benchmark | rows, output / "benchmark.json")
+    write_text(format_markdown(benchmark), output / "benchmark.md")
     with written_whole(output / "benchmark.png") as partial:
-        plot(benchmark, partial)
-    return markdown
+        plot(table, partial)

@@ -29,39 +29,19 @@ ENCODER_OPTIONS = ("device", "batch", "group_size", "mode", "dtype", "output")
 def get_parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
     parser = Parser("espnet_reuse.bin.benchmark", description=__doc__)
-    add = parser.add_argument
+    add, count, number = parser.add_argument, positive(int), positive(float)
     add("--device", choices=["cpu", "cuda"], default="cpu", help="where (default: cpu)")
-    add(
-        "--seconds",
-        type=positive(float),
-        nargs="+",
-        default=[5.0, 15.0, 30.0, 60.0, 120.0],
-        help="lengths of audio (default: 5 15 30 60 120)",
-    )
-    add(
-        "--batch",
-        type=positive(int),
-        default=1,
-        help="utterances, of equal length (default: 1)",
-    )
-    add(
-        "--group_size",
-        type=positive(int),
-        nargs="+",
-        help="layers per attention map of our encoders; 1: no reuse (default: 1 2 3 4)",
-    )
-    add(
-        "--mode",
-        choices=["infer", "train"],
-        default="infer",
-        help="forward; or forward and backward (default: infer)",
-    )
-    add(
-        "--dtype",
-        choices=["float32", "bfloat16"],
-        default="float32",
-        help="bfloat16: by autocast (default: float32)",
-    )
+    lengths = [5.0, 15.0, 30.0, 60.0, 120.0]
+    text = "lengths of audio (default: 5 15 30 60 120)"
+    add("--seconds", type=number, nargs="+", default=lengths, help=text)
+    text = "utterances, of equal length (default: 1)"
+    add("--batch", type=count, default=1, help=text)
+    text = "layers per attention map of our encoders; 1: no reuse (default: 1 2 3 4)"
+    add("--group_size", type=count, nargs="+", help=text)
+    text = "forward; or forward and backward (default: infer)"
+    add("--mode", choices=["infer", "train"], default="infer", help=text)
+    text = "bfloat16: by autocast (default: float32)"
+    add("--dtype", choices=["float32", "bfloat16"], default="float32", help=text)
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--encoders",
@@ -72,38 +52,21 @@ def get_parser() -> argparse.ArgumentParser:
         help="which of %(choices)s, of 12 layers, width 256 and 4 heads (default: "
         "conformer)",
     )
-    which.add_argument(
-        "--config",
-        type=Path,
-        help="instead: training YAML of an ESPnet recipe with one of them, or with its "
-        "name and _reuse",
-    )
-    which.add_argument(
-        "--exported",
-        type=existing_file,
-        nargs="+",
-        metavar="FILE",
-        help="instead: files of espnet_reuse.bin.export, .onnx or .pt2",
-    )
+    text = "instead: training YAML of an ESPnet recipe with one of them, or its _reuse"
+    which.add_argument("--config", type=Path, help=text)
+    text = "instead: files of espnet_reuse.bin.export, .onnx or .pt2"
+    files = {"type": existing_file, "nargs": "+", "metavar": "FILE"}
+    which.add_argument("--exported", **files, help=text)
     parser.add_model(required=False)
-    add("--threads", type=positive(int), help="CPU threads (default: PyTorch's)")
-    add(
-        "--min_time",
-        type=positive(float),
-        default=10.0,
-        help="seconds that each encoder is measured at each length, at least (default: "
-        "10)",
-    )
-    add(
-        "--output",
-        type=Path,
-        default=Path("exp/benchmark"),
-        help="folder to write (default: exp/benchmark)",
-    )
+    add("--threads", type=count, help="CPU threads (default: PyTorch's)")
+    text = "seconds to measure each encoder at each length, at least (default: 10)"
+    add("--min_time", type=number, default=10.0, help=text)
+    text = "folder to write (default: exp/benchmark)"
+    add("--output", type=Path, default=Path("exp/benchmark"), help=text)
     return parser
 
 
-def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+def run(args: argparse.Namespace) -> int:
     """Measure and report each encoder.
 
     Returns:
@@ -116,9 +79,7 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     import torch
 
     if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error(
-            "argument --device: PyTorch finds no GPU for 'cuda'; use --device cpu"
-        )
+        raise UserError("argument --device: PyTorch finds no GPU; use --device cpu")
     from espnet_reuse.benchmark import compare, peers, report
 
     args.threads = args.threads or torch.get_num_threads()
@@ -144,29 +105,23 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     else:
         markdown = report.format_markdown(benchmarks[0])
     print(markdown, end="")
-    lengths = [length for benchmark in benchmarks for length in benchmark["lengths"]]
-    rows = [row for length in lengths for row in length["peers"].values()]
+    rows = [row for benchmark in benchmarks for row in benchmark["measurements"]]
     return int(any(row["status"].startswith("failed") for row in rows))
 
 
 def run_encoder(config, output: Path, args: argparse.Namespace) -> dict:
-    """Check the arguments for one encoder, measure it and write its files.
-
-    Args:
-        config (EncoderConfig): Its sizes, features and frame rate.
-        output: Folder to write.
-        args: The command line.
+    """Check the arguments for an encoder, measure it, and report after each length.
 
     Returns:
-        What benchmark.json holds.
+        What the report is made of.
 
     Raises:
-        UserError: An argument does not fit the encoder.
+        UserError: An argument does not fit the encoder, a `peers.EncoderConfig`.
     """
     from espnet_reuse.benchmark import compare, measure, peers, report
     from espnet_reuse.provenance import describe_run
 
-    num_blocks = config.conf["num_blocks"]
+    num_blocks, input_size = config.conf["num_blocks"], config.conf["input_size"]
     group_sizes = sorted(set(args.group_size or range(1, min(4, num_blocks) + 1)))
     if group_sizes[-1] > num_blocks:
         raise UserError(
@@ -174,53 +129,46 @@ def run_encoder(config, output: Path, args: argparse.Namespace) -> dict:
             f"{num_blocks} layers; use 1 to {num_blocks}"
         )
     listed = peers.list_peers(config, group_sizes)
-    encoders = peers.build_encoders(listed, config.input_size)
+    encoders = peers.build_encoders(listed)
     names = ("device", "mode", "dtype", "batch", "min_time")
     options = {name: getattr(args, name) for name in names}
-    settings = measure.Settings(config, threads=args.threads, **options)
+    settings = measure.Settings(config, **options)
+    lengths = sorted(set(args.seconds))
+    frames = settings.frames_of(lengths[0])
+    left = peers.count_output_frames(encoders[peers.EAGER], input_size, frames)
     # normalisation over the batch needs two frames to train on
     needed = 2 if args.mode == "train" and args.batch == 1 else 1
-    for seconds in args.seconds:
-        frames = settings.frames_of(seconds)
-        left = peers.count_output_frames(
-            encoders[peers.EAGER], config.input_size, frames
+    if left < needed:
+        raise UserError(
+            f"argument --seconds: {lengths[0]:g} s are {frames} frames, of which "
+            f"subsampling leaves {left}, but at least {needed} must be left; use a "
+            "longer one"
         )
-        if left < needed:
-            raise UserError(
-                f"argument --seconds: {seconds:g} s are {frames} frames, of which "
-                f"subsampling leaves {left}, but at least {needed} must be left; use "
-                "a longer one"
-            )
     benchmark = {
         "finished": False,
         "run": describe_run(args.threads, shlex.join(sys.orig_argv)),
         "settings": {
             **options,
-            "seconds": sorted(set(args.seconds)),
+            "seconds": lengths,
             "group_size": group_sizes,
             "encoder": config.encoder,
             "config": str(args.config or "standard sizes"),
-            "input_size": config.input_size,
+            "input_size": input_size,
             "frames_per_second": config.frames_per_second,
             "encoder_conf": config.conf,
         },
-        "lengths": [],
+        "measurements": [],
     }
-    results = output / "benchmark.json"
     with named("--output"):
         output.mkdir(parents=True, exist_ok=True)
-        write_json(benchmark, results)
+        write_json(benchmark, output / "benchmark.json")
 
     encoders = {name: e.to(args.device) for name, e in encoders.items()}
-    try:
-        for seconds in benchmark["settings"]["seconds"]:
-            measured = compare.compare_at(seconds, listed, encoders, settings)
-            benchmark["lengths"].append(report.summarise(measured))
-            write_json(benchmark, results)
-        benchmark["finished"] = True
-    finally:  # an interruption leaves a report of the lengths that were measured
-        if benchmark["lengths"]:
-            report.write_reports(benchmark, output)
+    for seconds in lengths:
+        measured = compare.compare_at(seconds, listed, encoders, settings)
+        benchmark["measurements"] += measured
+        benchmark["finished"] = seconds == lengths[-1]
+        report.write_reports(benchmark, output)
     return benchmark
 
 
@@ -242,10 +190,8 @@ def time_files(args: argparse.Namespace) -> None:
         runners["model in PyTorch"] = ServedEncoder(model)
     for seconds in args.seconds:
         frames = exported.count_frames(seconds, model, config)
-        medians = exported.time_runners(
-            runners, frames, input_size, args.threads, args.min_time
-        )
-        first = medians[str(args.exported[0])]
+        medians = exported.time_runners(runners, frames, input_size, args.min_time)
+        first = next(iter(medians.values()))
         for name, median in medians.items():
             print(
                 f"{seconds:g} s of audio, {frames} frames: {median:.1f} ms, "
@@ -271,7 +217,7 @@ def main(argv=None):
     if not args.exported:
         left = f"what was measured is in {args.output}"
     with reported_errors(parser.prog, left, extra="export"):
-        sys.exit(run(args, parser))
+        sys.exit(run(args))
 
 
 if __name__ == "__main__":
