@@ -11,7 +11,7 @@ from pathlib import Path
 
 import soundfile
 
-from espnet_reuse.data.data_dir import scan_scp, some
+from espnet_reuse.data.data_dir import scan_tables, some
 from espnet_reuse.errors import UserError, reported_errors
 
 FILES = ("text", "wav.scp", "utt2spk")
@@ -76,22 +76,7 @@ def check_audios(audio: Mapping[str, Path | str]) -> tuple[list[str], list[str]]
 
 def check_data_dir(data_dir: Path) -> list[str]:
     """Return a list of what is wrong with a data directory."""
-    tables, problems = {}, []
-    for name in FILES:
-        tables[name], found = scan_scp(data_dir / name)
-        problems += found
-    if problems:
-        return problems
-
-    has_segments = (data_dir / "segments").is_file()
-    for name in ("text",) if has_segments else ("text", "wav.scp"):
-        for here, there in ((name, "utt2spk"), ("utt2spk", name)):
-            missing = sorted(tables[there].keys() - tables[here].keys())
-            if missing:
-                problems.append(
-                    f"{data_dir / here}: {len(missing)} utterances of {there} are "
-                    f"missing: {some(missing)}"
-                )
+    tables, problems = scan_tables(data_dir, FILES)
     audio = {k: v for k, v in tables["wav.scp"].items() if not NO_FILE.search(v)}
     broken, _ = check_audios(audio)
     return problems + [f"{data_dir / 'wav.scp'}: {problem}" for problem in broken]

@@ -9,7 +9,7 @@ import hashlib
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import librosa
@@ -17,7 +17,13 @@ import numpy as np
 import soundfile
 
 from espnet_reuse.data.check import NO_FILE, check_audios
-from espnet_reuse.data.data_dir import scan_scp, some, write_data_dir
+from espnet_reuse.data.data_dir import (
+    Utterance,
+    scan_tables,
+    some,
+    split_names,
+    write_data_dir,
+)
 from espnet_reuse.errors import UserError, reported_errors
 
 PROG = "espnet_reuse.data.prepare"
@@ -28,19 +34,18 @@ HELD_OUT = 0.05  # least share of the training set that is held out, of whole sp
 MOST_HELD_OUT = 0.2  # a speaker with whom it would exceed this share is passed over
 
 
-@dataclass
-class Utterance:
-    """A line of wav.scp, text and utt2spk, with what its audio file's header says."""
+@dataclass(frozen=True, order=True)
+class Checked(Utterance):
+    """An utterance with what its audio file's header says."""
 
-    utt_id: str
-    speaker: str
-    words: str
-    audio: Path
-    seconds: float
-    channels: int
+    seconds: float = 0.0
+    channels: int = 0
 
 
-def read_set(folder: Path, root: Path) -> tuple[list[Utterance], list[str]]:
+Sets = Mapping[str, Sequence[Checked]]
+
+
+def read_set(folder: Path, root: Path) -> tuple[list[Checked], list[str]]:
     """Read a data directory.
 
     Args:
@@ -56,45 +61,32 @@ def read_set(folder: Path, root: Path) -> tuple[list[Utterance], list[str]]:
             f"{folder / 'segments'}: segments are not supported: cut the recordings "
             "into one file for each utterance"
         ]
-    tables, problems = {}, []
-    names = ["wav.scp", "text", *(["utt2spk"] if (folder / "utt2spk").exists() else [])]
-    for name in names:
-        tables[name], found = scan_scp(folder / name)
-        problems += found
-
-    def report(name, what, ids):
-        if ids:
-            problems.append(f"{folder / name}: {what}: {some(ids)}")
-
+    names = ["wav.scp", "text"]
+    if (folder / "utt2spk").exists():
+        names.append("utt2spk")
+    tables, problems = scan_tables(folder, names)
     audio, words = tables["wav.scp"], tables["text"]
     speakers = tables.get("utt2spk") or {utt_id: utt_id for utt_id in audio}
-    for name, table in tables.items():
-        others = {
-            key: None for other in tables.values() if table and other for key in other
-        }
-        report(name, "no line for", [key for key in others if key not in table])
-    report("text", "no words", [k for k, v in words.items() if not v])
-    report("utt2spk", "no speaker", [k for k, v in speakers.items() if not v])
+    no_files = [k for k, v in audio.items() if NO_FILE.search(v)]
     spaced = [f"{k} ({v})" for k, v in speakers.items() if len(v.split()) > 1]
-    report("utt2spk", "a speaker's name with spaces", spaced)
-    report("wav.scp", "no file", [k for k, v in audio.items() if not v])
-    no_files = {k: None for k, v in audio.items() if NO_FILE.search(v)}
-    report("wav.scp", "a command or an archive instead of a file", list(no_files))
-    files = {k: root / v for k, v in audio.items() if v and k not in no_files}
+    for name, what, ids in (
+        ("text", "no words", [k for k, v in words.items() if not v]),
+        ("utt2spk", "no speaker", [k for k, v in speakers.items() if not v]),
+        ("utt2spk", "a speaker's name with spaces", spaced),
+        ("wav.scp", "no file", [k for k, v in audio.items() if not v]),
+        ("wav.scp", "a command or an archive instead of a file", no_files),
+    ):
+        if ids:
+            problems.append(f"{folder / name}: {what}: {some(ids)}")
+    files = {k: root / v for k, v in audio.items() if v and k not in set(no_files)}
     found, broken = check_audios(files)
     problems += [f"{folder / 'wav.scp'}: {problem}" for problem in found]
     utterances = []
     for utt_id in sorted(files.keys() - set(broken)):
-        info = soundfile.info(files[utt_id])
+        path, info = files[utt_id].resolve(), soundfile.info(files[utt_id])
+        of_text = speakers.get(utt_id, ""), words.get(utt_id, "")
         utterances.append(
-            Utterance(
-                utt_id,
-                speakers.get(utt_id, ""),
-                words.get(utt_id, ""),
-                files[utt_id].resolve(),
-                info.duration,
-                info.channels,
-            )
+            Checked(utt_id, *of_text, path, None, info.duration, info.channels)
         )
     return utterances, problems
 
@@ -115,7 +107,7 @@ def identify(paths: Iterable[Path]) -> dict[Path, Path | bytes]:
     return keys
 
 
-def find_overlaps(root: Path, sets: Mapping[str, Sequence[Utterance]]) -> list[str]:
+def find_overlaps(root: Path, sets: Sets) -> list[str]:
     """Return a list of ids, and of recordings under any name, that two sets share."""
     recording = identify({u.audio for utterances in sets.values() for u in utterances})
     problems = []
@@ -133,9 +125,7 @@ def find_overlaps(root: Path, sets: Mapping[str, Sequence[Utterance]]) -> list[s
     return problems
 
 
-def find_mixed_channels(
-    root: Path, sets: Mapping[str, Sequence[Utterance]]
-) -> list[str]:
+def find_mixed_channels(root: Path, sets: Sets) -> list[str]:
     """Return a list of what is wrong where recordings differ in their channels."""
     alike = {}
     for name, utterances in sets.items():
@@ -147,15 +137,10 @@ def find_mixed_channels(
     return [f"{root}: recordings have different numbers of channels: {counts}"]
 
 
-def hold_out(
-    utterances: Sequence[Utterance],
-) -> tuple[list[Utterance], list[Utterance]]:
+def hold_out(utterances: Sequence[Checked]) -> tuple[list[Checked], list[Checked]]:
     """Split off some speakers: the same ones each time, 5 % of the utterances or more.
 
     A speaker with whom it would be above 20 % is passed over, unless no other is left.
-
-    Args:
-        utterances: Utterances.
 
     Returns:
         The utterances of the other speakers, and of those held out.
@@ -181,75 +166,49 @@ def hold_out(
     )
 
 
-def find_speech(path: Path, threshold: float) -> tuple[float, float]:
-    """Find where the silence before an utterance ends, and that after it begins.
+def trim(utterance: Checked, threshold: float) -> Checked:
+    """Return an utterance without the silence before and after the speech.
 
     Args:
-        path: Audio file.
+        utterance: An utterance that is all of its audio file.
         threshold: Silence is at least so many dB below the loudest.
-
-    Returns:
-        (start, end) in seconds.
 
     Raises:
         UserError: Samples are not finite.
     """
-    wav, fs = soundfile.read(path, dtype="float32", always_2d=True)
+    wav, fs = soundfile.read(utterance.audio, dtype="float32", always_2d=True)
     if not np.isfinite(wav).all():
-        raise UserError(f"{path} has samples that are not finite numbers")
+        raise UserError(f"{utterance.audio} has samples that are not finite numbers")
     _, (start, end) = librosa.effects.trim(wav.mean(axis=1), top_db=threshold)
-    return max(start / fs - MARGIN, 0.0), min(end / fs + MARGIN, len(wav) / fs)
+    segment = max(start / fs - MARGIN, 0.0), min(end / fs + MARGIN, len(wav) / fs)
+    return replace(utterance, segment=segment, seconds=segment[1] - segment[0])
 
 
-def find_all_speech(
-    utterances: Sequence[Utterance], threshold: float
-) -> dict[str, tuple[float, float]]:
-    """Return {utterance id: (start, end) of its speech}: see `find_speech`."""
+def trim_all(utterances: Sequence[Checked], threshold: float) -> list[Checked]:
+    """Return the utterances without silence: see `trim`."""
     with ThreadPoolExecutor() as pool:
-        found = pool.map(lambda u: find_speech(u.audio, threshold), utterances)
-        return dict(zip((u.utt_id for u in utterances), found, strict=True))
+        return list(pool.map(trim, utterances, itertools.repeat(threshold)))
 
 
-def measure_silence(utterances: Sequence[Utterance]) -> float:
+def measure_silence(utterances: Sequence[Checked]) -> float:
     """Measure the share of silence around the speech, in 100 of the utterances."""
     chosen = utterances[:: len(utterances) // 100 + 1]
-    speech = sum(
-        end - start for start, end in find_all_speech(chosen, THRESHOLD).values()
+    speech, whole = (
+        sum(u.seconds for u in us) for us in (trim_all(chosen, THRESHOLD), chosen)
     )
-    return 1 - speech / sum(u.seconds for u in chosen)
+    return 1 - speech / whole
 
 
-def write_set(
-    data_dir: Path,
-    utterances: Sequence[Utterance],
-    speech: Mapping[str, tuple[float, float]] | None,
-) -> None:
-    """Write a data directory with ids that begin with the speaker, as Kaldi wants it.
-
-    Args:
-        data_dir: Directory to make or replace.
-        utterances: Utterances.
-        speech: {utterance id: (start, end)} in seconds, to leave out what is around it;
-            None: nothing is left out.
-    """
-    prefixed = all(
-        u.utt_id == u.speaker or u.utt_id.startswith(f"{u.speaker}-")
-        for u in utterances
-    )
-    own_ids = {
-        u.utt_id: u.utt_id if prefixed else f"{u.speaker}-{u.utt_id}"
-        for u in utterances
-    }
-    write_data_dir(
-        data_dir,
-        [(own_ids[u.utt_id], u.speaker, u.words, u.audio) for u in utterances],
-        speech and {own_ids[utt_id]: times for utt_id, times in speech.items()},
-    )
+def with_speaker_first(utterances: Sequence[Checked]) -> list[Checked]:
+    """Return the utterances with ids that begin with the speaker, as Kaldi wants it."""
+    if all(f"{u.utt_id}-".startswith(f"{u.speaker}-") for u in utterances):
+        return list(utterances)
+    return [replace(u, utt_id=f"{u.speaker}-{u.utt_id}") for u in utterances]
 
 
 def read_sets(
     root: Path, names: Iterable[str], test_sets: Sequence[str], shortest: float
-) -> dict[str, list[Utterance]]:
+) -> dict[str, list[Checked]]:
     """Read data directories of a folder.
 
     Args:
@@ -279,7 +238,7 @@ def read_sets(
     return sets
 
 
-def note_shared_speakers(sets: Mapping[str, Sequence[Utterance]], train_set, test_sets):
+def note_shared_speakers(sets: Sets, train_set: str, test_sets: Sequence[str]):
     """Print which test sets have speakers of the training set."""
     of_training = {u.speaker for u in sets[train_set]}
     for name in sorted(set(test_sets) - {train_set}):
@@ -288,21 +247,21 @@ def note_shared_speakers(sets: Mapping[str, Sequence[Utterance]], train_set, tes
             print(f"note: {name} has speakers of {train_set}: {some(shared)}")
 
 
-def check_lengths(root, sets, names, shortest: float, longest: float):
+def check_lengths(root: Path, sets: Sets, shortest: float, longest: float):
     """Print how many utterances asr.sh will leave out, for their length in seconds.
 
     Raises:
         UserError: Nothing would be left of a set.
     """
     problems = []
-    for name in names:
-        left_out = [u.utt_id for u in sets[name] if not shortest < u.seconds < longest]
+    for name, utterances in sets.items():
+        left_out = [u.utt_id for u in utterances if not shortest < u.seconds < longest]
         line = (
-            f"{len(left_out)} of {len(sets[name])} utterances are left out, which do "
+            f"{len(left_out)} of {len(utterances)} utterances are left out, which do "
             f"not last from {shortest:g} to {longest:g} s (--min_wav_duration, "
             f"--max_wav_duration): {some(left_out)}"
         )
-        if len(left_out) == len(sets[name]):
+        if len(left_out) == len(utterances):
             problems.append(f"{root / name}: {line}")
         elif left_out:
             print(f"note: {name}: {line}")
@@ -313,7 +272,8 @@ def check_lengths(root, sets, names, shortest: float, longest: float):
 def prepare(args: argparse.Namespace) -> None:
     """Make the data directories, once nothing is wrong with any; see `main`."""
     root, train_set, valid_set = args.root, args.train_set, args.valid_set or "dev"
-    test_sets = args.test_sets.replace(",", " ").split()
+    lengths = args.min_wav_duration, args.max_wav_duration
+    test_sets = args.test_sets
     is_held_out = not (args.valid_set or "dev" in test_sets or (root / "dev").exists())
     names = dict.fromkeys([train_set, valid_set, *test_sets])
     if is_held_out:
@@ -330,22 +290,16 @@ def prepare(args: argparse.Namespace) -> None:
         speakers = sorted({u.speaker for u in sets[valid_set]})
         count = f"{len(sets[valid_set])} utterances of {train_set}"
         print(f"note: {valid_set}: {count}, held out: all of {some(speakers)}")
-    speech = dict.fromkeys(sets)
     if args.trim_silence:
-        for name, utterances in sets.items():
-            speech[name] = find_all_speech(utterances, args.trim_silence)
-            for u in utterances:
-                start, end = speech[name][u.utt_id]
-                u.seconds = end - start
+        sets = {name: trim_all(us, args.trim_silence) for name, us in sets.items()}
     elif (share := measure_silence(sets[train_set])) > MUCH:
         print(
             f"note: {share:.0%} of {train_set} is silence before and after the speech: "
             f"models learn sooner without it, with --trim_silence {THRESHOLD}"
         )
-    lengths = args.min_wav_duration, args.max_wav_duration
-    check_lengths(root, sets, (train_set, valid_set), *lengths)
+    check_lengths(root, {name: sets[name] for name in (train_set, valid_set)}, *lengths)
     for name, utterances in sets.items():
-        write_set(args.data / name, utterances, speech[name])
+        write_data_dir(args.data / name, with_speaker_first(utterances))
 
 
 def main(argv: list[str] | None = None):
@@ -353,7 +307,7 @@ def main(argv: list[str] | None = None):
     parser = argparse.ArgumentParser(PROG, description=__doc__)
     parser.add_argument("--train_set", required=True)
     parser.add_argument("--valid_set", required=True, help="'': dev, or held out")
-    parser.add_argument("--test_sets", required=True, help="commas or spaces between")
+    parser.add_argument("--test_sets", required=True, type=split_names)
     parser.add_argument(
         "--trim_silence", type=float, help="leave out what is so many dB too quiet"
     )

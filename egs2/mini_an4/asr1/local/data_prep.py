@@ -9,21 +9,14 @@ import argparse
 import re
 from pathlib import Path
 
-from espnet_reuse.data.data_dir import write_data_dir
+from espnet_reuse.data.data_dir import Utterance, write_data_dir
 from espnet_reuse.errors import UserError, reported_errors
 
 FOLDERS = {"train": "an4_clstk", "test": "an4test_clstk"}
 
 
 def read_transcription(an4_root, part):
-    """Read one part of AN4.
-
-    Args:
-        an4_root: Folder that holds `etc` and `wav`.
-        part: `train` or `test`.
-
-    Returns:
-        (utterance id, speaker, words, audio file) of every utterance, sorted.
+    """Return the sorted utterances of a part, train or test.
 
     Raises:
         UserError: The transcription is missing or is not one.
@@ -41,9 +34,8 @@ def read_transcription(an4_root, part):
             raise UserError(f"{path}: not a transcription: '{line}'")
         words, sentence, speaker, suffix = match.groups()
         audio = f"wav/{FOLDERS[part]}/{speaker}/{sentence}-{speaker}-{suffix}.sph"
-        utterances.append(
-            (f"{speaker}-{sentence}-{suffix}", speaker, words, an4_root / audio)
-        )
+        utt_id = f"{speaker}-{sentence}-{suffix}"
+        utterances.append(Utterance(utt_id, speaker, words, an4_root / audio))
     return sorted(utterances)
 
 
