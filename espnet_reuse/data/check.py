@@ -88,12 +88,10 @@ def check_data_dirs(data_dirs: Iterable[Path]) -> None:
     Raises:
         UserError: Something is wrong, a line for each problem.
     """
-    problems = [
-        problem
-        for data_dir in data_dirs
-        if any((data_dir / name).exists() for name in FILES)
-        for problem in check_data_dir(data_dir)
-    ]
+    problems = []
+    for data_dir in data_dirs:
+        if any((data_dir / name).exists() for name in FILES):
+            problems += check_data_dir(data_dir)
     if problems:
         raise UserError("\n".join(problems))
 

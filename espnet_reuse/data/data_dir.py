@@ -15,21 +15,13 @@ MAX_NAMED = 3
 
 @dataclass(frozen=True, order=True)
 class Utterance:
-    """What a data directory says of an utterance.
-
-    Attributes:
-        utt_id: Its id.
-        speaker: Who speaks.
-        words: The transcript.
-        audio: Its audio file.
-        segment: (start, end) of the utterance in the file, in seconds; None: all of it.
-    """
+    """What a data directory says of an utterance."""
 
     utt_id: str
     speaker: str
     words: str
     audio: Path
-    segment: tuple[float, float] | None = None
+    segment: tuple[float, float] | None = None  # (start, end) in seconds; None: all
 
 
 def split_names(text: str) -> list[str]:
@@ -88,16 +80,17 @@ def read_scp(path: Path) -> dict[str, str]:
 
 
 def scan_tables(
-    folder: Path, names: Iterable[str]
+    folder: Path, names: Iterable[str], optional: Iterable[str] = ()
 ) -> tuple[dict[str, dict[str, str]], list[str]]:
     """Read some of a data directory's files, which should be of the same utterances.
 
     Returns:
-        {file name: table}, and a list of what is wrong: see `scan_scp`, and ids that
-        one file has and another has not. (With segments, wav.scp has ids of its own.)
+        {file name: table}, without optional files that are missing, and a list of what
+        is wrong: see `scan_scp`, and ids that one file has and another has not. (With
+        segments, wav.scp has ids of its own.)
     """
     tables, problems = {}, []
-    for name in names:
+    for name in (*names, *(name for name in optional if (folder / name).exists())):
         tables[name], found = scan_scp(folder / name)
         problems += found
     has_segments = (folder / "segments").exists()
@@ -119,21 +112,17 @@ def read_data_dir(data_dir: Path) -> list[Utterance]:
     Raises:
         UserError: Something is wrong with it, a line for each problem.
     """
-    names = ["wav.scp", "text", "utt2spk"]
-    if (data_dir / "segments").exists():
-        names.append("segments")
-    tables, problems = scan_tables(data_dir, names)
+    names = ("wav.scp", "text", "utt2spk")
+    tables, problems = scan_tables(data_dir, names, optional=["segments"])
     if problems:
         raise UserError("\n".join(problems))
+    audio, text, utt2spk = (tables[name] for name in names)
+    segments = tables.get("segments", {})
     utterances = []
-    for utt_id, words in tables["text"].items():
-        recording, segment = utt_id, None
-        if "segments" in tables:
-            recording, *times = tables["segments"][utt_id].split()
-            segment = tuple(map(float, times))
-        audio = Path(tables["wav.scp"][recording])
-        speaker = tables["utt2spk"][utt_id]
-        utterances.append(Utterance(utt_id, speaker, words, audio, segment))
+    for utt_id, words in text.items():
+        recording, *times = segments.get(utt_id, utt_id).split()
+        segment, path = tuple(map(float, times)) or None, Path(audio[recording])
+        utterances.append(Utterance(utt_id, utt2spk[utt_id], words, path, segment))
     return utterances
 
 

@@ -46,11 +46,7 @@ Sets = Mapping[str, Sequence[Checked]]
 
 
 def read_set(folder: Path, root: Path) -> tuple[list[Checked], list[str]]:
-    """Read a data directory.
-
-    Args:
-        folder: Data directory.
-        root: Folder that relative paths in wav.scp start from.
+    """Read a data directory whose wav.scp may have paths relative to the root.
 
     Returns:
         The utterances whose audio can be read, and a list of what is wrong with the
@@ -61,10 +57,7 @@ def read_set(folder: Path, root: Path) -> tuple[list[Checked], list[str]]:
             f"{folder / 'segments'}: segments are not supported: cut the recordings "
             "into one file for each utterance"
         ]
-    names = ["wav.scp", "text"]
-    if (folder / "utt2spk").exists():
-        names.append("utt2spk")
-    tables, problems = scan_tables(folder, names)
+    tables, problems = scan_tables(folder, ["wav.scp", "text"], optional=["utt2spk"])
     audio, words = tables["wav.scp"], tables["text"]
     speakers = tables.get("utt2spk") or {utt_id: utt_id for utt_id in audio}
     no_files = [k for k, v in audio.items() if NO_FILE.search(v)]
@@ -92,19 +85,13 @@ def read_set(folder: Path, root: Path) -> tuple[list[Checked], list[str]]:
 
 
 def identify(paths: Iterable[Path]) -> dict[Path, Path | bytes]:
-    """Return {audio file: an identifier of its content}.
-
-    Only files whose size another one has, too, are read.
-    """
+    """Return {audio file: its path, or its content's hash if others are as large}."""
     sizes = {path: path.stat().st_size for path in paths}
-    alike = collections.Counter(sizes.values())
-    keys = {}
-    for path, size in sizes.items():
-        keys[path] = path
-        if alike[size] > 1:
-            with open(path, "rb") as f:
-                keys[path] = hashlib.file_digest(f, "sha256").digest()
-    return keys
+    count = collections.Counter(sizes.values())
+    return {
+        path: path if count[size] == 1 else hashlib.sha256(path.read_bytes()).digest()
+        for path, size in sizes.items()
+    }
 
 
 def find_overlaps(root: Path, sets: Sets) -> list[str]:
@@ -138,19 +125,12 @@ def find_mixed_channels(root: Path, sets: Sets) -> list[str]:
 
 
 def hold_out(utterances: Sequence[Checked]) -> tuple[list[Checked], list[Checked]]:
-    """Split off some speakers: the same ones each time, 5 % of the utterances or more.
+    """Split off all utterances of some speakers, the same ones each time.
 
-    A speaker with whom it would be above 20 % is passed over, unless no other is left.
-
-    Returns:
-        The utterances of the other speakers, and of those held out.
-
-    Raises:
-        UserError: There are fewer than two speakers.
+    They are 5 % of the utterances or more. A speaker with whom it would be above 20 %
+    is passed over, unless no other is left.
     """
     counts = collections.Counter(u.speaker for u in utterances)
-    if len(counts) < 2:
-        raise UserError("a single speaker: none can be held out to validate on")
     shuffled = sorted(counts, key=lambda s: hashlib.sha256(s.encode()).digest())
     held_out, count = set(), 0
     for speaker in shuffled:
@@ -160,17 +140,15 @@ def hold_out(utterances: Sequence[Checked]) -> tuple[list[Checked], list[Checked
             held_out.add(speaker)
             count += counts[speaker]
     held_out = held_out or {min(shuffled, key=counts.get)}
-    return (
-        [u for u in utterances if u.speaker not in held_out],
-        [u for u in utterances if u.speaker in held_out],
-    )
+    train = [u for u in utterances if u.speaker not in held_out]
+    return train, [u for u in utterances if u.speaker in held_out]
 
 
 def trim(utterance: Checked, threshold: float) -> Checked:
-    """Return an utterance without the silence before and after the speech.
+    """Leave out the silence before and after an utterance, the whole of its file.
 
     Args:
-        utterance: An utterance that is all of its audio file.
+        utterance: An utterance.
         threshold: Silence is at least so many dB below the loudest.
 
     Raises:
@@ -209,16 +187,11 @@ def with_speaker_first(utterances: Sequence[Checked]) -> list[Checked]:
 def read_sets(
     root: Path, names: Iterable[str], test_sets: Sequence[str], shortest: float
 ) -> dict[str, list[Checked]]:
-    """Read data directories of a folder.
-
-    Args:
-        root: Folder with a directory for each set.
-        names: Names of the sets.
-        test_sets: Those of which ESPnet leaves no utterance out.
-        shortest: Seconds that an utterance of a test set has to last.
+    """Read data directories of a folder: root/<name>.
 
     Raises:
-        UserError: Something is wrong, a line for each problem.
+        UserError: Something is wrong, a line for each problem; an utterance of a test
+            set, of which ESPnet leaves none out, is shorter than `shortest` seconds.
     """
     if not root.is_dir():
         raise UserError(f"{root} is not a folder")
@@ -271,9 +244,9 @@ def check_lengths(root: Path, sets: Sets, shortest: float, longest: float):
 
 def prepare(args: argparse.Namespace) -> None:
     """Make the data directories, once nothing is wrong with any; see `main`."""
-    root, train_set, valid_set = args.root, args.train_set, args.valid_set or "dev"
+    root, train_set, test_sets = args.root, args.train_set, args.test_sets
+    valid_set = args.valid_set or "dev"
     lengths = args.min_wav_duration, args.max_wav_duration
-    test_sets = args.test_sets
     is_held_out = not (args.valid_set or "dev" in test_sets or (root / "dev").exists())
     names = dict.fromkeys([train_set, valid_set, *test_sets])
     if is_held_out:
@@ -281,12 +254,12 @@ def prepare(args: argparse.Namespace) -> None:
     sets = read_sets(root, names, test_sets, args.min_wav_duration)
     note_shared_speakers(sets, train_set, test_sets)
     if is_held_out:
-        try:
-            sets[train_set], sets[valid_set] = hold_out(sets[train_set])
-        except UserError as e:
+        if len({u.speaker for u in sets[train_set]}) < 2:
             raise UserError(
-                f"{root / train_set}: {e}: make a set, and name it with --valid_set"
-            ) from e
+                f"{root / train_set}: a single speaker: none can be held out to "
+                "validate on: make a set, and name it with --valid_set"
+            )
+        sets[train_set], sets[valid_set] = hold_out(sets[train_set])
         speakers = sorted({u.speaker for u in sets[valid_set]})
         count = f"{len(sets[valid_set])} utterances of {train_set}"
         print(f"note: {valid_set}: {count}, held out: all of {some(speakers)}")

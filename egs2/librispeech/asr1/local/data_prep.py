@@ -58,7 +58,7 @@ def choose_parts(args):
 
 
 def find_corpus(path, parts):
-    """Return {part: folder} of a folder that holds the parts, or LibriSpeech/.
+    """Return the folder that holds the parts: the one given, or its LibriSpeech/.
 
     Raises:
         UserError: There is no corpus, or a part is not there.
@@ -76,7 +76,7 @@ def find_corpus(path, parts):
             f"{corpus} has no {' '.join(missing)}: choose what is there with --parts, "
             "or leave out --librispeech to download"
         )
-    return {part: corpus / part for part in parts}
+    return corpus
 
 
 def read_chapter(chapter):
@@ -109,7 +109,7 @@ def read_chapter(chapter):
     return [Utterance(k, reader, text, audio[k]) for k, text in words.items()]
 
 
-def read_part(part, folder, allow_partial):
+def read_part(folder, allow_partial):
     """Read a part and check its number of utterances and its audio.
 
     Raises:
@@ -121,7 +121,7 @@ def read_part(part, folder, allow_partial):
             what = "chapter" if path in chapters else "reader"
             raise UserError(f"{path} is not a {what}: its name is not an integer")
     utterances = [u for chapter in chapters for u in read_chapter(chapter)]
-    count, (official, _) = len(utterances), OFFICIAL[part]
+    count, (official, _) = len(utterances), OFFICIAL[folder.name]
     if count > official or not count:
         raise UserError(f"{folder} has {count} utterances, not {official}")
     if count < official and not allow_partial:
@@ -132,16 +132,18 @@ def read_part(part, folder, allow_partial):
     problems, broken = check_audios({u.utt_id: u.audio for u in utterances})
     if problems:
         raise UserError(f"{len(broken)} broken files: {problems[0]}")
-    print(f"{part}: {count} of {official} utterances", flush=True)
+    print(f"{folder.name}: {count} of {official} utterances", flush=True)
     return utterances
 
 
-def prepare(corpus, data, parts, train_set, allow_partial):
-    """Make the data directories of some parts, and data/partial if need be.
+def prepare(args):
+    """Make the data directories, and data/partial if need be.
 
     Raises:
         UserError: The corpus is not what it should be.
     """
+    data, train_set, parts = args.data, args.train_set, choose_parts(args)
+    allow_partial = args.allow_partial == "true"
     needed = (*DEV, *TRAIN[train_set])
     left_out = [part for part in needed if part not in parts]
     if left_out and not allow_partial:
@@ -149,8 +151,8 @@ def prepare(corpus, data, parts, train_set, allow_partial):
             f"--parts: training and validation need {' '.join(left_out)}, too: add it, "
             f"{PARTIAL_HINT}"
         )
-    folders = find_corpus(corpus, parts)
-    read = {p: read_part(p, folders[p], allow_partial) for p in parts}
+    corpus = find_corpus(args.corpus, parts)
+    read = {part: read_part(corpus / part, allow_partial) for part in parts}
     sets = {part.replace("-", "_"): read[part] for part in parts if part in DEV + TEST}
     train = sorted(u for p in TRAIN[train_set] for u in read.get(p, []))
     dev = [u for part in DEV for u in read.get(part, [])]
@@ -190,10 +192,7 @@ def main():
     parser.add_argument("--allow_partial", choices=("true", "false"), default="false")
     args = parser.parse_args()
     with reported_errors("data_prep.py"):
-        allow_partial = args.allow_partial == "true"
-        prepare(
-            args.corpus, args.data, choose_parts(args), args.train_set, allow_partial
-        )
+        prepare(args)
 
 
 if __name__ == "__main__":

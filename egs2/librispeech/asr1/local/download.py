@@ -38,24 +38,25 @@ def download(part, downloads):
     (partial / f"{part}.tar.gz").unlink()
 
 
+@reported_errors("download.py", interrupted="the next run continues")
 def main():
     """Download the parts that are not there."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("downloads", type=Path)
     add_options(parser)
     args = parser.parse_args()
-    with reported_errors("download.py", interrupted="the next run continues"):
-        missing = [
-            part
-            for part in choose_parts(args)
-            if not (args.downloads / "LibriSpeech" / part).is_dir()
-        ]
-        if missing:  # an archive and what is in it
-            needed = 2 * sum(OFFICIAL[part][1] for part in missing)
-            print(need_disk(needed, args.downloads, "downloads"), flush=True)
-        for part in missing:
-            print(f"{part}: {OFFICIAL[part][1] / 1e9:.1f} GB to download", flush=True)
-            download(part, args.downloads)
+    corpus = args.downloads / "LibriSpeech"
+    size = {
+        part: OFFICIAL[part][1]
+        for part in choose_parts(args)
+        if not (corpus / part).is_dir()
+    }
+    if size:  # an archive and what is in it
+        needed = 2 * sum(size.values())
+        print(need_disk(needed, args.downloads, "downloads"), flush=True)
+    for part, archive in size.items():
+        print(f"{part}: {archive / 1e9:.1f} GB to download", flush=True)
+        download(part, args.downloads)
 
 
 if __name__ == "__main__":
