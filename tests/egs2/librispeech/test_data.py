@@ -245,64 +245,40 @@ def test_a_folder_without_a_corpus_is_named(tmp_path):
         assert_refused(refused, f"--librispeech: no corpus in '{path}'", "downloaded")
 
 
-TRANS = "19/198/19-198.trans.txt"
+TRANS, FLAC = "19/198/19-198.trans.txt", "19/198/19-198-0003.flac"
 
 
-@pytest.mark.parametrize(
-    "damage, messages",
-    [
-        pytest.param(
-            lambda part: (part / TRANS).unlink(),
-            ["19-198.trans.txt is missing"],
-            id="no transcripts",
-        ),
-        pytest.param(
-            lambda part: (part / "19/198/19-198-0003.flac").unlink(),
-            ["1 utterances have a transcript and no audio: 19-198-0003"],
-            id="no audio",
-        ),
-        pytest.param(
-            lambda part: shutil.copy(
-                part / "19/198/19-198-0003.flac", part / "19/198/19-198-0099.flac"
-            ),
-            ["1 utterances have audio and no transcript: 19-198-0099"],
-            id="no transcript",
-        ),
-        pytest.param(
-            lambda part: os.truncate(part / "19/198/19-198-0003.flac", 9000),
-            ["1 broken files", "19-198-0003.flac", "cut short"],
-            id="truncated FLAC",
-        ),
-        pytest.param(
-            lambda part: os.truncate(part / "19/198/19-198-0003.flac", 0),
-            ["1 broken files", "19-198-0003.flac is empty"],
-            id="empty FLAC",
-        ),
-        pytest.param(
-            lambda part: (part / "reader").mkdir(),
-            ["train-clean-100/reader is not a reader: its name is not an integer"],
-            id="reader",
-        ),
-        pytest.param(
-            lambda part: (part / "19/x1").mkdir(),
-            ["19/x1 is not a chapter: its name is not an integer"],
-            id="chapter",
-        ),
-        pytest.param(
-            lambda part: (part / TRANS).write_text("26-495-0001 YES\n"),
-            ["not one utterance of 19-198: '26-495-0001 YES'"],
-            id="another chapter's",
-        ),
-        pytest.param(
-            lambda part: (part / TRANS).write_text("19-198-0000 \n"),
-            ["not one utterance of 19-198: '19-198-0000 '"],
-            id="empty transcript",
-        ),
-    ],
-)
-def test_a_broken_corpus_is_refused_in_one_line(corpus, tmp_path, damage, messages):
-    damage(corpus / "LibriSpeech/train-clean-100")
-    assert_refused(data_prep(corpus, tmp_path / "data", *PARTIAL), *messages)
+DAMAGES = {
+    "19-198.trans.txt is missing": lambda part: (part / TRANS).unlink(),
+    "1 utterances have a transcript and no audio: 19-198-0003": lambda part: (
+        part / FLAC
+    ).unlink(),
+    "1 utterances have audio and no transcript: 19-198-0099": lambda part: shutil.copy(
+        part / FLAC, part / "19/198/19-198-0099.flac"
+    ),
+    "19-198-0003.flac cannot be read or is cut short": lambda part: os.truncate(
+        part / FLAC, 9000
+    ),
+    "19-198-0003.flac is empty": lambda part: os.truncate(part / FLAC, 0),
+    "train-clean-100/reader is not a reader: its name is not an integer": (
+        lambda part: (part / "reader").mkdir()
+    ),
+    "19/x1 is not a chapter: its name is not an integer": (
+        lambda part: (part / "19/x1").mkdir()
+    ),
+    "not one utterance of 19-198: '26-495-0001 YES'": (
+        lambda part: (part / TRANS).write_text("26-495-0001 YES\n")
+    ),
+    "not one utterance of 19-198: '19-198-0000 '": (
+        lambda part: (part / TRANS).write_text("19-198-0000 \n")
+    ),
+}
+
+
+@pytest.mark.parametrize("message", DAMAGES)
+def test_a_broken_corpus_is_refused_in_one_line(corpus, tmp_path, message):
+    DAMAGES[message](corpus / "LibriSpeech/train-clean-100")
+    assert_refused(data_prep(corpus, tmp_path / "data", *PARTIAL), message)
     assert not (tmp_path / "data").exists()
 
 
@@ -466,8 +442,8 @@ def test_too_little_disk_is_said_before_a_download(tmp_path, monkeypatch, capsys
     monkeypatch.syspath_prepend(LOCAL)
     import download
 
-    enormous = dict.fromkeys(download.ARCHIVES, 2**60)
-    monkeypatch.setattr(download, "ARCHIVES", enormous)
+    enormous = dict.fromkeys(download.OFFICIAL, (0, 2**60))
+    monkeypatch.setattr(download, "OFFICIAL", enormous)
     options = ["--train_set", "train_clean_100", str(tmp_path / "downloads")]
     monkeypatch.setattr(sys, "argv", ["download.py", *options])
     with pytest.raises(SystemExit):
