@@ -23,4 +23,10 @@ in_stages() {  # whether a stage is among those to run
     [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ]
 }
 
+begin() {  # takes what parse_options.sh has left of the arguments
+    [ $# -eq 0 ] || refuse "No positional arguments are required."
+    . ./path.sh
+    trap '[ $? -ne 0 ] || log "Successfully finished. [elapsed=${SECONDS}s]"' EXIT
+}
+
 log "$0 $*"

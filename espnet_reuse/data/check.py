@@ -1,7 +1,10 @@
 # Copyright 2026 The espnet-reuse authors
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""Check Kaldi data directories and the audio they list, before training."""
+"""Check Kaldi data directories and the audio they list, before training.
+
+Folders that hold none of their files are passed over.
+"""
 
 import argparse
 import re
@@ -83,7 +86,7 @@ def check_data_dir(data_dir: Path) -> list[str]:
 
 
 def check_data_dirs(data_dirs: Iterable[Path]) -> None:
-    """Check data directories; folders that hold none of their files are passed over.
+    """Check data directories, those among the folders that hold one of their files.
 
     Raises:
         UserError: Something is wrong, a line for each problem.
@@ -100,12 +103,7 @@ def main(argv: list[str] | None = None):
     """Exit with a line for each problem, if there are any."""
     prog = "espnet_reuse.data.check"
     parser = argparse.ArgumentParser(prog, description=__doc__)
-    parser.add_argument(
-        "data_dirs",
-        nargs="+",
-        type=Path,
-        help=f"folders that hold none of the files {', '.join(FILES)} are passed over",
-    )
+    parser.add_argument("data_dirs", nargs="+", type=Path)
     args = parser.parse_args(argv)
     with reported_errors(prog):
         check_data_dirs(args.data_dirs)

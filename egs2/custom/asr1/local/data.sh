@@ -31,18 +31,15 @@ valid_set=$(of_conf valid_set)
 test_sets=$(of_conf test_sets)
 [ "${valid_set}" != dev ] || valid_set=   # may be held out
 . utils/parse_options.sh
+begin "$@"
 
-[ $# -eq 0 ] || refuse "No positional arguments are required."
 [ -n "${data}" ] || refuse "--data: name the folder that holds the data directories" \
     "${train_set} ${valid_set:-dev} ${test_sets}"
 [[ "${trim_silence:-1}" =~ ^[1-9][0-9]*$ ]] \
     || refuse "--trim_silence: '${trim_silence}' is not a positive number of dB, e.g. 35"
-. ./path.sh
 
 log "stage 1: Data preparation from ${data}"
 python3 -m espnet_reuse.data.prepare --train_set "${train_set}" --valid_set "${valid_set}" \
     --test_sets "${test_sets}" ${trim_silence:+--trim_silence "${trim_silence}"} \
     --min_wav_duration "${min_wav_duration}" --max_wav_duration "${max_wav_duration}" \
     "${data}" data
-
-log "Successfully finished. [elapsed=${SECONDS}s]"

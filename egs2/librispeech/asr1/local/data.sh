@@ -33,11 +33,8 @@ allow_partial=false
 external_text=false
 nj=4
 . utils/parse_options.sh
-
-[ $# -eq 0 ] || refuse "No positional arguments are required."
+begin "$@"
 . ./db.sh
-. ./path.sh
-
 [ "${LIBRISPEECH}" = downloads ] || librispeech=${librispeech:-${LIBRISPEECH}}
 chosen=(--train_set "${train_set}" --parts "${parts}")
 
@@ -67,5 +64,3 @@ if in_stages 4; then
         : > data/local/other_text/text   # conf/asr.conf names it in any case
     fi
 fi
-
-log "Successfully finished. [elapsed=${SECONDS}s]"

@@ -10,7 +10,12 @@ import shutil
 from pathlib import Path
 
 from espnet_reuse.data.check import check_audios
-from espnet_reuse.data.data_dir import Utterance, split_names, write_data_dir
+from espnet_reuse.data.data_dir import (
+    Utterance,
+    read_scp,
+    split_names,
+    write_data_dir,
+)
 from espnet_reuse.errors import UserError, reported_errors
 from espnet_reuse.files import write_text
 
@@ -91,14 +96,12 @@ def read_chapter(chapter):
     reader = chapter.parent.name
     prefix = f"{reader}-{chapter.name}"
     trans = chapter / f"{prefix}.trans.txt"
-    if not trans.is_file():
-        raise UserError(f"{trans} is missing")
-    words = {}
-    for line in trans.read_text(encoding="utf-8").splitlines():
-        utt_id, _, text = line.partition(" ")
-        if not utt_id.startswith(f"{prefix}-") or not text.strip() or utt_id in words:
-            raise UserError(f"{trans}: not one utterance of {prefix}: '{line}'")
-        words[utt_id] = text.strip()
+    words = read_scp(trans)
+    for utt_id, text in words.items():
+        if not utt_id.startswith(f"{prefix}-") or not text:
+            raise UserError(
+                f"{trans}: not one utterance of {prefix}: '{utt_id} {text}'"
+            )
     audio = {path.stem: path for path in chapter.glob("*.flac")}
     for ids, why in (
         (words.keys() - audio, "have a transcript and no audio"),

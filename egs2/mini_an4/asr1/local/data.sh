@@ -15,9 +15,7 @@ EOH
 stage=1
 stop_stage=100
 . utils/parse_options.sh
-
-[ $# -eq 0 ] || refuse "No positional arguments are required."
-. ./path.sh
+begin "$@"
 
 if in_stages 1 && [ ! -e downloads ]; then
     log "stage 1: Untar downloads.tar.gz"
@@ -32,5 +30,3 @@ if in_stages 2; then
     log "stage 2: Data preparation"
     python3 local/data_prep.py downloads/an4 data
 fi
-
-log "Successfully finished. [elapsed=${SECONDS}s]"

@@ -16,11 +16,10 @@ EOH
 data=
 speed_perturb_factors=$(of_conf speed_perturb_factors)
 . utils/parse_options.sh
+begin "$@"
 
 marks=${data}/test/confidence
-[ $# -eq 0 ] || refuse "No positional arguments are required."
 [ -f "${marks}" ] || refuse "--data: name the folder of the corpus; there is no file '${marks}'"
-. ./path.sh
 
 log "stage 1: Data preparation from ${data}"
 without=$(join -v 1 <(sort "${data}/test/text") <(grep "\s[AB]$" "${marks}" | sort) \
@@ -38,5 +37,3 @@ for mark in A B; do
             | awk -v mark="${mark}" '$3 == mark { print $2 "-" $1 }') \
         data/test "data/test_${mark,}"
 done
-
-log "Successfully finished. [elapsed=${SECONDS}s]"

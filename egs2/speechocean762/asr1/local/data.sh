@@ -17,13 +17,12 @@ EOH
 data=
 token_type=$(of_conf token_type)
 . utils/parse_options.sh
+begin "$@"
 
 phones=${data}/resource/text-phone
-[ $# -eq 0 ] || refuse "No positional arguments are required."
 [ -f "${phones}" ] || refuse "--data: name the folder of the corpus; there is no file '${phones}'"
 [[ "${token_type}" =~ ^(word|char)$ ]] \
     || refuse "--token_type: '${token_type}' is neither word, for phones, nor char"
-. ./path.sh
 
 log "stage 1: Data preparation from ${data}"
 python3 -m espnet_reuse.data.prepare --train_set train --valid_set "" --test_sets test \
@@ -31,5 +30,3 @@ python3 -m espnet_reuse.data.prepare --train_set train --valid_set "" --test_set
 if [ "${token_type}" = word ]; then
     python3 local/words_to_phones.py "${phones}" data/{train,dev,test}
 fi
-
-log "Successfully finished. [elapsed=${SECONDS}s]"
