@@ -7,7 +7,7 @@ import argparse
 import collections
 import hashlib
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -77,10 +77,8 @@ def read_set(folder: Path, root: Path) -> tuple[list[Checked], list[str]]:
     utterances = []
     for utt_id in sorted(files.keys() - set(broken)):
         path, info = files[utt_id].resolve(), soundfile.info(files[utt_id])
-        of_text = speakers.get(utt_id, ""), words.get(utt_id, "")
-        utterances.append(
-            Checked(utt_id, *of_text, path, None, info.duration, info.channels)
-        )
+        said = speakers.get(utt_id, ""), words.get(utt_id, ""), path
+        utterances.append(Checked(utt_id, *said, None, info.duration, info.channels))
     return utterances, problems
 
 
@@ -94,10 +92,9 @@ def identify(paths: Iterable[Path]) -> dict[Path, Path | bytes]:
     }
 
 
-def find_overlaps(root: Path, sets: Sets) -> list[str]:
-    """Return a list of ids, and of recordings under any name, that two sets share."""
+def find_overlaps(root: Path, sets: Sets) -> Iterator[str]:
+    """Say which ids, and which recordings under any name, two sets share."""
     recording = identify({u.audio for utterances in sets.values() for u in utterances})
-    problems = []
     for (a, in_a), (b, in_b) in itertools.combinations(sets.items(), 2):
         for name, what, key in (
             ("text", "ids", lambda u: u.utt_id),
@@ -106,22 +103,18 @@ def find_overlaps(root: Path, sets: Sets) -> list[str]:
             keys = {key(u) for u in in_a}
             shared = [u.utt_id for u in in_b if key(u) in keys]
             if shared:
-                problems.append(
-                    f"{root / b / name}: {what} that {a} has, too: {some(shared)}"
-                )
-    return problems
+                yield f"{root / b / name}: {what} that {a} has, too: {some(shared)}"
 
 
-def find_mixed_channels(root: Path, sets: Sets) -> list[str]:
-    """Return a list of what is wrong where recordings differ in their channels."""
+def find_mixed_channels(root: Path, sets: Sets) -> Iterator[str]:
+    """Say which recordings differ in their channels."""
     alike = {}
     for name, utterances in sets.items():
         for u in utterances:
             alike.setdefault(u.channels, []).append(f"{name}/{u.utt_id}")
-    if len(alike) < 2:
-        return []
-    counts = "; ".join(f"{n}: {some(ids)}" for n, ids in sorted(alike.items()))
-    return [f"{root}: recordings have different numbers of channels: {counts}"]
+    if len(alike) > 1:
+        counts = "; ".join(f"{n}: {some(ids)}" for n, ids in sorted(alike.items()))
+        yield f"{root}: recordings have different numbers of channels: {counts}"
 
 
 def hold_out(utterances: Sequence[Checked]) -> tuple[list[Checked], list[Checked]]:
@@ -171,10 +164,8 @@ def trim_all(utterances: Sequence[Checked], threshold: float) -> list[Checked]:
 def measure_silence(utterances: Sequence[Checked]) -> float:
     """Measure the share of silence around the speech, in 100 of the utterances."""
     chosen = utterances[:: len(utterances) // 100 + 1]
-    speech, whole = (
-        sum(u.seconds for u in us) for us in (trim_all(chosen, THRESHOLD), chosen)
-    )
-    return 1 - speech / whole
+    trimmed = trim_all(chosen, THRESHOLD)
+    return 1 - sum(u.seconds for u in trimmed) / sum(u.seconds for u in chosen)
 
 
 def with_speaker_first(utterances: Sequence[Checked]) -> list[Checked]:
@@ -205,7 +196,7 @@ def read_sets(
                 f"{root / name}/wav.scp: shorter than {shortest:g} s, too short to be "
                 f"recognised: {some(short)}"
             )
-    problems += find_overlaps(root, sets) + find_mixed_channels(root, sets)
+    problems += [*find_overlaps(root, sets), *find_mixed_channels(root, sets)]
     if problems:
         raise UserError("\n".join(problems))
     return sets
@@ -213,9 +204,9 @@ def read_sets(
 
 def note_shared_speakers(sets: Sets, train_set: str, test_sets: Sequence[str]):
     """Print which test sets have speakers of the training set."""
-    of_training = {u.speaker for u in sets[train_set]}
+    known = {u.speaker for u in sets[train_set]}
     for name in sorted(set(test_sets) - {train_set}):
-        shared = sorted({u.speaker for u in sets[name]} & of_training)
+        shared = sorted({u.speaker for u in sets[name]} & known)
         if shared:
             print(f"note: {name} has speakers of {train_set}: {some(shared)}")
 

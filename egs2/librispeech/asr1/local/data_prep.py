@@ -175,10 +175,9 @@ def prepare(args):
 
     # what an earlier call made of other parts
     data.mkdir(exist_ok=True)
-    for name in (*(p.replace("-", "_") for p in OFFICIAL), *TRAIN, "dev"):
-        if name not in sets:
-            shutil.rmtree(data / name, ignore_errors=True)
-    shutil.rmtree(data / f"{train_set}_sp", ignore_errors=True)
+    known = {part.replace("-", "_") for part in OFFICIAL} | {*TRAIN, "dev"}
+    for name in (known | {f"{train_set}_sp"}) - sets.keys():
+        shutil.rmtree(data / name, ignore_errors=True)
     (data / "partial").unlink(missing_ok=True)
     if notes:
         write_text("".join(f"{note}\n" for note in notes), data / "partial")

@@ -27,10 +27,10 @@ with reported_errors("words_to_phones.py"):
         utterances = []
         for u in read_data_dir(data_dir):
             # espnet_reuse.data.prepare has put the speaker before the ids
-            of_words = words[u.utt_id.removeprefix(f"{u.speaker}-")]
-            if len(of_words) != len(u.words.split()):
+            phones = words[u.utt_id.removeprefix(f"{u.speaker}-")]
+            if len(phones) != len(u.words.split()):
                 raise UserError(
                     f"{source} has not the phones of every word of {u.utt_id}"
                 )
-            utterances.append(replace(u, words=" ".join(of_words)))
+            utterances.append(replace(u, words=" ".join(phones)))
         write_data_dir(data_dir, utterances)
