@@ -46,11 +46,6 @@ def test_a_missing_and_an_empty_file_are_named(data_dir, name):
     assert check_data_dir(data_dir) == [f"{data_dir / name} is missing"]
 
 
-def test_a_duplicate_id_is_named(data_dir):
-    (data_dir / "text").write_text("a-1 GO\na-1 GO\n")
-    assert "text: duplicate ids: a-1" in check_data_dir(data_dir)[0]
-
-
 def test_an_utterance_without_text_is_named(data_dir):
     (data_dir / "text").write_text("a-1 GO\n")
     assert check_data_dir(data_dir) == [f"{data_dir / 'text'}: no line for: a-2"]

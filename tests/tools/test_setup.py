@@ -148,14 +148,15 @@ def ready(fresh):
 
     def again(**environment):
         own = str(fresh / "espnet")
-        return setup(fresh, **ACTIVE, ESPNET_ROOT=own, **environment)
+        result = setup(fresh, **ACTIVE, ESPNET_ROOT=own, **environment)
+        assert result.returncode == 0, result.stderr
+        return result.stdout + result.stderr
 
     # a tree of its own, to be removed
     for name in ("egs2", "version.txt"):
         (fresh / "espnet").mkdir(exist_ok=True)
         (fresh / "espnet" / name).symlink_to(ROOT / "tools/espnet" / name)
-    result = again()
-    assert result.returncode == 0, result.stderr
+    again()
     return fresh, again
 
 
@@ -174,9 +175,7 @@ def test_every_recipe_gets_links_to_espnet_and_copies_to_edit(ready):
     assert_whole(root / RECIPE)
     assert (root / RECIPE / "downloads.tar.gz").stat().st_size > 0
     add_recipe(root / "egs2/mine/asr1")
-    result = again()
-    # nothing is installed for it
-    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert again() == ""  # nothing is installed for it
     assert_whole(root / "egs2/mine/asr1")
     assert not (root / "egs2/mine/asr1/downloads.tar.gz").is_symlink()
 
@@ -189,7 +188,7 @@ def test_what_the_user_has_edited_stays(ready):
     asr.write_text("mine")
     (root / RECIPE / "utils").unlink()
     (root / "tools/.setup_done").unlink()
-    assert again().returncode == 0
+    again()
     assert cmd.read_text() == asr.read_text() == "mine"
     assert (root / RECIPE / "utils/parse_options.sh").is_file()
 
@@ -201,8 +200,7 @@ def test_links_that_lead_nowhere_are_mended(ready):
         (root / RECIPE / name).unlink()
         (root / RECIPE / name).symlink_to("/no/where")
     (root / "egs2/TEMPLATE").unlink()
-    result = again()
-    assert result.returncode == 0, result.stderr
+    again()
     assert_whole(root / RECIPE)
 
 
@@ -221,8 +219,6 @@ def test_where_there_are_no_locks_a_line_says_so(ready, message):
                 if file.name != "flock" and not (programs / file.name).exists():
                     (programs / file.name).symlink_to(file)
         path = str(programs)
-    result = again(PATH=path)
-    assert result.returncode == 0, result.stderr
     reason = "No locks available" if message else "command not found"
     warning = f"WARNING: no lock in {root / 'tools'} (flock: {reason})"
-    assert warning in result.stdout
+    assert warning in again(PATH=path)
