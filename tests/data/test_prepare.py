@@ -262,8 +262,7 @@ def test_all_problems_are_listed_in_one_go(prepare, corpus, tmp_path):
     ]
     lines = result.stderr.strip().splitlines()
     assert len(lines) == len(problems)
-    for problem in problems:
-        assert any(problem in line for line in lines), problem
+    assert all(any(problem in line for line in lines) for problem in problems), lines
 
 
 def test_many_problems_of_a_kind_hide_no_other(prepare, corpus, tmp_path):
