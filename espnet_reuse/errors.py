@@ -37,20 +37,19 @@ def reported_errors(
     """
     try:
         yield
-    except ModuleNotFoundError as e:
-        if not extra:
-            raise
-        lines, status = [f"no {e.name} here: pip install 'espnet-reuse[{extra}]'"], 1
-    except UserError as e:
-        lines, status = str(e).splitlines(), 1
-    except OSError as e:
-        where = f"{e.filename}: " if e.filename else ""
-        lines, status = [where + (e.strerror or one_line(e))], 1
+        return
     except KeyboardInterrupt:
         print(f"{program}: interrupted; {interrupted}", file=sys.stderr)
         sys.exit(130)
-    else:
-        return
-    for line in lines:
+    except ModuleNotFoundError as e:
+        if not extra:
+            raise
+        message = f"no {e.name} here: pip install 'espnet-reuse[{extra}]'"
+    except UserError as e:
+        message = str(e)
+    except OSError as e:
+        where = f"{e.filename}: " if e.filename else ""
+        message = where + (e.strerror or one_line(e))
+    for line in message.splitlines():
         print(f"{program}: error: {line}", file=sys.stderr)
-    sys.exit(status)
+    sys.exit(1)

@@ -9,8 +9,7 @@
 set -euo pipefail
 
 log() {
-    local fname=${BASH_SOURCE[1]##*/}
-    echo -e "$(date '+%Y-%m-%dT%H:%M:%S') (${fname}:${BASH_LINENO[0]}:${FUNCNAME[1]}) $*"
+    echo "$(date '+%Y-%m-%dT%H:%M:%S') (setup.sh:${BASH_LINENO[0]}:${FUNCNAME[1]}) $*"
 }
 
 help_message=$(cat << HELP
@@ -31,8 +30,11 @@ HELP
 
 root="$(cd -P "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 tools="${root}/tools"
+espnet="${tools}/espnet"
+venv="${root}/.venv/bin"
 espnet_version=$(sed -n 's/^espnet==//p' "${tools}/constraints.txt")
 needed_gib=9   # .venv with the CUDA build of PyTorch, and pip's downloads
+export PIP_DISABLE_PIP_VERSION_CHECK=1
 
 die() {
     echo "tools/setup.sh: error: $*" >&2
@@ -45,9 +47,11 @@ if [ $# -ne 0 ]; then
     die "it takes no arguments, but got '$*'"
 fi
 
-# Fail with one line that says what to do about a failed download or installation.
-explain_and_die() {
-    local what=$1 logfile=$2
+# Run a command with its output in setup.log; if it fails, say in one line what to do.
+try() {
+    local what=$1 logfile="${tools}/setup.log"
+    shift
+    "$@" > "${logfile}" 2>&1 && return
     if grep -qi "no space left on device\|disk quota exceeded" "${logfile}"; then
         die "${what}: the disk is full; free ${needed_gib} GiB in ${root}" \
             "and ${TMPDIR:-/tmp}, then run it again"
@@ -62,11 +66,6 @@ name resolution|network is unreachable|timed out|No matching distribution" \
             "and Python's headers (Debian: gcc python3-dev), then run it again"
     fi
     die "${what}: see ${logfile}"
-}
-
-fits() {  # Is this a Python that ESPnet supports?
-    "$1" -c 'import sys; sys.exit(not (3, 12) <= sys.version_info[:2] <= (3, 13))' \
-        > /dev/null 2>&1
 }
 
 has_packages() {  # Does this Python have every dependency, at a version that fits?
@@ -84,82 +83,71 @@ PY
 }
 
 find_python() {
-    local candidate
-    if [ -n "${PYTHON:-}" ]; then
-        fits "${PYTHON}" || die "PYTHON=${PYTHON} is not a Python 3.12 or 3.13"
-        echo "${PYTHON}"
-        return
-    fi
-    for candidate in python3 python3.12 python3.13; do
-        if fits "${candidate}"; then
+    local candidate candidates=(python3 python3.12 python3.13)
+    [ -z "${PYTHON:-}" ] || candidates=("${PYTHON}")
+    for candidate in "${candidates[@]}"; do
+        if "${candidate}" -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 12), (3, 13)))' \
+            > /dev/null 2>&1; then
             echo "${candidate}"
             return
         fi
     done
+    [ -z "${PYTHON:-}" ] || die "PYTHON=${PYTHON} is not a Python 3.12 or 3.13"
     die "no Python 3.12 or 3.13 found; install one, or name it: PYTHON=/path/to/python3.12"
 }
 
-install_venv() {
+install_venv() (
     local base free_gib
-    base=$(cd "${root}" && find_python)   # pyenv reads .python-version there
-    free_gib=$(df -Pk "${root}" | awk 'NR == 2 { print int($4 / 2^20) }')
-    if [ ! -d "${root}/.venv" ] && [ "${free_gib}" -lt "${needed_gib}" ]; then
+    cd "${root}"   # where pyenv reads .python-version
+    base=$(find_python)
+    free_gib=$(df -Pk . | awk 'NR == 2 { print int($4 / 2^20) }')
+    if [ ! -d .venv ] && [ "${free_gib}" -lt "${needed_gib}" ]; then
         die "the disk is nearly full; free ${needed_gib} GiB in ${root} (now: ${free_gib} GiB)"
     fi
-    if ! "${root}/.venv/bin/python" -m pip --version > /dev/null 2>&1; then
-        log "Making ${root}/.venv with $(cd "${root}" && "${base}" --version)"
-        rm -rf "${root}/.venv"
-        (cd "${root}" && "${base}" -m venv "${root}/.venv") > "${tools}/setup.log" 2>&1 \
-            || explain_and_die "python -m venv failed (Debian: install python3-venv)" \
-                "${tools}/setup.log"
+    if ! "${venv}/python" -m pip --version > /dev/null 2>&1; then
+        log "Making ${root}/.venv with $("${base}" --version)"
+        rm -rf .venv
+        try "python -m venv failed (Debian: install python3-venv)" "${base}" -m venv "${root}/.venv"
     fi
     log "Installing espnet ${espnet_version}, PyTorch and the rest (some minutes;" \
         "log: tools/setup.log)"
-    "${root}/.venv/bin/python" -m pip install --disable-pip-version-check \
-        -c "${tools}/constraints.txt" -e "${root}[analysis,export,test]" > "${tools}/setup.log" 2>&1 \
-        || explain_and_die "pip install failed" "${tools}/setup.log"
-}
+    try "pip install failed" "${venv}/python" -m pip install \
+        -c "${tools}/constraints.txt" -e "${root}[analysis,export,test]"
+)
 
 # Make room for another ESPnet tree; only what this script has put there goes.
 remove_unpacked() {
-    if [ -L "${tools}/espnet" ]; then
-        rm "${tools}/espnet"
-    elif [ -f "${tools}/espnet/.unpacked" ]; then
-        rm -rf "${tools}/espnet"
-    elif [ -e "${tools}/espnet" ]; then
-        die "tools/espnet is not from this script: move it away, or set" \
-            "ESPNET_ROOT=${tools}/espnet to use it"
-    fi
+    [ -L "${espnet}" ] || [ -f "${espnet}/.unpacked" ] || [ ! -e "${espnet}" ] \
+        || die "tools/espnet is not from this script: move it away, or set" \
+            "ESPNET_ROOT=${espnet} to use it"
+    rm -rf "${espnet}"
 }
 
 # ESPnet's wheel has no recipes: take them from the source distribution.
 unpack_espnet() {
-    local python=$1 partial="${tools}/espnet.partial" archive=espnet-${espnet_version}
+    local python=$1 partial="${espnet}.partial" archive=espnet-${espnet_version}
     local parts=("${archive}"/{LICENSE,version.txt,tools,egs2/{TEMPLATE,mini_an4}/asr1})
     if [ -n "${ESPNET_ROOT:-}" ]; then
         [ -f "${ESPNET_ROOT}/egs2/TEMPLATE/asr1/asr.sh" ] || die \
             "ESPNET_ROOT=${ESPNET_ROOT} is not an ESPnet checkout:" \
             "it has no egs2/TEMPLATE/asr1/asr.sh"
-        [ "$(realpath "${ESPNET_ROOT}")" != "$(realpath -m "${tools}/espnet")" ] || return 0
+        [ "$(realpath "${ESPNET_ROOT}")" != "$(realpath -m "${espnet}")" ] || return 0
         remove_unpacked
-        ln -sfn "$(cd "${ESPNET_ROOT}" && pwd)" "${tools}/espnet"
+        ln -s "$(realpath -s "${ESPNET_ROOT}")" "${espnet}"
         return
     fi
-    [ -L "${tools}/espnet" ] || [ ! -f "${tools}/espnet/egs2/TEMPLATE/asr1/asr.sh" ] \
-        || [ "$(cat "${tools}/espnet/.unpacked" 2> /dev/null)" != "${parts[*]}" ] || return 0
+    [ -L "${espnet}" ] || [ ! -f "${espnet}/egs2/TEMPLATE/asr1/asr.sh" ] \
+        || [ "$(cat "${espnet}/.unpacked" 2> /dev/null)" != "${parts[*]}" ] || return 0
     log "Downloading the source distribution of espnet ${espnet_version} (35 MB)"
     rm -rf "${partial}"
     mkdir -p "${partial}"
-    "${python}" -m pip download --disable-pip-version-check --no-deps \
-        --no-binary espnet "espnet==${espnet_version}" -d "${partial}" \
-        > "${tools}/setup.log" 2>&1 \
-        || explain_and_die "pip download failed" "${tools}/setup.log"
-    tar -xzf "${partial}/${archive}.tar.gz" -C "${partial}" "${parts[@]}" \
-        2> "${tools}/setup.log" \
-        || explain_and_die "unpacking ${archive}.tar.gz failed" "${tools}/setup.log"
+    try "pip download failed" "${python}" -m pip download --no-deps \
+        --no-binary espnet "espnet==${espnet_version}" -d "${partial}"
+    try "unpacking ${archive}.tar.gz failed" \
+        tar -xzf "${partial}/${archive}.tar.gz" -C "${partial}" "${parts[@]}"
     echo "${parts[*]}" > "${partial}/${archive}/.unpacked"
     remove_unpacked
-    mv "${partial}/${archive}" "${tools}/espnet"
+    mv "${partial}/${archive}" "${espnet}"
     rm -rf "${partial}"
 }
 
@@ -168,91 +156,74 @@ write_activate() {
     local python=$1
     {
         echo "# Made by tools/setup.sh"
-        echo "export PATH=$(printf %q "$(dirname "${python}")"):\${PATH}"
-        if [ -L "${tools}/espnet" ]; then
-            echo "export PYTHONPATH=$(printf %q "$(readlink "${tools}/espnet")"):\${PYTHONPATH:-}"
-        fi
-        if [ "${python}" != "${root}/.venv/bin/python3" ]; then
-            echo "export PYTHONPATH=$(printf %q "${root}"):\${PYTHONPATH:-}"
-        fi
+        printf "export PATH=%q:\${PATH}\n" "$(dirname "${python}")"
+        [ ! -L "${espnet}" ] \
+            || printf "export PYTHONPATH=%q:\${PYTHONPATH:-}\n" "$(readlink "${espnet}")"
+        [ "${python}" = "${venv}/python3" ] \
+            || printf "export PYTHONPATH=%q:\${PYTHONPATH:-}\n" "${root}"
     } > "${tools}/activate_python.sh"
 }
 
-# What a recipe has of ESPnet's TEMPLATE: links, and copies, which are the user's to edit.
-links=(asr.sh path.sh scripts pyscripts steps utils)
-copies=(cmd.sh db.sh conf/{fbank,pbs,pitch,queue,slurm}.conf)
-an4=egs2/mini_an4/asr1   # its recordings come with ESPnet
-recipes_are_ready() {
-    local recipe name
-    for recipe in "${root}"/egs2/*/asr1/run.sh; do
-        for name in "${links[@]}" "${copies[@]}"; do
-            [ -e "${recipe%/run.sh}/${name}" ] || return 1
-        done
-    done
-    [ ! -d "${root}/${an4}" ] || [ -e "${root}/${an4}/downloads.tar.gz" ]
-}
+# Give each recipe what it lacks of ESPnet's TEMPLATE: links, and copies, which are the
+# user's to edit.
 prepare_recipes() {
-    local recipe name
-    ln -sfT ../tools/espnet/egs2/TEMPLATE "${root}/egs2/TEMPLATE"
+    local recipe name an4=egs2/mini_an4/asr1   # its recordings come with ESPnet
+    [ -e "${root}/egs2/TEMPLATE" ] || ln -sfT ../tools/espnet/egs2/TEMPLATE "${root}/egs2/TEMPLATE"
     for recipe in "${root}"/egs2/*/asr1/run.sh; do
         recipe=${recipe%/run.sh}
-        for name in "${links[@]}"; do
+        for name in asr.sh path.sh scripts pyscripts steps utils; do
             [ -e "${recipe}/${name}" ] || ln -sfT "../../TEMPLATE/asr1/${name}" "${recipe}/${name}"
         done
-        for name in "${copies[@]}"; do
+        for name in cmd.sh db.sh conf/{fbank,pbs,pitch,queue,slurm}.conf; do
             if [ ! -e "${recipe}/${name}" ]; then
-                cp "${root}/egs2/TEMPLATE/asr1/${name}" "${recipe}/${name}.partial"
-                mv "${recipe}/${name}.partial" "${recipe}/${name}"
+                cp "${root}/egs2/TEMPLATE/asr1/${name}" "${recipe}/${name}.$$.partial"
+                mv "${recipe}/${name}.$$.partial" "${recipe}/${name}"
             fi
         done
     done
-    [ ! -d "${root}/${an4}" ] \
+    [ ! -d "${root}/${an4}" ] || [ -e "${root}/${an4}/downloads.tar.gz" ] \
         || ln -sfT "../../../tools/espnet/${an4}/downloads.tar.gz" "${root}/${an4}/downloads.tar.gz"
 }
 
 active=
 if [ -n "${VIRTUAL_ENV:-${CONDA_PREFIX:-}}" ]; then
     active="${VIRTUAL_ENV:-${CONDA_PREFIX}}/bin/python3"
-    [ "$(realpath -s "${active}")" = "${root}/.venv/bin/python3" ] && active=
+    [ "$(realpath -s "${active}")" != "${venv}/python3" ] || active=
 fi
 
 # What is installed follows from these: nothing to do while they stay the same.
 state=$(cat "${tools}"/{setup.sh,constraints.txt} "${root}/pyproject.toml" | cksum)
 state+=" active=${active} espnet_root=${ESPNET_ROOT:-}"
-is_ready() {
+end_if_ready() {
     [ -f "${tools}/.setup_done" ] && [ "$(head -n 1 "${tools}/.setup_done")" = "${state}" ] \
         && [ -x "$(tail -n 1 "${tools}/.setup_done")" ] \
-        && [ -f "${tools}/espnet/egs2/TEMPLATE/asr1/asr.sh" ]
+        && [ -f "${espnet}/egs2/TEMPLATE/asr1/asr.sh" ] || return 0
+    prepare_recipes
+    exit 0
 }
-is_ready && recipes_are_ready && exit 0
+end_if_ready
 # Another set-up may be at work.
 exec 8>> "${tools}/.setup_lock"
 why=$(flock 8 2>&1) || log "WARNING: no lock in ${tools} (flock: ${why##*: }):" \
     "start no second set-up until this one has ended"
-if is_ready; then
-    prepare_recipes
-    exit 0
-fi
+end_if_ready
 rm -f "${tools}/.setup_done"
 
 if [ -n "${active}" ] && has_packages "${active}"; then
     log "Using the active environment: ${active}"
     python="${active}"
 else
-    if [ -n "${active}" ]; then
-        log "The active environment lacks some of the packages in pyproject.toml:" \
-            "using ${root}/.venv"
-    fi
+    [ -z "${active}" ] || log "The active environment lacks some of the packages in" \
+        "pyproject.toml: using ${root}/.venv"
     install_venv
-    python="${root}/.venv/bin/python3"
+    python="${venv}/python3"
 fi
 unpack_espnet "${python}"
 prepare_recipes
 write_activate "${python}"
-found=$(cat "${tools}/espnet/version.txt" "${tools}/espnet/espnet/version.txt" \
-    2> /dev/null | head -n 1 || true)
+found=$(cat "${espnet}/version.txt" "${espnet}/espnet/version.txt" 2> /dev/null | head -n 1 || true)
 if [ "${found}" != "${espnet_version}" ]; then
-    log "WARNING: ESPnet ${found:-of unknown version} in ${tools}/espnet:" \
+    log "WARNING: ESPnet ${found:-of unknown version} in ${espnet}:" \
         "tested with ${espnet_version}"
 fi
 printf '%s\n' "${state}" "${python}" > "${tools}/.setup_done"

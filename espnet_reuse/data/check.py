@@ -1,7 +1,10 @@
 # Copyright 2026 The espnet-reuse authors
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""Check Kaldi data directories and the audio they list, before training."""
+"""Check Kaldi data directories and the audio they list, before training.
+
+Folders that hold none of their files are passed over.
+"""
 
 import argparse
 import re
@@ -11,7 +14,7 @@ from pathlib import Path
 
 import soundfile
 
-from espnet_reuse.data.data_dir import scan_scp, some
+from espnet_reuse.data.data_dir import scan_tables, some
 from espnet_reuse.errors import UserError, reported_errors
 
 FILES = ("text", "wav.scp", "utt2spk")
@@ -76,39 +79,22 @@ def check_audios(audio: Mapping[str, Path | str]) -> tuple[list[str], list[str]]
 
 def check_data_dir(data_dir: Path) -> list[str]:
     """Return a list of what is wrong with a data directory."""
-    tables, problems = {}, []
-    for name in FILES:
-        tables[name], found = scan_scp(data_dir / name)
-        problems += found
-    if problems:
-        return problems
-
-    has_segments = (data_dir / "segments").is_file()
-    for name in ("text",) if has_segments else ("text", "wav.scp"):
-        for here, there in ((name, "utt2spk"), ("utt2spk", name)):
-            missing = sorted(tables[there].keys() - tables[here].keys())
-            if missing:
-                problems.append(
-                    f"{data_dir / here}: {len(missing)} utterances of {there} are "
-                    f"missing: {some(missing)}"
-                )
+    tables, problems = scan_tables(data_dir, FILES)
     audio = {k: v for k, v in tables["wav.scp"].items() if not NO_FILE.search(v)}
     broken, _ = check_audios(audio)
     return problems + [f"{data_dir / 'wav.scp'}: {problem}" for problem in broken]
 
 
 def check_data_dirs(data_dirs: Iterable[Path]) -> None:
-    """Check data directories; folders that hold none of their files are passed over.
+    """Check data directories, those among the folders that hold one of their files.
 
     Raises:
         UserError: Something is wrong, a line for each problem.
     """
-    problems = [
-        problem
-        for data_dir in data_dirs
-        if any((data_dir / name).exists() for name in FILES)
-        for problem in check_data_dir(data_dir)
-    ]
+    problems = []
+    for data_dir in data_dirs:
+        if any((data_dir / name).exists() for name in FILES):
+            problems += check_data_dir(data_dir)
     if problems:
         raise UserError("\n".join(problems))
 
@@ -117,12 +103,7 @@ def main(argv: list[str] | None = None):
     """Exit with a line for each problem, if there are any."""
     prog = "espnet_reuse.data.check"
     parser = argparse.ArgumentParser(prog, description=__doc__)
-    parser.add_argument(
-        "data_dirs",
-        nargs="+",
-        type=Path,
-        help=f"folders that hold none of the files {', '.join(FILES)} are passed over",
-    )
+    parser.add_argument("data_dirs", nargs="+", type=Path)
     args = parser.parse_args(argv)
     with reported_errors(prog):
         check_data_dirs(args.data_dirs)

@@ -3,13 +3,30 @@
 
 """Kaldi data directories: read, and written whole or not at all."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_reuse.errors import UserError
 from espnet_reuse.files import written_whole
 
 MAX_NAMED = 3
+
+
+@dataclass(frozen=True, order=True)
+class Utterance:
+    """What a data directory says of an utterance."""
+
+    utt_id: str
+    speaker: str
+    words: str
+    audio: Path
+    segment: tuple[float, float] | None = None  # (start, end) in seconds; None: all
+
+
+def split_names(text: str) -> list[str]:
+    """Split names with commas or spaces between."""
+    return text.replace(",", " ").split()
 
 
 def some(names: Sequence[str]) -> str:
@@ -62,34 +79,69 @@ def read_scp(path: Path) -> dict[str, str]:
     return table
 
 
-def write_data_dir(
-    data_dir: Path,
-    utterances: Iterable[tuple[str, str, str, Path]],
-    segments: Mapping[str, tuple[float, float]] | None = None,
-) -> None:
-    """Write a Kaldi data directory.
+def scan_tables(
+    folder: Path, names: Iterable[str], optional: Iterable[str] = ()
+) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """Read some of a data directory's files, which should be of the same utterances.
 
-    Args:
-        data_dir: Directory to make or replace.
-        utterances: (utterance id, speaker, words, audio file) of each, in any order.
-        segments: {utterance id: (start, end)}, in seconds of its audio file, if the
-            utterances are parts of them.
+    Returns:
+        {file name: table}, without optional files that are missing, and a list of what
+        is wrong: see `scan_scp`, and ids that one file has and another has not. (With
+        segments, wav.scp has ids of its own.)
     """
-    utterances = sorted(utterances)
-    spk2utt = {}
-    for utt_id, speaker, _, _ in utterances:
-        spk2utt.setdefault(speaker, []).append(utt_id)
-    files = {
-        "text": [f"{utt_id} {words}" for utt_id, _, words, _ in utterances],
-        "wav.scp": [f"{utt_id} {audio}" for utt_id, _, _, audio in utterances],
-        "utt2spk": [f"{utt_id} {speaker}" for utt_id, speaker, _, _ in utterances],
-        "spk2utt": [f"{speaker} {' '.join(ids)}" for speaker, ids in spk2utt.items()],
+    tables, problems = {}, []
+    for name in (*names, *(name for name in optional if (folder / name).exists())):
+        tables[name], found = scan_scp(folder / name)
+        problems += found
+    has_segments = (folder / "segments").exists()
+    compared = {
+        name: table
+        for name, table in tables.items()
+        if table and not (name == "wav.scp" and has_segments)
     }
-    if segments:
-        files["segments"] = [
-            f"{utt_id} {utt_id} {start:.3f} {end:.3f}"
-            for utt_id, (start, end) in sorted(segments.items())
-        ]
+    utt_ids = {utt_id: None for table in compared.values() for utt_id in table}
+    for name, table in compared.items():
+        if missing := [utt_id for utt_id in utt_ids if utt_id not in table]:
+            problems.append(f"{folder / name}: no line for: {some(missing)}")
+    return tables, problems
+
+
+def read_data_dir(data_dir: Path) -> list[Utterance]:
+    """Read a Kaldi data directory.
+
+    Raises:
+        UserError: Something is wrong with it, a line for each problem.
+    """
+    names = ("wav.scp", "text", "utt2spk")
+    tables, problems = scan_tables(data_dir, names, optional=["segments"])
+    if problems:
+        raise UserError("\n".join(problems))
+    audio, text, utt2spk = (tables[name] for name in names)
+    segments = tables.get("segments", {})
+    utterances = []
+    for utt_id, words in text.items():
+        recording, *times = segments.get(utt_id, utt_id).split()
+        segment, path = tuple(map(float, times)) or None, Path(audio[recording])
+        utterances.append(Utterance(utt_id, utt2spk[utt_id], words, path, segment))
+    return utterances
+
+
+def write_data_dir(data_dir: Path, utterances: Iterable[Utterance]) -> None:
+    """Write a Kaldi data directory, which replaces one that is there."""
+    files = {"text": [], "wav.scp": [], "utt2spk": []}
+    spk2utt = {}
+    for u in sorted(utterances):
+        files["text"].append(f"{u.utt_id} {u.words}")
+        files["wav.scp"].append(f"{u.utt_id} {u.audio}")
+        files["utt2spk"].append(f"{u.utt_id} {u.speaker}")
+        spk2utt.setdefault(u.speaker, []).append(u.utt_id)
+        if u.segment:
+            start, end = u.segment
+            line = f"{u.utt_id} {u.utt_id} {start:.3f} {end:.3f}"
+            files.setdefault("segments", []).append(line)
+    files["spk2utt"] = [
+        f"{speaker} {' '.join(ids)}" for speaker, ids in spk2utt.items()
+    ]
     data_dir.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(data_dir) as folder:
         folder.mkdir()

@@ -12,36 +12,20 @@ import soundfile
 import torch
 from torchaudio.functional import speed
 
-from espnet_reuse.data.data_dir import read_scp, write_data_dir
+from espnet_reuse.data.data_dir import (
+    Utterance,
+    read_data_dir,
+    split_names,
+    write_data_dir,
+)
 from espnet_reuse.errors import UserError, reported_errors
 from espnet_reuse.files import need_disk, written_whole
 
 
-def read_factors(text: str) -> list[str]:
-    """Read factors, with commas or spaces between.
-
-    Raises:
-        UserError: One is not a positive number.
-    """
-    factors = text.replace(",", " ").split()
-    for factor in factors:
-        if not factor.replace(".", "", 1).isdecimal() or float(factor) == 0:
-            raise UserError(f"'{factor}' is not a factor; give, e.g., 0.9,1.0,1.1")
-    return factors
-
-
-def perturb(
-    factor: float, source: str, target: Path, segment: tuple[float, float] | None
-) -> None:
-    """Write an audio file at another speed, as 16-bit FLAC.
-
-    Args:
-        factor: How many times as fast.
-        source: Audio file.
-        target: Audio file to write.
-        segment: (start, end) in seconds of the part to take, None: all.
-    """
+def perturb(factor: float, utterance: Utterance, target: Path) -> None:
+    """Write an utterance's audio at so many times its speed, as 16-bit FLAC."""
     torch.set_num_threads(1)
+    source, segment = utterance.audio, utterance.segment
     rate = soundfile.info(source).samplerate
     start, stop = (round(t * rate) for t in segment) if segment else (0, None)
     wav, _ = soundfile.read(source, start=start, stop=stop, dtype="float32")
@@ -65,39 +49,27 @@ def perturb_data_dir(data_dir: Path, factors: list[str], nj: int) -> None:
     Raises:
         UserError: Something is wrong with the directory, or the disk is too small.
     """
-    names = ("utt2spk", "text", "wav.scp")
-    utt2spk, text, wav_scp = (read_scp(data_dir / name) for name in names)
-    segments, perturbed_segments = {}, {}
-    if (data_dir / "segments").is_file():
-        for utt_id, line in read_scp(data_dir / "segments").items():
-            segments[utt_id] = tuple(map(float, line.split()[1:]))
-    utterances, todo = [], []
-    for utt_id, audio in wav_scp.items():
-        segment = segments.get(utt_id)
-        speaker, words = utt2spk[utt_id], text[utt_id]
-        for factor in factors:
-            if float(factor) == 1.0:
-                utterances.append((utt_id, speaker, words, audio))
-                if segment:
-                    perturbed_segments[utt_id] = segment
+    perturbed, todo = [], []
+    for u in read_data_dir(data_dir):
+        for name in factors:
+            factor, prefix = float(name), f"sp{name}-"
+            if factor == 1:
+                perturbed.append(u)
                 continue
-            folder = data_dir.parent / "speed_perturb" / factor / speaker
-            target = folder / f"{utt_id}.flac"
-            if not target.is_file():
-                todo.append((float(factor), audio, target, segment))
-            prefix = f"sp{factor}-"
-            utterances.append((prefix + utt_id, prefix + speaker, words, target))
-            if segment:
-                length = (segment[1] - segment[0]) / float(factor)
-                perturbed_segments[prefix + utt_id] = (0.0, length)
+            folder = data_dir.parent / "speed_perturb" / name / u.speaker
+            audio = folder / f"{u.utt_id}.flac"
+            if not audio.is_file():
+                todo.append((factor, u, audio))
+            segment = u.segment and (0.0, (u.segment[1] - u.segment[0]) / factor)
+            utt_id, speaker = prefix + u.utt_id, prefix + u.speaker
+            perturbed.append(Utterance(utt_id, speaker, u.words, audio, segment))
     if todo:
-        size = sum(Path(audio).stat().st_size for _, audio, *_ in todo)
+        size = sum(u.audio.stat().st_size for _, u, _ in todo)
         print(need_disk(int(1.2 * size), data_dir, "speed perturbation"), flush=True)
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(nj, mp_context=spawn) as pool:
             list(pool.map(perturb, *zip(*todo, strict=True), chunksize=16))
-    perturbed = data_dir.with_name(f"{data_dir.name}_sp")
-    write_data_dir(perturbed, utterances, perturbed_segments)
+    write_data_dir(data_dir.with_name(f"{data_dir.name}_sp"), perturbed)
 
 
 def main(argv: list[str] | None = None):
@@ -105,15 +77,17 @@ def main(argv: list[str] | None = None):
     prog = "espnet_reuse.data.perturb_speed"
     parser = argparse.ArgumentParser(prog, description=__doc__)
     parser.add_argument("data_dir", type=Path)
-    parser.add_argument("--factors", required=True, help="commas or spaces between")
+    parser.add_argument("--factors", required=True, type=split_names)
     parser.add_argument("--nj", type=int, default=1)
     args = parser.parse_args(argv)
     with reported_errors(prog, interrupted="the next run continues"):
-        try:
-            factors = read_factors(args.factors)
-        except UserError as e:
-            raise UserError(f"--speed_perturb_factors: {e}") from e
-        perturb_data_dir(args.data_dir, factors, args.nj)
+        for factor in args.factors:
+            if not factor.replace(".", "", 1).isdecimal() or float(factor) == 0:
+                raise UserError(
+                    f"--speed_perturb_factors: '{factor}' is not a factor; give, "
+                    "e.g., 0.9,1.0,1.1"
+                )
+        perturb_data_dir(args.data_dir, args.factors, args.nj)
 
 
 if __name__ == "__main__":

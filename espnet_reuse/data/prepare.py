@@ -7,9 +7,9 @@ import argparse
 import collections
 import hashlib
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import librosa
@@ -17,7 +17,13 @@ import numpy as np
 import soundfile
 
 from espnet_reuse.data.check import NO_FILE, check_audios
-from espnet_reuse.data.data_dir import scan_scp, some, write_data_dir
+from espnet_reuse.data.data_dir import (
+    Utterance,
+    scan_tables,
+    some,
+    split_names,
+    write_data_dir,
+)
 from espnet_reuse.errors import UserError, reported_errors
 
 PROG = "espnet_reuse.data.prepare"
@@ -28,24 +34,19 @@ HELD_OUT = 0.05  # least share of the training set that is held out, of whole sp
 MOST_HELD_OUT = 0.2  # a speaker with whom it would exceed this share is passed over
 
 
-@dataclass
-class Utterance:
-    """A line of wav.scp, text and utt2spk, with what its audio file's header says."""
+@dataclass(frozen=True, order=True)
+class Checked(Utterance):
+    """An utterance with what its audio file's header says."""
 
-    utt_id: str
-    speaker: str
-    words: str
-    audio: Path
-    seconds: float
-    channels: int
+    seconds: float = 0.0
+    channels: int = 0
 
 
-def read_set(folder: Path, root: Path) -> tuple[list[Utterance], list[str]]:
-    """Read a data directory.
+Sets = Mapping[str, Sequence[Checked]]
 
-    Args:
-        folder: Data directory.
-        root: Folder that relative paths in wav.scp start from.
+
+def read_set(folder: Path, root: Path) -> tuple[list[Checked], list[str]]:
+    """Read a data directory whose wav.scp may have paths relative to the root.
 
     Returns:
         The utterances whose audio can be read, and a list of what is wrong with the
@@ -56,69 +57,44 @@ def read_set(folder: Path, root: Path) -> tuple[list[Utterance], list[str]]:
             f"{folder / 'segments'}: segments are not supported: cut the recordings "
             "into one file for each utterance"
         ]
-    tables, problems = {}, []
-    names = ["wav.scp", "text", *(["utt2spk"] if (folder / "utt2spk").exists() else [])]
-    for name in names:
-        tables[name], found = scan_scp(folder / name)
-        problems += found
-
-    def report(name, what, ids):
-        if ids:
-            problems.append(f"{folder / name}: {what}: {some(ids)}")
-
+    tables, problems = scan_tables(folder, ["wav.scp", "text"], optional=["utt2spk"])
     audio, words = tables["wav.scp"], tables["text"]
     speakers = tables.get("utt2spk") or {utt_id: utt_id for utt_id in audio}
-    for name, table in tables.items():
-        others = {
-            key: None for other in tables.values() if table and other for key in other
-        }
-        report(name, "no line for", [key for key in others if key not in table])
-    report("text", "no words", [k for k, v in words.items() if not v])
-    report("utt2spk", "no speaker", [k for k, v in speakers.items() if not v])
+    no_files = [k for k, v in audio.items() if NO_FILE.search(v)]
     spaced = [f"{k} ({v})" for k, v in speakers.items() if len(v.split()) > 1]
-    report("utt2spk", "a speaker's name with spaces", spaced)
-    report("wav.scp", "no file", [k for k, v in audio.items() if not v])
-    no_files = {k: None for k, v in audio.items() if NO_FILE.search(v)}
-    report("wav.scp", "a command or an archive instead of a file", list(no_files))
-    files = {k: root / v for k, v in audio.items() if v and k not in no_files}
+    for name, what, ids in (
+        ("text", "no words", [k for k, v in words.items() if not v]),
+        ("utt2spk", "no speaker", [k for k, v in speakers.items() if not v]),
+        ("utt2spk", "a speaker's name with spaces", spaced),
+        ("wav.scp", "no file", [k for k, v in audio.items() if not v]),
+        ("wav.scp", "a command or an archive instead of a file", no_files),
+    ):
+        if ids:
+            problems.append(f"{folder / name}: {what}: {some(ids)}")
+    files = {k: root / v for k, v in audio.items() if v and k not in set(no_files)}
     found, broken = check_audios(files)
     problems += [f"{folder / 'wav.scp'}: {problem}" for problem in found]
     utterances = []
     for utt_id in sorted(files.keys() - set(broken)):
-        info = soundfile.info(files[utt_id])
-        utterances.append(
-            Utterance(
-                utt_id,
-                speakers.get(utt_id, ""),
-                words.get(utt_id, ""),
-                files[utt_id].resolve(),
-                info.duration,
-                info.channels,
-            )
-        )
+        path, info = files[utt_id].resolve(), soundfile.info(files[utt_id])
+        said = speakers.get(utt_id, ""), words.get(utt_id, ""), path
+        utterances.append(Checked(utt_id, *said, None, info.duration, info.channels))
     return utterances, problems
 
 
 def identify(paths: Iterable[Path]) -> dict[Path, Path | bytes]:
-    """Return {audio file: an identifier of its content}.
-
-    Only files whose size another one has, too, are read.
-    """
+    """Return {audio file: its path, or its content's hash if others are as large}."""
     sizes = {path: path.stat().st_size for path in paths}
-    alike = collections.Counter(sizes.values())
-    keys = {}
-    for path, size in sizes.items():
-        keys[path] = path
-        if alike[size] > 1:
-            with open(path, "rb") as f:
-                keys[path] = hashlib.file_digest(f, "sha256").digest()
-    return keys
+    count = collections.Counter(sizes.values())
+    return {
+        path: path if count[size] == 1 else hashlib.sha256(path.read_bytes()).digest()
+        for path, size in sizes.items()
+    }
 
 
-def find_overlaps(root: Path, sets: Mapping[str, Sequence[Utterance]]) -> list[str]:
-    """Return a list of ids, and of recordings under any name, that two sets share."""
+def find_overlaps(root: Path, sets: Sets) -> Iterator[str]:
+    """Say which ids, and which recordings under any name, two sets share."""
     recording = identify({u.audio for utterances in sets.values() for u in utterances})
-    problems = []
     for (a, in_a), (b, in_b) in itertools.combinations(sets.items(), 2):
         for name, what, key in (
             ("text", "ids", lambda u: u.utt_id),
@@ -127,45 +103,27 @@ def find_overlaps(root: Path, sets: Mapping[str, Sequence[Utterance]]) -> list[s
             keys = {key(u) for u in in_a}
             shared = [u.utt_id for u in in_b if key(u) in keys]
             if shared:
-                problems.append(
-                    f"{root / b / name}: {what} that {a} has, too: {some(shared)}"
-                )
-    return problems
+                yield f"{root / b / name}: {what} that {a} has, too: {some(shared)}"
 
 
-def find_mixed_channels(
-    root: Path, sets: Mapping[str, Sequence[Utterance]]
-) -> list[str]:
-    """Return a list of what is wrong where recordings differ in their channels."""
+def find_mixed_channels(root: Path, sets: Sets) -> Iterator[str]:
+    """Say which recordings differ in their channels."""
     alike = {}
     for name, utterances in sets.items():
         for u in utterances:
             alike.setdefault(u.channels, []).append(f"{name}/{u.utt_id}")
-    if len(alike) < 2:
-        return []
-    counts = "; ".join(f"{n}: {some(ids)}" for n, ids in sorted(alike.items()))
-    return [f"{root}: recordings have different numbers of channels: {counts}"]
+    if len(alike) > 1:
+        counts = "; ".join(f"{n}: {some(ids)}" for n, ids in sorted(alike.items()))
+        yield f"{root}: recordings have different numbers of channels: {counts}"
 
 
-def hold_out(
-    utterances: Sequence[Utterance],
-) -> tuple[list[Utterance], list[Utterance]]:
-    """Split off some speakers: the same ones each time, 5 % of the utterances or more.
+def hold_out(utterances: Sequence[Checked]) -> tuple[list[Checked], list[Checked]]:
+    """Split off all utterances of some speakers, the same ones each time.
 
-    A speaker with whom it would be above 20 % is passed over, unless no other is left.
-
-    Args:
-        utterances: Utterances.
-
-    Returns:
-        The utterances of the other speakers, and of those held out.
-
-    Raises:
-        UserError: There are fewer than two speakers.
+    They are 5 % of the utterances or more. A speaker with whom it would be above 20 %
+    is passed over, unless no other is left.
     """
     counts = collections.Counter(u.speaker for u in utterances)
-    if len(counts) < 2:
-        raise UserError("a single speaker: none can be held out to validate on")
     shuffled = sorted(counts, key=lambda s: hashlib.sha256(s.encode()).digest())
     held_out, count = set(), 0
     for speaker in shuffled:
@@ -175,91 +133,56 @@ def hold_out(
             held_out.add(speaker)
             count += counts[speaker]
     held_out = held_out or {min(shuffled, key=counts.get)}
-    return (
-        [u for u in utterances if u.speaker not in held_out],
-        [u for u in utterances if u.speaker in held_out],
-    )
+    train = [u for u in utterances if u.speaker not in held_out]
+    return train, [u for u in utterances if u.speaker in held_out]
 
 
-def find_speech(path: Path, threshold: float) -> tuple[float, float]:
-    """Find where the silence before an utterance ends, and that after it begins.
+def trim(utterance: Checked, threshold: float) -> Checked:
+    """Leave out the silence before and after an utterance, the whole of its file.
 
     Args:
-        path: Audio file.
+        utterance: An utterance.
         threshold: Silence is at least so many dB below the loudest.
-
-    Returns:
-        (start, end) in seconds.
 
     Raises:
         UserError: Samples are not finite.
     """
-    wav, fs = soundfile.read(path, dtype="float32", always_2d=True)
+    wav, fs = soundfile.read(utterance.audio, dtype="float32", always_2d=True)
     if not np.isfinite(wav).all():
-        raise UserError(f"{path} has samples that are not finite numbers")
+        raise UserError(f"{utterance.audio} has samples that are not finite numbers")
     _, (start, end) = librosa.effects.trim(wav.mean(axis=1), top_db=threshold)
-    return max(start / fs - MARGIN, 0.0), min(end / fs + MARGIN, len(wav) / fs)
+    segment = max(start / fs - MARGIN, 0.0), min(end / fs + MARGIN, len(wav) / fs)
+    return replace(utterance, segment=segment, seconds=segment[1] - segment[0])
 
 
-def find_all_speech(
-    utterances: Sequence[Utterance], threshold: float
-) -> dict[str, tuple[float, float]]:
-    """Return {utterance id: (start, end) of its speech}: see `find_speech`."""
+def trim_all(utterances: Sequence[Checked], threshold: float) -> list[Checked]:
+    """Return the utterances without silence: see `trim`."""
     with ThreadPoolExecutor() as pool:
-        found = pool.map(lambda u: find_speech(u.audio, threshold), utterances)
-        return dict(zip((u.utt_id for u in utterances), found, strict=True))
+        return list(pool.map(trim, utterances, itertools.repeat(threshold)))
 
 
-def measure_silence(utterances: Sequence[Utterance]) -> float:
+def measure_silence(utterances: Sequence[Checked]) -> float:
     """Measure the share of silence around the speech, in 100 of the utterances."""
     chosen = utterances[:: len(utterances) // 100 + 1]
-    speech = sum(
-        end - start for start, end in find_all_speech(chosen, THRESHOLD).values()
-    )
-    return 1 - speech / sum(u.seconds for u in chosen)
+    trimmed = trim_all(chosen, THRESHOLD)
+    return 1 - sum(u.seconds for u in trimmed) / sum(u.seconds for u in chosen)
 
 
-def write_set(
-    data_dir: Path,
-    utterances: Sequence[Utterance],
-    speech: Mapping[str, tuple[float, float]] | None,
-) -> None:
-    """Write a data directory with ids that begin with the speaker, as Kaldi wants it.
-
-    Args:
-        data_dir: Directory to make or replace.
-        utterances: Utterances.
-        speech: {utterance id: (start, end)} in seconds, to leave out what is around it;
-            None: nothing is left out.
-    """
-    prefixed = all(
-        u.utt_id == u.speaker or u.utt_id.startswith(f"{u.speaker}-")
-        for u in utterances
-    )
-    own_ids = {
-        u.utt_id: u.utt_id if prefixed else f"{u.speaker}-{u.utt_id}"
-        for u in utterances
-    }
-    write_data_dir(
-        data_dir,
-        [(own_ids[u.utt_id], u.speaker, u.words, u.audio) for u in utterances],
-        speech and {own_ids[utt_id]: times for utt_id, times in speech.items()},
-    )
+def with_speaker_first(utterances: Sequence[Checked]) -> list[Checked]:
+    """Return the utterances with ids that begin with the speaker, as Kaldi wants it."""
+    if all(f"{u.utt_id}-".startswith(f"{u.speaker}-") for u in utterances):
+        return list(utterances)
+    return [replace(u, utt_id=f"{u.speaker}-{u.utt_id}") for u in utterances]
 
 
 def read_sets(
     root: Path, names: Iterable[str], test_sets: Sequence[str], shortest: float
-) -> dict[str, list[Utterance]]:
-    """Read data directories of a folder.
-
-    Args:
-        root: Folder with a directory for each set.
-        names: Names of the sets.
-        test_sets: Those of which ESPnet leaves no utterance out.
-        shortest: Seconds that an utterance of a test set has to last.
+) -> dict[str, list[Checked]]:
+    """Read data directories of a folder: root/<name>.
 
     Raises:
-        UserError: Something is wrong, a line for each problem.
+        UserError: Something is wrong, a line for each problem; an utterance of a test
+            set, of which ESPnet leaves none out, is shorter than `shortest` seconds.
     """
     if not root.is_dir():
         raise UserError(f"{root} is not a folder")
@@ -273,36 +196,36 @@ def read_sets(
                 f"{root / name}/wav.scp: shorter than {shortest:g} s, too short to be "
                 f"recognised: {some(short)}"
             )
-    problems += find_overlaps(root, sets) + find_mixed_channels(root, sets)
+    problems += [*find_overlaps(root, sets), *find_mixed_channels(root, sets)]
     if problems:
         raise UserError("\n".join(problems))
     return sets
 
 
-def note_shared_speakers(sets: Mapping[str, Sequence[Utterance]], train_set, test_sets):
+def note_shared_speakers(sets: Sets, train_set: str, test_sets: Sequence[str]):
     """Print which test sets have speakers of the training set."""
-    of_training = {u.speaker for u in sets[train_set]}
+    known = {u.speaker for u in sets[train_set]}
     for name in sorted(set(test_sets) - {train_set}):
-        shared = sorted({u.speaker for u in sets[name]} & of_training)
+        shared = sorted({u.speaker for u in sets[name]} & known)
         if shared:
             print(f"note: {name} has speakers of {train_set}: {some(shared)}")
 
 
-def check_lengths(root, sets, names, shortest: float, longest: float):
+def check_lengths(root: Path, sets: Sets, shortest: float, longest: float):
     """Print how many utterances asr.sh will leave out, for their length in seconds.
 
     Raises:
         UserError: Nothing would be left of a set.
     """
     problems = []
-    for name in names:
-        left_out = [u.utt_id for u in sets[name] if not shortest < u.seconds < longest]
+    for name, utterances in sets.items():
+        left_out = [u.utt_id for u in utterances if not shortest < u.seconds < longest]
         line = (
-            f"{len(left_out)} of {len(sets[name])} utterances are left out, which do "
+            f"{len(left_out)} of {len(utterances)} utterances are left out, which do "
             f"not last from {shortest:g} to {longest:g} s (--min_wav_duration, "
             f"--max_wav_duration): {some(left_out)}"
         )
-        if len(left_out) == len(sets[name]):
+        if len(left_out) == len(utterances):
             problems.append(f"{root / name}: {line}")
         elif left_out:
             print(f"note: {name}: {line}")
@@ -312,8 +235,9 @@ def check_lengths(root, sets, names, shortest: float, longest: float):
 
 def prepare(args: argparse.Namespace) -> None:
     """Make the data directories, once nothing is wrong with any; see `main`."""
-    root, train_set, valid_set = args.root, args.train_set, args.valid_set or "dev"
-    test_sets = args.test_sets.replace(",", " ").split()
+    root, train_set, test_sets = args.root, args.train_set, args.test_sets
+    valid_set = args.valid_set or "dev"
+    lengths = args.min_wav_duration, args.max_wav_duration
     is_held_out = not (args.valid_set or "dev" in test_sets or (root / "dev").exists())
     names = dict.fromkeys([train_set, valid_set, *test_sets])
     if is_held_out:
@@ -321,31 +245,25 @@ def prepare(args: argparse.Namespace) -> None:
     sets = read_sets(root, names, test_sets, args.min_wav_duration)
     note_shared_speakers(sets, train_set, test_sets)
     if is_held_out:
-        try:
-            sets[train_set], sets[valid_set] = hold_out(sets[train_set])
-        except UserError as e:
+        if len({u.speaker for u in sets[train_set]}) < 2:
             raise UserError(
-                f"{root / train_set}: {e}: make a set, and name it with --valid_set"
-            ) from e
+                f"{root / train_set}: a single speaker: none can be held out to "
+                "validate on: make a set, and name it with --valid_set"
+            )
+        sets[train_set], sets[valid_set] = hold_out(sets[train_set])
         speakers = sorted({u.speaker for u in sets[valid_set]})
         count = f"{len(sets[valid_set])} utterances of {train_set}"
         print(f"note: {valid_set}: {count}, held out: all of {some(speakers)}")
-    speech = dict.fromkeys(sets)
     if args.trim_silence:
-        for name, utterances in sets.items():
-            speech[name] = find_all_speech(utterances, args.trim_silence)
-            for u in utterances:
-                start, end = speech[name][u.utt_id]
-                u.seconds = end - start
+        sets = {name: trim_all(us, args.trim_silence) for name, us in sets.items()}
     elif (share := measure_silence(sets[train_set])) > MUCH:
         print(
             f"note: {share:.0%} of {train_set} is silence before and after the speech: "
             f"models learn sooner without it, with --trim_silence {THRESHOLD}"
         )
-    lengths = args.min_wav_duration, args.max_wav_duration
-    check_lengths(root, sets, (train_set, valid_set), *lengths)
+    check_lengths(root, {name: sets[name] for name in (train_set, valid_set)}, *lengths)
     for name, utterances in sets.items():
-        write_set(args.data / name, utterances, speech[name])
+        write_data_dir(args.data / name, with_speaker_first(utterances))
 
 
 def main(argv: list[str] | None = None):
@@ -353,7 +271,7 @@ def main(argv: list[str] | None = None):
     parser = argparse.ArgumentParser(PROG, description=__doc__)
     parser.add_argument("--train_set", required=True)
     parser.add_argument("--valid_set", required=True, help="'': dev, or held out")
-    parser.add_argument("--test_sets", required=True, help="commas or spaces between")
+    parser.add_argument("--test_sets", required=True, type=split_names)
     parser.add_argument(
         "--trim_silence", type=float, help="leave out what is so many dB too quiet"
     )

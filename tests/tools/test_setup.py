@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
 LINKS = ("asr.sh", "path.sh", "scripts", "pyscripts", "steps", "utils")
 COPIES = ("cmd.sh", "db.sh", *(f"conf/{name}.conf" for name in ("queue", "slurm")))
 RECIPE = "egs2/mini_an4/asr1"
+CHECKOUT = str(ROOT / "tools/espnet")
+# the environment that these tests run in, as if it had been activated
+ACTIVE = {"VIRTUAL_ENV": sys.prefix}
 
 
 @pytest.fixture
@@ -50,52 +51,37 @@ def setup(root, *arguments, **environment):
     )
 
 
-def active_environment():
-    """The environment that these tests run in, as if it had been activated."""
-    return {"VIRTUAL_ENV": sys.prefix}
-
-
 def program(path, text):
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)
     return path
 
 
-@pytest.mark.parametrize(
-    "environment, message",
-    [
-        pytest.param(
-            {"PYTHON": "/no/such/python"},
-            "PYTHON=/no/such/python is not a Python 3.12 or 3.13",
-            id="no such python",
-        ),
-        pytest.param(
-            active_environment() | {"ESPNET_ROOT": "/no/espnet"},
-            "ESPNET_ROOT=/no/espnet is not an ESPnet checkout",
-            id="not a checkout of ESPnet",
-        ),
-        pytest.param(
-            active_environment()
-            | {"PIP_INDEX_URL": "http://127.0.0.1:9/", "PIP_RETRIES": "0"}
-            | {"PIP_CONFIG_FILE": "/dev/null", "PIP_FIND_LINKS": ""},
-            "the package index could not be reached; check the network",
-            id="no network",
-        ),
-    ],
-)
-def test_what_stands_in_the_way_is_said_in_one_line(fresh, environment, message):
-    result = setup(fresh, **environment)
+OBSTACLES = {
+    "PYTHON=/no/such/python is not a Python 3.12 or 3.13": {
+        "PYTHON": "/no/such/python"
+    },
+    "PYTHON=/bin/false is not a Python 3.12 or 3.13": {"PYTHON": "/bin/false"},
+    "ESPNET_ROOT=/no/espnet is not an ESPnet checkout": {
+        **ACTIVE,
+        "ESPNET_ROOT": "/no/espnet",
+    },
+    "the package index could not be reached; check the network": {
+        **ACTIVE,
+        **{"PIP_INDEX_URL": "http://127.0.0.1:9/", "PIP_RETRIES": "0"},
+        **{"PIP_CONFIG_FILE": "/dev/null", "PIP_FIND_LINKS": ""},
+    },
+}
+
+
+@pytest.mark.parametrize("message", OBSTACLES)
+def test_what_stands_in_the_way_is_said_in_one_line(fresh, message):
+    result = setup(fresh, **OBSTACLES[message])
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
     assert line.startswith("tools/setup.sh: error: ") and message in line
     assert not (fresh / "tools/.setup_done").exists()
     assert not (fresh / "tools/espnet").exists()
-
-
-def test_a_python_that_espnet_does_not_support_is_named(fresh):
-    old = program(fresh / "python3", "exit 1")  # answers the version check with no
-    result = setup(fresh, PYTHON=str(old))
-    assert f"PYTHON={old} is not a Python 3.12 or 3.13" in result.stderr
 
 
 def test_a_full_disk_is_named(fresh):
@@ -113,14 +99,13 @@ def test_a_full_disk_is_named(fresh):
 
 
 def test_an_active_environment_and_a_checkout_are_used_as_they_are(fresh):
-    checkout = ROOT / "tools/espnet"
-    environment = active_environment() | {"ESPNET_ROOT": str(checkout)}
+    environment = ACTIVE | {"ESPNET_ROOT": CHECKOUT}
     result = setup(fresh, **environment)
     assert result.returncode == 0, result.stderr
     assert not (fresh / ".venv").exists()
-    assert (fresh / "tools/espnet").readlink() == checkout
+    assert str((fresh / "tools/espnet").readlink()) == CHECKOUT
     activate = (fresh / "tools/activate_python.sh").read_text()
-    for path in (f"{sys.prefix}/bin", checkout, fresh):
+    for path in (f"{sys.prefix}/bin", CHECKOUT, fresh):
         assert f"={path}:" in activate
     # a second time there is nothing to do
     again = setup(fresh, **environment)
@@ -131,8 +116,7 @@ def test_through_links_the_checkout_they_lead_to_is_set_up(fresh, tmp_path_facto
     linked = tmp_path_factory.mktemp("linked")
     for path in fresh.iterdir():
         (linked / path.name).symlink_to(path)
-    checkout = str(ROOT / "tools/espnet")
-    result = setup(linked, **active_environment(), ESPNET_ROOT=checkout)
+    result = setup(linked, **ACTIVE, ESPNET_ROOT=CHECKOUT)
     assert result.returncode == 0, result.stderr
     # what it leaves there must outlive the links
     assert str(linked) not in (fresh / "tools/activate_python.sh").read_text()
@@ -142,13 +126,10 @@ def test_a_folder_that_is_not_from_the_set_up_is_not_removed(fresh):
     shutil.copytree(ROOT / "tools/espnet/egs2", fresh / "tools/espnet/egs2")
     ours = fresh / "tools/espnet/egs2/TEMPLATE/asr1/asr.sh"
     ours.write_text("mine")
-    checkout = str(ROOT / "tools/espnet")
-    result = setup(fresh, **active_environment(), ESPNET_ROOT=checkout)
+    result = setup(fresh, **ACTIVE, ESPNET_ROOT=CHECKOUT)
     assert "tools/espnet is not from this script" in result.stderr
     # but it may be the checkout to use
-    result = setup(
-        fresh, **active_environment(), ESPNET_ROOT=str(fresh / "tools/espnet")
-    )
+    result = setup(fresh, **ACTIVE, ESPNET_ROOT=str(fresh / "tools/espnet"))
     assert result.returncode == 0, result.stderr
     assert ours.read_text() == "mine"
 
@@ -166,15 +147,16 @@ def ready(fresh):
     """A checkout that is set up; a function that sets it up once more."""
 
     def again(**environment):
-        checkout = {"ESPNET_ROOT": str(fresh / "espnet")}
-        return setup(fresh, **active_environment(), **checkout, **environment)
+        own = str(fresh / "espnet")
+        result = setup(fresh, **ACTIVE, ESPNET_ROOT=own, **environment)
+        assert result.returncode == 0, result.stderr
+        return result.stdout + result.stderr
 
     # a tree of its own, to be removed
     for name in ("egs2", "version.txt"):
         (fresh / "espnet").mkdir(exist_ok=True)
         (fresh / "espnet" / name).symlink_to(ROOT / "tools/espnet" / name)
-    result = again()
-    assert result.returncode == 0, result.stderr
+    again()
     return fresh, again
 
 
@@ -193,9 +175,7 @@ def test_every_recipe_gets_links_to_espnet_and_copies_to_edit(ready):
     assert_whole(root / RECIPE)
     assert (root / RECIPE / "downloads.tar.gz").stat().st_size > 0
     add_recipe(root / "egs2/mine/asr1")
-    result = again()
-    # nothing is installed for it
-    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert again() == ""  # nothing is installed for it
     assert_whole(root / "egs2/mine/asr1")
     assert not (root / "egs2/mine/asr1/downloads.tar.gz").is_symlink()
 
@@ -208,7 +188,7 @@ def test_what_the_user_has_edited_stays(ready):
     asr.write_text("mine")
     (root / RECIPE / "utils").unlink()
     (root / "tools/.setup_done").unlink()
-    assert again().returncode == 0
+    again()
     assert cmd.read_text() == asr.read_text() == "mine"
     assert (root / RECIPE / "utils/parse_options.sh").is_file()
 
@@ -220,8 +200,7 @@ def test_links_that_lead_nowhere_are_mended(ready):
         (root / RECIPE / name).unlink()
         (root / RECIPE / name).symlink_to("/no/where")
     (root / "egs2/TEMPLATE").unlink()
-    result = again()
-    assert result.returncode == 0, result.stderr
+    again()
     assert_whole(root / RECIPE)
 
 
@@ -240,8 +219,6 @@ def test_where_there_are_no_locks_a_line_says_so(ready, message):
                 if file.name != "flock" and not (programs / file.name).exists():
                     (programs / file.name).symlink_to(file)
         path = str(programs)
-    result = again(PATH=path)
-    assert result.returncode == 0, result.stderr
     reason = "No locks available" if message else "command not found"
     warning = f"WARNING: no lock in {root / 'tools'} (flock: {reason})"
-    assert warning in result.stdout
+    assert warning in again(PATH=path)

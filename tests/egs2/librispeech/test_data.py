@@ -55,19 +55,30 @@ def corpus(whole, tmp_path):
     return Path(shutil.copytree(whole, tmp_path / "corpus"))
 
 
-def data_sh(repository, recipe, corpus, *options, parts="train-clean-100,test-other"):
-    chosen = ("--librispeech", corpus, "--parts", parts, "--allow_partial", "true")
-    return repository.run("local/data.sh", *chosen, *options, cwd=recipe)
+@pytest.fixture
+def data_sh(repository, recipe, whole):
+    """A function that runs local/data.sh to the end and returns its output."""
+
+    def data_sh(*options, parts="train-clean-100,test-other", status=0):
+        chosen = ("--librispeech", whole, "--parts", parts, "--allow_partial", "true")
+        command = ("local/data.sh", *chosen, *options)
+        found, output = repository.run(*command, cwd=recipe)
+        assert found == status, output
+        return output
+
+    return data_sh
 
 
-def data_prep(corpus, data, *options, train_set="train_clean_100"):
-    """Run data_prep.py by itself, which is quicker."""
-    return subprocess.run(
-        [sys.executable, LOCAL / "data_prep.py", "--train_set", train_set]
-        + [*options, corpus, data],
-        capture_output=True,
-        text=True,
-    )
+@pytest.fixture
+def data_prep(whole, tmp_path):
+    """A function that runs data_prep.py alone, which is quicker, to tmp_path/data."""
+
+    def data_prep(*options, corpus=whole, train_set="train_clean_100"):
+        command = [sys.executable, LOCAL / "data_prep.py", "--train_set", train_set]
+        arguments = [*options, corpus, tmp_path / "data"]
+        return subprocess.run([*command, *arguments], capture_output=True, text=True)
+
+    return data_prep
 
 
 def assert_refused(result, *messages):
@@ -92,13 +103,11 @@ def files_of(data):
 
 
 def test_every_directory_is_valid_and_holds_what_the_corpus_holds(
-    repository, recipe, whole
+    repository, recipe, whole, data_sh
 ):
-    status, output = data_sh(
-        *(repository, recipe, whole, "--speed_perturb_factors", "0.9,1.0"),
-        parts="train-clean-100,test-other,dev-clean",
-    )
-    assert status == 0, output
+    options = ("--speed_perturb_factors", "0.9,1.0")
+    parts = "train-clean-100,test-other,dev-clean"
+    data_sh(*options, parts=parts)
     data = recipe / "data"
     sizes = {d.parent.name: len(read_scp(d)) for d in data.glob("*/text")}
     assert sizes == {
@@ -114,28 +123,18 @@ def test_every_directory_is_valid_and_holds_what_the_corpus_holds(
         assert status == 0, output
     assert set(read_scp(data / "train_clean_100/spk2utt")) == {"19", "127"}
     chapter = whole / "LibriSpeech/train-clean-100/127/4"
-    assert (
-        read_scp(data / "train_clean_100/text").items()
-        >= read_scp(chapter / "127-4.trans.txt").items()
-    )
+    words = read_scp(data / "train_clean_100/text")
+    assert words.items() >= read_scp(chapter / "127-4.trans.txt").items()
     assert "dev-other: left out" in (data / "partial").read_text()
 
     before = files_of(data)
-    again = data_sh(
-        *(repository, recipe, whole, "--speed_perturb_factors", "0.9,1.0"),
-        parts="train-clean-100,test-other,dev-clean",
-    )
-    assert again[0] == 0 and files_of(data) == before
+    data_sh(*options, parts=parts)
+    assert files_of(data) == before
 
 
 @pytest.mark.parametrize("factor", [pytest.param("0.9", marks=pytest.mark.slow), "1.1"])
-def test_perturbed_speech_has_another_speed_and_the_same_words(
-    repository, recipe, whole, factor
-):
-    status, output = data_sh(
-        repository, recipe, whole, "--speed_perturb_factors", factor
-    )
-    assert status == 0, output
+def test_perturbed_speech_has_another_speed_and_the_same_words(recipe, data_sh, factor):
+    data_sh("--speed_perturb_factors", factor)
     plain, fast = recipe / "data/train_clean_100", recipe / "data/train_clean_100_sp"
     audio, words = read_scp(fast / "wav.scp"), read_scp(fast / "text")
     for utt_id, path in read_scp(plain / "wav.scp").items():
@@ -153,7 +152,9 @@ def test_perturbed_speech_has_another_speed_and_the_same_words(
     assert set(audio) == {f"sp{factor}-{u}" for u in read_scp(plain / "text")}
 
 
-def test_the_environment_may_name_the_corpus(repository, recipe, whole):
+def test_the_environment_may_name_the_corpus_and_no_factor_makes_no_perturbed_set(
+    repository, recipe, whole
+):
     status, output = repository.run(
         *("env", f"LIBRISPEECH={whole}", "local/data.sh", "--parts"),
         *("train-clean-100,test-other", "--allow_partial", "true"),
@@ -162,15 +163,13 @@ def test_the_environment_may_name_the_corpus(repository, recipe, whole):
     )
     assert status == 0, output
     assert len(read_scp(recipe / "data/train_clean_100/text")) == 20
+    assert not (recipe / "data/train_clean_100_sp").exists()
 
 
-def test_without_factors_there_is_no_perturbed_set(repository, recipe, whole):
-    status, _ = data_sh(repository, recipe, whole, "--speed_perturb_factors", ",")
-    assert status == 0 and not (recipe / "data/train_clean_100_sp").exists()
-
-
-def test_every_twentieth_utterance_is_held_out_where_no_dev_part_is(whole, tmp_path):
-    result = data_prep(whole, tmp_path / "data", *PARTIAL)
+def test_every_twentieth_utterance_is_held_out_where_no_dev_part_is(
+    data_prep, tmp_path
+):
+    result = data_prep(*PARTIAL)
     assert result.returncode == 0, result.stderr
     train, dev = (
         set(read_scp(tmp_path / "data" / name / "text"))
@@ -186,21 +185,20 @@ def test_every_twentieth_utterance_is_held_out_where_no_dev_part_is(whole, tmp_p
     ]
 
 
-def test_what_an_earlier_call_made_of_other_parts_does_not_remain(whole, tmp_path):
+def test_what_an_earlier_call_made_of_other_parts_does_not_remain(data_prep, tmp_path):
     data = tmp_path / "data"
     more = ("--parts", "train-clean-100 dev-clean", "--allow_partial", "true")
-    assert data_prep(whole, data, *more).returncode == 0
-    assert data_prep(whole, data, *PARTIAL).returncode == 0
-    assert {d.name for d in data.iterdir() if d.is_dir()} == {
-        *("train_clean_100", "test_other", "dev")
-    }
+    assert data_prep(*more).returncode == 0
+    assert data_prep(*PARTIAL).returncode == 0
+    folders = {d.name for d in data.iterdir() if d.is_dir()}
+    assert folders == {"train_clean_100", "test_other", "dev"}
 
 
-def test_all_960_hours_are_one_training_set(make_librispeech, tmp_path):
+def test_all_960_hours_are_one_training_set(make_librispeech, data_prep, tmp_path):
     parts = ("train-clean-100", "train-clean-360", "train-other-500")
     make_librispeech(tmp_path, {p: {f"{i}/1": 2} for i, p in enumerate(parts, 1)})
     options = ("--parts", ",".join(parts), "--allow_partial", "true")
-    result = data_prep(tmp_path, tmp_path / "data", *options, train_set="train_960")
+    result = data_prep(*options, corpus=tmp_path, train_set="train_960")
     assert result.returncode == 0, result.stderr
     utterances = set(read_scp(tmp_path / "data/train_960/text"))
     assert len(utterances) == 5  # the sixth is held out
@@ -210,19 +208,18 @@ def test_all_960_hours_are_one_training_set(make_librispeech, tmp_path):
 # ------------------------------ bad input ------------------------------
 
 
-def test_a_short_part_is_named_with_what_is_missing(whole, tmp_path):
+def test_a_short_part_is_named_with_what_is_missing(whole, data_prep, tmp_path):
     options = ("--parts", "train-clean-100,dev-clean,dev-other")
     (tmp_path / "c").symlink_to(whole)
-    refused = data_prep(tmp_path / "c", tmp_path / "data", *options)
+    refused = data_prep(*options, corpus=tmp_path / "c")
     assert_refused(refused, "has no dev-other: choose what is there with --parts")
     (whole / "LibriSpeech/dev-other").symlink_to(whole / "LibriSpeech/dev-clean")
     try:
-        refused = data_prep(whole, tmp_path / "data", *options)
+        refused = data_prep(*options)
     finally:
         (whole / "LibriSpeech/dev-other").unlink()
-    assert_refused(
-        refused, "dev-clean is short of 2701 of 2703", "--allow_partial true"
-    )
+    short = "dev-clean is short of 2701 of 2703"
+    assert_refused(refused, short, "--allow_partial true")
     assert not (tmp_path / "data").exists()
 
 
@@ -234,83 +231,55 @@ def test_a_short_part_is_named_with_what_is_missing(whole, tmp_path):
         ("--parts train-clean-100", "need dev-clean dev-other, too"),
     ],
 )
-def test_parts_that_do_not_make_a_corpus_are_refused(whole, tmp_path, options, message):
-    assert_refused(data_prep(whole, tmp_path / "data", *options.split()), message)
+def test_parts_that_do_not_make_a_corpus_are_refused(data_prep, options, message):
+    assert_refused(data_prep(*options.split()), message)
 
 
-def test_a_folder_without_a_corpus_is_named(tmp_path):
+def test_a_folder_without_a_corpus_is_named(data_prep, tmp_path):
     (tmp_path / "empty").mkdir()
     for path in (tmp_path / "empty", tmp_path / "nowhere"):
-        refused = data_prep(path, tmp_path / "data", *PARTIAL)
+        refused = data_prep(*PARTIAL, corpus=path)
         assert_refused(refused, f"--librispeech: no corpus in '{path}'", "downloaded")
 
 
-TRANS = "19/198/19-198.trans.txt"
+TRANS, FLAC = "19/198/19-198.trans.txt", "19/198/19-198-0003.flac"
 
 
-@pytest.mark.parametrize(
-    "damage, messages",
-    [
-        pytest.param(
-            lambda part: (part / TRANS).unlink(),
-            ["19-198.trans.txt is missing"],
-            id="no transcripts",
-        ),
-        pytest.param(
-            lambda part: (part / "19/198/19-198-0003.flac").unlink(),
-            ["1 utterances have a transcript and no audio: 19-198-0003"],
-            id="no audio",
-        ),
-        pytest.param(
-            lambda part: shutil.copy(
-                part / "19/198/19-198-0003.flac", part / "19/198/19-198-0099.flac"
-            ),
-            ["1 utterances have audio and no transcript: 19-198-0099"],
-            id="no transcript",
-        ),
-        pytest.param(
-            lambda part: os.truncate(part / "19/198/19-198-0003.flac", 9000),
-            ["1 broken files", "19-198-0003.flac", "cut short"],
-            id="truncated FLAC",
-        ),
-        pytest.param(
-            lambda part: os.truncate(part / "19/198/19-198-0003.flac", 0),
-            ["1 broken files", "19-198-0003.flac is empty"],
-            id="empty FLAC",
-        ),
-        pytest.param(
-            lambda part: (part / "reader").mkdir(),
-            ["train-clean-100/reader is not a reader: its name is not an integer"],
-            id="reader",
-        ),
-        pytest.param(
-            lambda part: (part / "19/x1").mkdir(),
-            ["19/x1 is not a chapter: its name is not an integer"],
-            id="chapter",
-        ),
-        pytest.param(
-            lambda part: (part / TRANS).write_text("26-495-0001 YES\n"),
-            ["not one utterance of 19-198: '26-495-0001 YES'"],
-            id="another chapter's",
-        ),
-        pytest.param(
-            lambda part: (part / TRANS).write_text("19-198-0000 \n"),
-            ["not one utterance of 19-198: '19-198-0000 '"],
-            id="empty transcript",
-        ),
-    ],
-)
-def test_a_broken_corpus_is_refused_in_one_line(corpus, tmp_path, damage, messages):
-    damage(corpus / "LibriSpeech/train-clean-100")
-    assert_refused(data_prep(corpus, tmp_path / "data", *PARTIAL), *messages)
+DAMAGES = {
+    "19-198.trans.txt is missing": lambda part: (part / TRANS).unlink(),
+    "1 utterances have a transcript and no audio: 19-198-0003": lambda part: (
+        part / FLAC
+    ).unlink(),
+    "1 utterances have audio and no transcript: 19-198-0099": lambda part: shutil.copy(
+        part / FLAC, part / "19/198/19-198-0099.flac"
+    ),
+    "19-198-0003.flac cannot be read or is cut short": lambda part: os.truncate(
+        part / FLAC, 9000
+    ),
+    "train-clean-100/reader is not a reader: its name is not an integer": (
+        lambda part: (part / "reader").mkdir()
+    ),
+    "19/x1 is not a chapter: its name is not an integer": (
+        lambda part: (part / "19/x1").mkdir()
+    ),
+    "not one utterance of 19-198: '26-495-0001 YES'": (
+        lambda part: (part / TRANS).write_text("26-495-0001 YES\n")
+    ),
+    "not one utterance of 19-198: '19-198-0000 '": (
+        lambda part: (part / TRANS).write_text("19-198-0000 \n")
+    ),
+}
+
+
+@pytest.mark.parametrize("message", DAMAGES)
+def test_a_broken_corpus_is_refused_in_one_line(data_prep, corpus, tmp_path, message):
+    DAMAGES[message](corpus / "LibriSpeech/train-clean-100")
+    assert_refused(data_prep(*PARTIAL, corpus=corpus), message)
     assert not (tmp_path / "data").exists()
 
 
-def test_a_wrong_factor_is_named(repository, recipe, whole):
-    status, output = data_sh(
-        repository, recipe, whole, "--speed_perturb_factors", "0.9,fast"
-    )
-    assert status == 1
+def test_a_wrong_factor_is_named(data_sh):
+    output = data_sh("--speed_perturb_factors", "0.9,fast", status=1)
     assert ".perturb_speed: error: --speed_perturb_factors: 'fast'" in output
 
 
@@ -351,21 +320,17 @@ def test_a_killed_perturbation_is_continued_to_the_same_files(
     options = ("--librispeech", whole, "--parts", "train-clean-100,test-other")
     command = ("local/data.sh", *options, "--allow_partial", "true", "--nj", "1")
     process = repository.popen(*command, cwd=recipe, start_new_session=True)
-    folder, perturbed = (
-        recipe / "data/speed_perturb",
-        recipe / "data/train_clean_100_sp",
-    )
-    deadline = time.time() + 60
+    data, deadline = recipe / "data", time.time() + 60
 
     def whole_files():  # what is at work is in a folder of its own
-        return set(folder.glob("*/*/*.flac"))
+        return set(data.glob("speed_perturb/*/*/*.flac"))
 
     while not whole_files() and time.time() < deadline:
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     done = {p: p.stat().st_mtime_ns for p in whole_files()}
-    assert done and not perturbed.exists()
+    assert done and not (data / "train_clean_100_sp").exists()
     status, output = repository.run(*command, cwd=recipe)
     assert status == 0, output
     assert all(p.stat().st_mtime_ns == time_ns for p, time_ns in done.items())
@@ -466,8 +431,8 @@ def test_too_little_disk_is_said_before_a_download(tmp_path, monkeypatch, capsys
     monkeypatch.syspath_prepend(LOCAL)
     import download
 
-    enormous = dict.fromkeys(download.ARCHIVES, 2**60)
-    monkeypatch.setattr(download, "ARCHIVES", enormous)
+    enormous = dict.fromkeys(download.OFFICIAL, (0, 2**60))
+    monkeypatch.setattr(download, "OFFICIAL", enormous)
     options = ["--train_set", "train_clean_100", str(tmp_path / "downloads")]
     monkeypatch.setattr(sys, "argv", ["download.py", *options])
     with pytest.raises(SystemExit):

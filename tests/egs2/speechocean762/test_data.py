@@ -25,10 +25,16 @@ def corpus(make_corpus, tmp_path):
     return root
 
 
-def prepare(repository, data, *options):
+@pytest.fixture
+def prepare(repository, corpus):
+    """A function that prepares the corpus; it returns data/, the status, the output."""
     recipe = repository.recipe_of("speechocean762")
-    options = ("--data", data, *options)
-    return recipe / "data", *repository.run("local/data.sh", *options, cwd=recipe)
+
+    def prepare(*options, folder=""):
+        command = ("local/data.sh", "--data", corpus / folder, *options)
+        return recipe / "data", *repository.run(*command, cwd=recipe)
+
+    return prepare
 
 
 @pytest.mark.parametrize(
@@ -40,9 +46,9 @@ def prepare(repository, data, *options):
     ],
 )
 def test_text_is_phones_or_words_and_dev_is_of_speakers_held_out(
-    repository, corpus, options, text
+    prepare, options, text
 ):
-    data, status, output = prepare(repository, corpus, *options)
+    data, status, output = prepare(*options)
     assert status == 0, output
     for name in ("train", "dev", "test"):
         assert set(read_scp(data / name / "text").values()) == {text}
@@ -53,10 +59,10 @@ def test_text_is_phones_or_words_and_dev_is_of_speakers_held_out(
 
 
 @pytest.mark.parametrize("missing", ["test1.", "test1.1"])
-def test_an_utterance_without_phones_of_a_word_is_named(repository, corpus, missing):
+def test_an_utterance_without_phones_of_a_word_is_named(prepare, corpus, missing):
     path = corpus / "resource/text-phone"
     path.write_text(path.read_text().replace(missing, "other"))
-    _, status, output = prepare(repository, corpus)
+    _, status, output = prepare()
     assert status != 0
     message = "text-phone has not the phones of every word of spk1-test1"
     assert message in output.splitlines()[-1]
@@ -70,8 +76,8 @@ def test_an_utterance_without_phones_of_a_word_is_named(repository, corpus, miss
     ],
 )
 def test_what_is_not_the_corpus_or_no_kind_of_text_is_refused(
-    repository, corpus, folder, options, message
+    prepare, folder, options, message
 ):
-    _, status, output = prepare(repository, corpus / folder, *options)
+    _, status, output = prepare(*options, folder=folder)
     assert status != 0
     assert message in output.splitlines()[-1]

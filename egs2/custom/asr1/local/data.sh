@@ -1,15 +1,5 @@
 #!/usr/bin/env bash
-# Set bash to 'debug' mode, it will exit on :
-# -e 'error', -u 'undefined variable', -o ... 'error in pipeline', -x 'print commands',
-set -e
-set -u
-set -o pipefail
-
-log() {
-    local fname=${BASH_SOURCE[1]##*/}
-    echo -e "$(date '+%Y-%m-%dT%H:%M:%S') (${fname}:${BASH_LINENO[0]}:${FUNCNAME[1]}) $*"
-}
-SECONDS=0
+. ../../local_data.sh
 
 help_message=$(cat << EOH
 Usage: $0 --data DIR [options]
@@ -22,8 +12,8 @@ Options:
     --data       # Folder with the data directories (required).
     --train_set  # Directory to train on (default: that of conf/asr.conf).
     --valid_set  # Directory to validate on (default: that of conf/asr.conf, "dev"; where
-                 # DIR has no dev, some speakers of the training set, 5 % of its
-                 # utterances, are held out).
+                 # DIR has no dev, some speakers of the training set, a twentieth
+                 # of its utterances, are held out).
     --test_sets  # Directories to test on, with commas between (default: those of
                  # conf/asr.conf).
     --min_wav_duration  # Leave out shorter utterances, but of test sets (default=0.1 s).
@@ -36,37 +26,20 @@ data=
 trim_silence=
 min_wav_duration=0.1
 max_wav_duration=20
-# shellcheck source=/dev/null
-of_conf() { (. conf/asr.conf && echo "${!1}"); }
 train_set=$(of_conf train_set)
 valid_set=$(of_conf valid_set)
 test_sets=$(of_conf test_sets)
 [ "${valid_set}" != dev ] || valid_set=   # may be held out
-
-log "$0 $*"
 . utils/parse_options.sh
+begin "$@"
 
-if [ $# -ne 0 ]; then
-    log "Error: No positional arguments are required."
-    exit 2
-fi
-
-if [ -z "${data}" ]; then
-    log "Error: --data: name the folder that holds the data directories ${train_set} ${valid_set:-dev} ${test_sets}"
-    exit 2
-fi
-
-if [[ ! "${trim_silence:-1}" =~ ^[1-9][0-9]*$ ]]; then
-    log "Error: --trim_silence: '${trim_silence}' is not a positive number of dB, e.g. 35"
-    exit 2
-fi
-
-. ./path.sh
+[ -n "${data}" ] || refuse "--data: name the folder that holds the data directories" \
+    "${train_set} ${valid_set:-dev} ${test_sets}"
+[[ "${trim_silence:-1}" =~ ^[1-9][0-9]*$ ]] \
+    || refuse "--trim_silence: '${trim_silence}' is not a positive number of dB, e.g. 35"
 
 log "stage 1: Data preparation from ${data}"
 python3 -m espnet_reuse.data.prepare --train_set "${train_set}" --valid_set "${valid_set}" \
     --test_sets "${test_sets}" ${trim_silence:+--trim_silence "${trim_silence}"} \
     --min_wav_duration "${min_wav_duration}" --max_wav_duration "${max_wav_duration}" \
     "${data}" data
-
-log "Successfully finished. [elapsed=${SECONDS}s]"

@@ -10,19 +10,24 @@ import shutil
 from pathlib import Path
 
 from espnet_reuse.data.check import check_audios
-from espnet_reuse.data.data_dir import write_data_dir
+from espnet_reuse.data.data_dir import (
+    Utterance,
+    read_scp,
+    split_names,
+    write_data_dir,
+)
 from espnet_reuse.errors import UserError, reported_errors
 from espnet_reuse.files import write_text
 
-# utterances of each part
+# part: utterances, bytes of its archive
 OFFICIAL = {
-    "dev-clean": 2703,
-    "dev-other": 2864,
-    "test-clean": 2620,
-    "test-other": 2939,
-    "train-clean-100": 28539,
-    "train-clean-360": 104014,
-    "train-other-500": 148688,
+    "dev-clean": (2703, 337926286),
+    "dev-other": (2864, 314305928),
+    "test-clean": (2620, 346663984),
+    "test-other": (2939, 328757843),
+    "train-clean-100": (28539, 6387309499),
+    "train-clean-360": (104014, 23049477885),
+    "train-other-500": (148688, 30593501606),
 }
 DEV = ("dev-clean", "dev-other")
 TEST = ("test-clean", "test-other")
@@ -34,37 +39,31 @@ HOLD_OUT = 20  # where there is no dev part, each 20th training utterance is hel
 PARTIAL_HINT = "or accept it with --allow_partial true"
 
 
-def choose_parts(parts, train_set):
-    """Return the parts to prepare.
+def add_options(parser):
+    """Add the options that choose the parts: see `choose_parts`."""
+    parser.add_argument("--train_set", choices=TRAIN, required=True)
+    parser.add_argument("--parts", default=[], type=split_names)
 
-    Args:
-        parts: Names with commas or spaces between; empty for all.
-        train_set: Name of the training set.
+
+def choose_parts(args):
+    """Return the sorted parts to prepare: those chosen, or all of the training set.
 
     Raises:
         UserError: A name is unknown, or there is nothing to train on.
     """
-    known = (*DEV, *TEST, *TRAIN[train_set])
-    chosen = parts.replace(",", " ").split() or list(known)
+    known = (*DEV, *TEST, *TRAIN[args.train_set])
+    chosen = args.parts or known
     for part in chosen:
         if part not in known:
             raise UserError(f"--parts: no part '{part}'; choose from {' '.join(known)}")
-    if not set(chosen) & set(TRAIN[train_set]):
-        raise UserError(
-            f"--parts: nothing to train on; add {' or '.join(TRAIN[train_set])}"
-        )
+    train = TRAIN[args.train_set]
+    if not set(chosen) & set(train):
+        raise UserError(f"--parts: nothing to train on; add {' or '.join(train)}")
     return sorted(set(chosen))
 
 
 def find_corpus(path, parts):
-    """Return the folder of each part.
-
-    Args:
-        path: The folder with LibriSpeech/, or the one with the parts.
-        parts: Names of parts.
-
-    Returns:
-        {part: folder}.
+    """Return the folder that holds the parts: the one given, or its LibriSpeech/.
 
     Raises:
         UserError: There is no corpus, or a part is not there.
@@ -82,28 +81,14 @@ def find_corpus(path, parts):
             f"{corpus} has no {' '.join(missing)}: choose what is there with --parts, "
             "or leave out --librispeech to download"
         )
-    return {part: corpus / part for part in parts}
-
-
-def folders_of(folder, what):
-    """Return the sorted folders of a folder, whose names are numbers.
-
-    Raises:
-        UserError: One's name is not.
-    """
-    folders = sorted(p for p in folder.iterdir() if p.is_dir())
-    for path in folders:
-        if not path.name.isdecimal():
-            raise UserError(f"{path} is not a {what}: its name is not an integer")
-    return folders
+    return corpus
 
 
 def read_chapter(chapter):
-    """Read a chapter, <reader>/<chapter>.
+    """Return the utterances of a chapter, <reader>/<chapter>.
 
-    Returns:
-        (utterance id, speaker, words, audio file) of each utterance. The speaker is the
-        reader, whom a score by speaker is about; upstream's recipe takes the chapter.
+    The speaker is the reader, whom a score by speaker is about; upstream's recipe takes
+    the chapter.
 
     Raises:
         UserError: Transcripts and audio are not of the same utterances.
@@ -111,62 +96,57 @@ def read_chapter(chapter):
     reader = chapter.parent.name
     prefix = f"{reader}-{chapter.name}"
     trans = chapter / f"{prefix}.trans.txt"
-    if not trans.is_file():
-        raise UserError(f"{trans} is missing")
-    words = {}
-    for line in trans.read_text(encoding="utf-8").splitlines():
-        utt_id, _, text = line.partition(" ")
-        if not utt_id.startswith(f"{prefix}-") or not text.strip() or utt_id in words:
-            raise UserError(f"{trans}: not one utterance of {prefix}: '{line}'")
-        words[utt_id] = text.strip()
-    audio = {p.stem for p in chapter.glob("*.flac")}
+    words = read_scp(trans)
+    for utt_id, text in words.items():
+        if not utt_id.startswith(f"{prefix}-") or not text:
+            raise UserError(
+                f"{trans}: not one utterance of {prefix}: '{utt_id} {text}'"
+            )
+    audio = {path.stem: path for path in chapter.glob("*.flac")}
     for ids, why in (
         (words.keys() - audio, "have a transcript and no audio"),
-        (audio - words.keys(), "have audio and no transcript"),
+        (audio.keys() - words, "have audio and no transcript"),
     ):
         if ids:
             raise UserError(f"{chapter}: {len(ids)} utterances {why}: {min(ids)} ...")
-    return [
-        (utt_id, reader, text, chapter / f"{utt_id}.flac")
-        for utt_id, text in words.items()
-    ]
+    return [Utterance(k, reader, text, audio[k]) for k, text in words.items()]
 
 
-def read_part(part, folder, allow_partial):
+def read_part(folder, allow_partial):
     """Read a part and check its number of utterances and its audio.
 
     Raises:
         UserError: Utterances are missing or there are too many, or audio is broken.
     """
-    utterances = [
-        utterance
-        for reader in folders_of(folder, "reader")
-        for chapter in folders_of(reader, "chapter")
-        for utterance in read_chapter(chapter)
-    ]
-    missing = OFFICIAL[part] - len(utterances)
-    if missing < 0 or not utterances:
+    chapters = sorted(folder.glob("*/*/"))
+    for path in (*sorted(folder.glob("*/")), *chapters):
+        if not path.name.isdecimal():
+            what = "chapter" if path in chapters else "reader"
+            raise UserError(f"{path} is not a {what}: its name is not an integer")
+    utterances = [u for chapter in chapters for u in read_chapter(chapter)]
+    count, (official, _) = len(utterances), OFFICIAL[folder.name]
+    if count > official or not count:
+        raise UserError(f"{folder} has {count} utterances, not {official}")
+    if count < official and not allow_partial:
         raise UserError(
-            f"{folder} has {len(utterances)} utterances, not {OFFICIAL[part]}"
+            f"{folder} is short of {official - count} of {official} utterances: "
+            f"complete it, {PARTIAL_HINT}"
         )
-    if missing and not allow_partial:
-        raise UserError(
-            f"{folder} is short of {missing} of {OFFICIAL[part]} utterances: complete "
-            f"it, {PARTIAL_HINT}"
-        )
-    problems, broken = check_audios({u[0]: u[3] for u in utterances})
+    problems, broken = check_audios({u.utt_id: u.audio for u in utterances})
     if problems:
         raise UserError(f"{len(broken)} broken files: {problems[0]}")
-    print(f"{part}: {len(utterances)} of {OFFICIAL[part]} utterances", flush=True)
+    print(f"{folder.name}: {count} of {official} utterances", flush=True)
     return utterances
 
 
-def prepare(corpus, data, parts, train_set, allow_partial):
-    """Make the data directories of some parts, and data/partial if need be.
+def prepare(args):
+    """Make the data directories, and data/partial if need be.
 
     Raises:
         UserError: The corpus is not what it should be.
     """
+    data, train_set, parts = args.data, args.train_set, choose_parts(args)
+    allow_partial = args.allow_partial == "true"
     needed = (*DEV, *TRAIN[train_set])
     left_out = [part for part in needed if part not in parts]
     if left_out and not allow_partial:
@@ -174,19 +154,20 @@ def prepare(corpus, data, parts, train_set, allow_partial):
             f"--parts: training and validation need {' '.join(left_out)}, too: add it, "
             f"{PARTIAL_HINT}"
         )
-    folders = find_corpus(corpus, parts)
-    read = {p: read_part(p, folders[p], allow_partial) for p in parts}
+    corpus = find_corpus(args.corpus, parts)
+    read = {part: read_part(corpus / part, allow_partial) for part in parts}
     sets = {part.replace("-", "_"): read[part] for part in parts if part in DEV + TEST}
     train = sorted(u for p in TRAIN[train_set] for u in read.get(p, []))
     dev = [u for part in DEV for u in read.get(part, [])]
     notes = [
-        f"- {part}: {len(utterances)} of {OFFICIAL[part]} utterances"
+        f"- {part}: {len(utterances)} of {OFFICIAL[part][0]} utterances"
         for part, utterances in read.items()
-        if len(utterances) != OFFICIAL[part]
+        if len(utterances) != OFFICIAL[part][0]
     ] + [f"- {part}: left out" for part in left_out]
     if not dev:
         dev = train[HOLD_OUT - 1 :: HOLD_OUT] or train[-1:]
-        train = [u for u in train if u not in set(dev)]
+        held_out = set(dev)
+        train = [u for u in train if u not in held_out]
         notes.append(f"- dev: {len(dev)} utterances held out of the training part")
     if not train:
         raise UserError("--parts: too few utterances to hold some out for validation")
@@ -194,10 +175,9 @@ def prepare(corpus, data, parts, train_set, allow_partial):
 
     # what an earlier call made of other parts
     data.mkdir(exist_ok=True)
-    for name in (*(p.replace("-", "_") for p in OFFICIAL), *TRAIN, "dev"):
-        if name not in sets:
-            shutil.rmtree(data / name, ignore_errors=True)
-    shutil.rmtree(data / f"{train_set}_sp", ignore_errors=True)
+    known = {part.replace("-", "_") for part in OFFICIAL} | {*TRAIN, "dev"}
+    for name in (known | {f"{train_set}_sp"}) - sets.keys():
+        shutil.rmtree(data / name, ignore_errors=True)
     (data / "partial").unlink(missing_ok=True)
     if notes:
         write_text("".join(f"{note}\n" for note in notes), data / "partial")
@@ -210,14 +190,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("corpus", type=Path)
     parser.add_argument("data", type=Path, help="where to make the data directories")
-    parser.add_argument("--train_set", choices=TRAIN, required=True)
-    parser.add_argument("--parts", default="", help="with commas between")
+    add_options(parser)
     parser.add_argument("--allow_partial", choices=("true", "false"), default="false")
     args = parser.parse_args()
     with reported_errors("data_prep.py"):
-        parts = choose_parts(args.parts, args.train_set)
-        allow_partial = args.allow_partial == "true"
-        prepare(args.corpus, args.data, parts, args.train_set, allow_partial)
+        prepare(args)
 
 
 if __name__ == "__main__":

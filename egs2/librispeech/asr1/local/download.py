@@ -9,22 +9,11 @@ import argparse
 import shutil
 from pathlib import Path
 
-from data_prep import TRAIN, choose_parts
+from data_prep import OFFICIAL, add_options, choose_parts
 from torchaudio.datasets import LIBRISPEECH
 
 from espnet_reuse.errors import UserError, one_line, reported_errors
 from espnet_reuse.files import need_disk
-
-# bytes of the archives
-ARCHIVES = {
-    "dev-clean": 337926286,
-    "dev-other": 314305928,
-    "test-clean": 346663984,
-    "test-other": 328757843,
-    "train-clean-100": 6387309499,
-    "train-clean-360": 23049477885,
-    "train-other-500": 30593501606,
-}
 
 
 def download(part, downloads):
@@ -32,10 +21,6 @@ def download(part, downloads):
 
     torchaudio takes any folder for a whole part, so it works beside. An archive that is
     there already, whose extraction was interrupted, is not downloaded again.
-
-    Args:
-        part: Name of the part.
-        downloads: Folder for LibriSpeech/.
 
     Raises:
         UserError: The archive's checksum is wrong.
@@ -53,25 +38,25 @@ def download(part, downloads):
     (partial / f"{part}.tar.gz").unlink()
 
 
+@reported_errors("download.py", interrupted="the next run continues")
 def main():
     """Download the parts that are not there."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("downloads", type=Path)
-    parser.add_argument("--train_set", choices=TRAIN, required=True)
-    parser.add_argument("--parts", default="", help="with commas between")
+    add_options(parser)
     args = parser.parse_args()
-    with reported_errors("download.py", interrupted="the next run continues"):
-        missing = [
-            part
-            for part in choose_parts(args.parts, args.train_set)
-            if not (args.downloads / "LibriSpeech" / part).is_dir()
-        ]
-        if missing:  # an archive and what is in it
-            needed = 2 * sum(ARCHIVES[part] for part in missing)
-            print(need_disk(needed, args.downloads, "downloads"), flush=True)
-        for part in missing:
-            print(f"{part}: {ARCHIVES[part] / 1e9:.1f} GB to download", flush=True)
-            download(part, args.downloads)
+    corpus = args.downloads / "LibriSpeech"
+    size = {
+        part: OFFICIAL[part][1]
+        for part in choose_parts(args)
+        if not (corpus / part).is_dir()
+    }
+    if size:  # an archive and what is in it
+        needed = 2 * sum(size.values())
+        print(need_disk(needed, args.downloads, "downloads"), flush=True)
+    for part, archive in size.items():
+        print(f"{part}: {archive / 1e9:.1f} GB to download", flush=True)
+        download(part, args.downloads)
 
 
 if __name__ == "__main__":

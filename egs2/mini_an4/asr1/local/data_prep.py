@@ -3,27 +3,23 @@
 # Copyright 2026 The espnet-reuse authors
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""Make Kaldi data directories from the AN4 recordings that come with ESPnet."""
+"""Make Kaldi data directories from the AN4 recordings that come with ESPnet.
 
-import argparse
+Usage: data_prep.py <folder with etc/ and wav/> <folder for the data directories>
+"""
+
 import re
+import sys
 from pathlib import Path
 
-from espnet_reuse.data.data_dir import write_data_dir
+from espnet_reuse.data.data_dir import Utterance, write_data_dir
 from espnet_reuse.errors import UserError, reported_errors
 
 FOLDERS = {"train": "an4_clstk", "test": "an4test_clstk"}
 
 
 def read_transcription(an4_root, part):
-    """Read one part of AN4.
-
-    Args:
-        an4_root: Folder that holds `etc` and `wav`.
-        part: `train` or `test`.
-
-    Returns:
-        (utterance id, speaker, words, audio file) of every utterance, sorted.
+    """Return the sorted utterances of a part, train or test.
 
     Raises:
         UserError: The transcription is missing or is not one.
@@ -41,28 +37,16 @@ def read_transcription(an4_root, part):
             raise UserError(f"{path}: not a transcription: '{line}'")
         words, sentence, speaker, suffix = match.groups()
         audio = f"wav/{FOLDERS[part]}/{speaker}/{sentence}-{speaker}-{suffix}.sph"
-        utterances.append(
-            (f"{speaker}-{sentence}-{suffix}", speaker, words, an4_root / audio)
-        )
+        utt_id = f"{speaker}-{sentence}-{suffix}"
+        utterances.append(Utterance(utt_id, speaker, words, an4_root / audio))
     return sorted(utterances)
 
 
-def main():
-    """Write train_nodev, train_dev, test, and the training sentences as a test set."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("an4_root", type=Path, help="folder with etc/ and wav/")
-    parser.add_argument("data", type=Path, help="where to make the data directories")
-    args = parser.parse_args()
-
-    with reported_errors("data_prep.py"):
-        train = read_transcription(args.an4_root, "train")
-        test = read_transcription(args.an4_root, "test")
-        write_data_dir(args.data / "train_dev", train[:1])
-        write_data_dir(args.data / "train_nodev", train[1:])
-        # asr.sh refuses to decode the training set under its own name
-        write_data_dir(args.data / "train_nodev_eval", train[1:])
-        write_data_dir(args.data / "test", test)
-
-
-if __name__ == "__main__":
-    main()
+with reported_errors("data_prep.py"):
+    an4_root, data = map(Path, sys.argv[1:])
+    train, test = (read_transcription(an4_root, part) for part in ("train", "test"))
+    write_data_dir(data / "train_dev", train[:1])
+    write_data_dir(data / "train_nodev", train[1:])
+    # asr.sh refuses to decode the training set under its own name
+    write_data_dir(data / "train_nodev_eval", train[1:])
+    write_data_dir(data / "test", test)
