@@ -52,7 +52,8 @@ def root(tmp_path):
     for name in ("tools", "conf"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "egs2").mkdir()
-    (tmp_path / "egs2/TEMPLATE").symlink_to(ROOT / "egs2/TEMPLATE")
+    for name in ("TEMPLATE", "local_data.sh"):
+        (tmp_path / "egs2" / name).symlink_to(ROOT / "egs2" / name)
     for name in ("custom", "mini_an4"):
         folder = f"egs2/{name}"
         shutil.copytree(

@@ -221,22 +221,6 @@ def test_python_reads_the_options_of_a_recipe_as_a_shell_does(recipe):
     assert shell.stdout.splitlines() == read, shell.stderr
 
 
-@each_recipe
-def test_the_data_options_of_a_recipe_are_those_of_its_data_script(recipe):
-    lines = shlex.split((recipe / "conf/asr.conf").read_text(), comments=True)
-    options = dict(line.split("=", 1) for line in lines)
-    for option in options.get("data_options", "").split():
-        result = subprocess.run(
-            # parse_options.sh stops at the second, if it knows the first
-            ["local/data.sh", f"--{option}", "true", "--no_such_option", "x"],
-            cwd=recipe,
-            capture_output=True,
-            text=True,
-        )
-        assert result.returncode == 1
-        assert "invalid option --no_such_option" in result.stderr, option
-
-
 # --------------------------- ESPnet's own settings ---------------------------
 
 PUBLISHED = """
