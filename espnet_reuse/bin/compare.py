@@ -63,6 +63,7 @@ DIR), and to ESPnet's asr.sh, e.g. --nbpe 30.
 """
 
 import argparse
+import math
 import os
 import re
 import sys
@@ -71,26 +72,18 @@ import sys
 LAST_STAGE = 7
 
 
-def number(least: int):
-    """Return a function that reads a whole number of at least `least`."""
+def number(least: int, most: float = math.inf):
+    """Return a function that reads a whole number between two."""
 
     def read(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
+        if not text.isdecimal() or not least <= int(text) <= most:
+            upper = "up" if most == math.inf else f"to {most}"
             raise argparse.ArgumentTypeError(
-                f"'{text}' is not a whole number from {least} up"
+                f"'{text}' is not a whole number from {least} {upper}"
             )
         return int(text)
 
     return read
-
-
-def read_stage(text: str) -> int:
-    """Read the number of a stage."""
-    if not text.isdecimal() or int(text) > LAST_STAGE:
-        raise argparse.ArgumentTypeError(
-            f"'{text}' is not a stage; choose from 0 to {LAST_STAGE}"
-        )
-    return int(text)
 
 
 def read_bool(text: str) -> bool:
@@ -100,40 +93,26 @@ def read_bool(text: str) -> bool:
     return text == "true"
 
 
-def read_seeds(text: str) -> list[int]:
-    """Read numbers with spaces between them, each once."""
-    seeds = []
-    for word in text.split():
-        if not word.isdecimal():
-            raise argparse.ArgumentTypeError(f"'{word}' is not a seed, a number")
-        seeds.append(int(word))
-    return read_once(seeds)
+def words(kind):
+    """Return a function that reads words with spaces between them, each once."""
 
+    def read(text: str) -> list:
+        values = [kind(word) for word in text.split()]
+        for value in values:
+            if values.count(value) > 1:
+                raise argparse.ArgumentTypeError(f"'{value}' is there more than once")
+        return values
 
-def read_names(text: str) -> list[str]:
-    """Read names with spaces between them, each once and at least one."""
-    if not text.split():
-        raise argparse.ArgumentTypeError(
-            "it is empty: name at least one model, e.g. 'baseline reuse3'"
-        )
-    return read_once(text.split())
-
-
-def read_once(values: list) -> list:
-    """Return the values, none of which may be there more than once."""
-    for value in values:
-        if values.count(value) > 1:
-            raise argparse.ArgumentTypeError(f"'{value}' is there more than once")
-    return values
+    return read
 
 
 # {name: (how to read it, default)}
 OPTIONS = {
     "corpus": (str, "mini_an4"),
-    "models": (read_names, "baseline reuse2 reuse3"),
-    "stage": (read_stage, "0"),
-    "stop_stage": (read_stage, None),
-    "seeds": (read_seeds, ""),
+    "models": (words(str), "baseline reuse2 reuse3"),
+    "stage": (number(0, LAST_STAGE), "0"),
+    "stop_stage": (number(0, LAST_STAGE), None),
+    "seeds": (words(number(0)), ""),
     "jobs": (number(1), "1"),
     "nj": (number(1), str(len(os.sched_getaffinity(0)))),
     "ngpu": (number(0), None),
@@ -169,23 +148,25 @@ def read_options(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
         The driver's own options, and {name: value} of those to pass on.
     """
     parser = get_parser()
-    mine, others, words = [], {}, list(argv)
-    while words:
-        word = words.pop(0)
+    mine, others, rest = [], {}, list(argv)
+    while rest:
+        word = rest.pop(0)
         name = word.removeprefix("--").replace("-", "_")
         if word in ("-h", "--help"):
             print(re.sub(r"\{(\w+)\}", lambda m: OPTIONS[m[1]][1], __doc__).strip())
             sys.exit()
         if not word.startswith("--") or not name:
             parser.error(f"unexpected argument '{word}' (see ./run.sh --help)")
-        if not words:
+        if not rest:
             parser.error(f"{word} needs a value (see ./run.sh --help)")
-        value = words.pop(0)
+        value = rest.pop(0)
         if name in OPTIONS:
             mine.append(f"--{name}={value}")
         else:
             others[name] = value
     options = parser.parse_args(mine)
+    if not options.models:
+        parser.error("--models: it is empty: name at least one model")
     if options.stop_stage is None:
         options.stop_stage = max(6, options.stage)
     if options.stage > options.stop_stage:

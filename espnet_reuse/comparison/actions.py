@@ -23,11 +23,7 @@ RUNNER = (*PYTHON, "espnet_reuse.run", "-m")  # registers the encoders
 
 
 class Actions:
-    """Does the steps of a comparison.
-
-    Attributes:
-        runner: What runs the commands.
-    """
+    """Does the steps of a comparison, with a runner for their commands."""
 
     def __init__(self, comparison: Comparison, runner: Runner):
         """Take what is compared, and what runs the commands."""

@@ -35,14 +35,14 @@ def test_help_lists_every_option_with_its_default_before_anything_is_installed()
 @pytest.mark.parametrize(
     "options, message",
     [
-        ("--stage 8", "--stage: '8' is not a stage; choose from 0 to 7"),
-        ("--stop_stage x", "--stop_stage: 'x' is not a stage"),
+        ("--stage 8", "--stage: '8' is not a whole number from 0 to 7"),
+        ("--stop_stage x", "--stop_stage: 'x' is not a whole number from 0 to 7"),
         ("--stage 2 --stop_stage 1", "--stage: 2 comes after --stop_stage 1"),
         ("--nj 0", "--nj: '0' is not a whole number from 1 up"),
         ("--jobs two", "--jobs: 'two' is not a whole number from 1 up"),
         ("--ngpu -1", "--ngpu: '-1' is not a whole number from 0 up"),
         ("--resume maybe", "--resume: 'maybe' is not true or false"),
-        ("--seeds '1 two'", "--seeds: 'two' is not a seed, a number"),
+        ("--seeds '1 two'", "--seeds: 'two' is not a whole number from 0 up"),
         ("--seeds '1 1'", "--seeds: '1' is there more than once"),
         (
             "--models 'baseline baseline'",

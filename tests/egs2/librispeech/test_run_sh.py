@@ -61,7 +61,9 @@ def last_line(output):
             "--parts: none of them is to test on: add one of test-clean test-other",
             id="no test part",
         ),
-        pytest.param("--seeds '1 two'", "--seeds: 'two' is not a seed", id="seeds"),
+        pytest.param(
+            "--seeds '1 two'", "--seeds: 'two' is not a whole number", id="seeds"
+        ),
         pytest.param("--resume maybe", "--resume: 'maybe' is not", id="resume"),
         pytest.param("--ngpu 99", "99 GPUs are asked for, this machine", id="GPUs"),
     ],

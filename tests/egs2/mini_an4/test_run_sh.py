@@ -36,7 +36,7 @@ def assert_fails_in_one_line(repository, command, *parts):
 def test_a_wrong_option_is_named_at_once(repository):
     started = time.time()
     for options, message in (
-        ("--stage 8", "--stage: '8' is not a stage"),
+        ("--stage 8", "--stage: '8' is not a whole number from 0 to 7"),
         ("--models reuse99x", "no model 'reuse99x'; choose"),
         ("--nosuch 1", "unknown option --nosuch"),
     ):
