@@ -23,6 +23,7 @@ ENCODERS = {
         "e_branchformer": "EBranchformer",
     }.items()
 }
+warn_once = functools.cache(logging.warning)
 
 
 def register_encoders(choices) -> None:
@@ -45,16 +46,10 @@ def register_encoders(choices) -> None:
             module = importlib.import_module(module_name)
             choices.classes[name] = getattr(module, class_name)
         elif choices.classes[name].__module__ != module_name:
-            say_that_espnet_has_its_own()
-
-
-@functools.cache  # once
-def say_that_espnet_has_its_own() -> None:
-    """Log that encoders which ESPnet has already stay as they are."""
-    logging.warning(
-        "ESPnet has reuse encoders of its own: those of espnet_reuse with the same "
-        "names are not registered"
-    )
+            warn_once(
+                "ESPnet has reuse encoders of its own: those of espnet_reuse with the "
+                "same names are not registered"
+            )
 
 
 def register_in_tasks(class_choices: ModuleType) -> None:

@@ -25,11 +25,7 @@ VOCABULARY = 5000  # tokens, an upper bound: a model's size before there are tok
 def parse(
     parser: argparse.ArgumentParser, config: str, needed: list[str], more: str
 ) -> argparse.Namespace:
-    """Read a config as the ESPnet program of this parser does.
-
-    Args:
-        needed: Options that the program cannot do without.
-        more: Options that override the config, as one string.
+    """Read a config, with more options, as the ESPnet program of this parser does.
 
     Raises:
         UserError: The file is missing or not YAML, or an option is wrong.
@@ -41,18 +37,12 @@ def parse(
     parser.error = refuse  # instead of the usage, some hundred lines
     try:
         return parser.parse_args(["--config", config, *needed, *shlex.split(more)])
-    except yaml.YAMLError as e:
-        raise UserError(f"{config} is not YAML: {one_line(e)}") from e
-    except ValueError as e:
+    except (yaml.YAMLError, ValueError) as e:  # YAML: also a value in `more`
         raise UserError(f"{f'{config} {more}'.strip()}: {one_line(e)}") from e
 
 
 def describe(config: str, train_args: argparse.Namespace) -> dict:
-    """Build a config's model; return its size, its checkpoint and the disk it takes.
-
-    Raises:
-        UserError: A part of it is unknown or cannot be built so.
-    """
+    """Return a model's part of what `check` returns, or raise a UserError."""
     train_args.token_list = [str(i) for i in range(VOCABULARY)]
     try:
         with torch.device("meta"):  # takes no memory and no time
@@ -76,10 +66,7 @@ def check(
 ) -> dict[str, dict]:
     """Check that models can be built, decoded and compared.
 
-    Args:
-        configs: YAML files of the models.
-        asr_args, inference_args: Options that override the configs, as one string.
-        inference_config: YAML file of the decoding.
+    The configs are YAML files, the args options that override them, as one string.
 
     Returns:
         {config: {"checkpoint": the file to decode with, "disk_bytes": ...,

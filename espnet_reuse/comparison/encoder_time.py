@@ -19,11 +19,7 @@ MAX_UTTERANCES = 20
 
 
 def read_audio(dumpdir: Path, sets: list[str]) -> list[np.ndarray]:
-    """Read the first utterances of the sets as ESPnet does, in any format of its own.
-
-    Returns:
-        At most `MAX_UTTERANCES` waveforms, each of shape (samples,).
-    """
+    """Read the first utterances as ESPnet does, waveforms of shape (samples,)."""
     wavs = []
     for name in sets:
         scp, audio_format = dumpdir / name / "wav.scp", dumpdir / name / "audio_format"
@@ -58,7 +54,7 @@ def measure_encoders(
 
     Args:
         models: The models, on the device to measure.
-        wavs: Waveforms.
+        wavs: Waveforms, of shape (samples,).
         fs: Their sampling rate, in Hz.
 
     Returns:

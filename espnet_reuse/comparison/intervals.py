@@ -12,8 +12,7 @@ from espnet_reuse.errors import UserError
 
 RESAMPLES = 9999
 
-# {utterance id: (speaker, reference tokens, errors)} of one seed; ids of speakers
-# instead of utterances after `by_speaker`
+# {utterance id: (speaker, reference tokens, errors)} of one seed; or {speaker: ...}
 Errors = dict[str, tuple[str, float, float]]
 
 
@@ -49,9 +48,8 @@ def interval(baseline: list[Errors], model: list[Errors]) -> tuple[float, float]
     errors = []
     for seeds in (baseline, model):
         n = len(seeds)
-        seed_errors = (
-            drawn @ np.array([[seed[u][2] for u in units] for seed in seeds]).T
-        )
+        table = np.array([[seed[unit][2] for seed in seeds] for unit in units])
+        seed_errors = drawn @ table
         mean = seed_errors.mean(axis=1)
         deviation = (seed_errors * draw(n)).mean(axis=1) - mean
         errors.append(mean + deviation * np.sqrt(n / max(n - 1, 1)))
@@ -65,7 +63,7 @@ def compare_errors(errors: dict[str, list[Errors]], set_: str) -> dict[str, dict
 
     Args:
         errors: {model: errors of each seed}.
-        set_: The set, for the error.
+        set_: The set, for the message.
 
     Returns:
         {model: {"error_rate": mean in %, "error_rates": of the seeds, "interval": ...,

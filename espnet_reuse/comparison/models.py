@@ -58,7 +58,7 @@ class Model:
 
 
 def resolve(name: str, recipe: Path) -> Model:
-    """Return the model of a name in the recipe of a folder.
+    """Return the model of a name in a recipe's folder.
 
     Raises:
         UserError: No model has this name, or a file is not a YAML mapping.

@@ -18,11 +18,7 @@ from espnet_reuse.files import written_whole
 
 
 def repair(asr_exp: Path) -> str | None:
-    """Remove a checkpoint that is cut short; restore the last epoch's model from one.
-
-    Returns:
-        What was done, or None.
-    """
+    """Remove a cut checkpoint or restore a lost model; return what was done, if any."""
     checkpoint = asr_exp / "checkpoint.pth"
     if not checkpoint.is_file():
         return None
@@ -47,9 +43,8 @@ def main():
     parser.add_argument("asr_exp", type=Path)
     args = parser.parse_args()
     with reported_errors("repair_checkpoint"):
-        done = repair(args.asr_exp)
-    if done is not None:
-        print(done)
+        if done := repair(args.asr_exp):
+            print(done)
 
 
 if __name__ == "__main__":

@@ -21,36 +21,22 @@ from espnet2.tasks.asr import ASRTask
 from espnet2.torch_utils.safe_torch_load import safe_torch_load
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 
-from espnet_reuse.comparison.details import format_details
 from espnet_reuse.comparison.encoder_time import ROUNDS, measure_encoders, read_audio
 from espnet_reuse.comparison.figure import draw
 from espnet_reuse.comparison.intervals import compare_errors
-from espnet_reuse.comparison.score import PARTIAL, decoded_name
-from espnet_reuse.comparison.tables import format_results
+from espnet_reuse.comparison.score import PARTIAL
+from espnet_reuse.comparison.tables import format_details, format_results
 from espnet_reuse.errors import UserError, reported_errors
 from espnet_reuse.files import write_json, write_text, written_whole
 from espnet_reuse.provenance import describe_run
 
 
-def read_model_file(decode_dir: Path) -> Path:
-    """Return the checkpoint that ESPnet decoded with, from the log of the decoding.
-
-    Raises:
-        UserError: Nothing is decoded there.
-    """
-    for log in decode_dir.rglob("asr_inference.1.log"):
-        return Path(re.search(r"--asr_model_file (\S+)", log.read_text("utf-8"))[1])
-    raise UserError(f"nothing is decoded in {decode_dir}")
-
-
 def read_training(asr_exp: Path) -> dict:
     """Read what ESPnet's trainer reported.
 
-    Returns:
-        Epochs, median seconds per training epoch (without the first, which warms up,
-        where there are more), the best epoch by the config's criterion, the seconds of
-        training and validation up to its end, and the peak memory in MB: the GPU's if
-        there was one, otherwise the process's.
+    The median of the seconds per epoch is without the first epoch, which warms up, if
+    there are more. The best epoch is by the config's criterion; the seconds up to its
+    end are of training and validation. The peak memory is the GPU's if there was one.
     """
     config = yaml.safe_load((asr_exp / "config.yaml").read_text(encoding="utf-8"))
     phase, criterion, mode = config["best_model_criterion"][0]
@@ -75,11 +61,10 @@ def read_training(asr_exp: Path) -> dict:
 
 
 def read_decoding_rtf(set_dir: Path) -> float | None:
-    """Read the real-time factor of a decoding.
+    """Read the real-time factor of a decoding, None where ESPnet reports none.
 
-    Returns:
-        None if ESPnet did not report one, or reported a wrong one: it charges each
-        utterance of a batch with the time of the whole batch.
+    It reports a wrong one for batches, also None: each utterance is charged with the
+    time of its whole batch.
     """
     log = set_dir / "logdir/calculate_rtf.log"
     report = log.read_text(encoding="utf-8") if log.is_file() else ""
@@ -91,11 +76,7 @@ def read_decoding_rtf(set_dir: Path) -> float | None:
 
 
 def read_scores(set_dir: Path) -> dict:
-    """Read the scores of one decoded set.
-
-    Returns:
-        {"wer": counts, "cer": counts, ..., "decoding_rtf": ...}, with the error rate in
-        %.
+    """Read {"wer": counts and error rate in %, ..., "decoding_rtf": ...} of a set.
 
     Raises:
         UserError: It is not scored.
@@ -133,13 +114,13 @@ def gather_model(
 ) -> tuple[dict, AbsESPnetModel, argparse.Namespace]:
     """Gather what one model's trainings, decodings and scores left.
 
-    Arguments are those of `compare`, with the experiments of the model alone.
-
     Returns:
         The model's part of the comparison, the first seed's model, and its config.
     """
+    log = asr_exps[0] / inference_tag / sets[0] / "logdir/asr_inference.1.log"
+    checkpoint = re.search(r"--asr_model_file (\S+)", log.read_text("utf-8"))[1]
     model, train_args = ASRTask.build_model_from_file(
-        asr_exps[0] / "config.yaml", read_model_file(asr_exps[0] / inference_tag)
+        asr_exps[0] / "config.yaml", checkpoint
     )
     trainings = [read_training(asr_exp) for asr_exp in asr_exps]
     runs, scores = [], []
@@ -179,16 +160,13 @@ def compare(
     Args:
         asr_exps: An experiment for each seed of each model, the baseline first.
         inference_tag: Name of the decoding's folder in each.
-        sets: Names of the decoded sets.
+        sets: Names of the decoded sets; org/<set> for a validation set.
         command: What the user typed.
         dumpdir: Folder with a data directory per set.
 
     Raises:
         UserError: Something is not decoded or scored, or on other references.
     """
-    baseline = next(iter(asr_exps))
-    decode_dir = asr_exps[baseline][0] / inference_tag
-    sets = [decoded_name(decode_dir, name) for name in sets]
     results, models = {}, {}
     for name, exps in asr_exps.items():
         gathered = gather_model(exps, inference_tag, sets)
@@ -201,7 +179,7 @@ def compare(
         for name, wer in compare_errors(errors, set_).items():
             results[name]["scores"][set_]["wer"] |= wer
     # measure where they were trained, if that is here
-    trained_on_gpu = results[baseline]["peak_memory_of"] == "gpu"
+    trained_on_gpu = next(iter(results.values()))["peak_memory_of"] == "gpu"
     on_gpu = torch.cuda.is_available() and trained_on_gpu
     for model in models.values():
         model.to("cuda" if on_gpu else "cpu")
@@ -234,13 +212,8 @@ def compare(
 def main():
     """Write comparison.json, comparison_details.md, RESULTS.md and comparison.png."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--models",
-        nargs="+",
-        required=True,
-        metavar="NAME=ASR_EXP",
-        help="the first is the baseline; a name that is given again: another seed",
-    )
+    models = "NAME=ASR_EXP: the first is the baseline, a name again is another seed"
+    parser.add_argument("--models", nargs="+", required=True, help=models)
     parser.add_argument("--inference_tag", required=True)
     parser.add_argument("--sets", nargs="+", required=True, help="decoded sets")
     parser.add_argument("--command", required=True, help="what the user typed")
@@ -248,7 +221,8 @@ def main():
     parser.add_argument("--output_dir", type=Path, default="exp")
     args = parser.parse_args()
     asr_exps = {}
-    for name, asr_exp in (model.split("=", 1) for model in args.models):
+    for model in args.models:
+        name, asr_exp = model.split("=", 1)
         asr_exps.setdefault(name, []).append(Path(asr_exp))
     with reported_errors("results"):
         comparison = compare(

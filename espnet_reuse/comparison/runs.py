@@ -17,14 +17,7 @@ from espnet_reuse.errors import UserError, one_line, reported_errors
 
 
 def read_runs(paths: list[Path]) -> dict:
-    """Read the errors of each utterance in each run.
-
-    Args:
-        paths: Files with {"models": {name: {"runs": [{"asr_exp": ..., "utterances":
-            {set: {utterance id: [speaker, reference tokens, errors]}}}]}}}.
-
-    Returns:
-        {model: {asr_exp: {set: {utterance id: [speaker, reference tokens, errors]}}}}.
+    """Read {model: {asr_exp: {set: errors of the utterances}}} from comparison.jsons.
 
     Raises:
         UserError: A file is no comparison, two files have the same run with other
@@ -34,18 +27,16 @@ def read_runs(paths: list[Path]) -> dict:
     for path in paths:
         try:
             comparison = json.loads(path.read_text(encoding="utf-8"))
+            decodings.setdefault(comparison["run"]["decoding"], path)
             found = [
                 (name, run["asr_exp"], run["utterances"])
                 for name, model in comparison["models"].items()
                 for run in model["runs"]
             ]
-            if not found:
-                raise LookupError("no runs")
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as e:
+        except (ValueError, LookupError, TypeError, AttributeError) as e:
             raise UserError(
                 f"{path} is not a comparison.json: {type(e).__name__}: {one_line(e)}"
             ) from e
-        decodings.setdefault(comparison.get("run", {}).get("decoding"), path)
         for name, asr_exp, utterances in found:
             runs = models.setdefault(name, {})
             if runs.setdefault(asr_exp, utterances) != utterances:
@@ -62,7 +53,7 @@ def read_runs(paths: list[Path]) -> dict:
 
 
 def format_rates(models: dict) -> str:
-    """Format error rates and differences to the first model, from `read_runs`.
+    """Format what `read_runs` returns: error rates, differences to the first model.
 
     Raises:
         UserError: Runs were scored on other references, or share no set.

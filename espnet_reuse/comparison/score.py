@@ -47,10 +47,7 @@ def align(ref: str, hyp: str) -> tuple[dict[str, int], str]:
 
 
 def format_summary(by_speaker: pandas.DataFrame) -> str:
-    """Format what `align` counts, summed up by speaker, as sclite's summary.
-
-    ESPnet's show_asr_result.sh reads it.
-    """
+    """Format counts as sclite's summary, which ESPnet's show_asr_result.sh reads."""
     table = by_speaker.copy()
     table.loc["Sum/Avg"] = table.sum()
     rates = 100 * table[["hits", *ERRORS, "errors"]]
@@ -69,14 +66,10 @@ def format_summary(by_speaker: pandas.DataFrame) -> str:
 def write_score(
     score_dir: Path, refs: dict[str, str], hyps: dict[str, str], utt2spk: dict[str, str]
 ) -> None:
-    """Score one set of tokenized utterances.
+    """Score one set of utterances, {utterance id: tokens joined by spaces}.
 
-    Args:
-        score_dir: Where to write result.txt, result.json, alignments.txt, and
-            utterances.json: {utterance id: (speaker, reference tokens, errors)}.
-        refs: {utterance id: reference tokens, joined by spaces}.
-        hyps: The same of the hypotheses.
-        utt2spk: {utterance id: speaker}.
+    Writes result.txt, result.json, alignments.txt, and utterances.json: {utterance id:
+    (speaker, reference tokens, errors)}.
     """
     utterances, alignments = {}, []
     for utt_id in sorted(refs):
@@ -90,10 +83,8 @@ def write_score(
     score_dir.mkdir(exist_ok=True)
     write_text("".join(alignments), score_dir / "alignments.txt")
     kept = itemgetter("speaker", "tokens", "errors")
-    write_json(
-        {utt_id: kept(row) for utt_id, row in utterances.items()},
-        score_dir / "utterances.json",
-    )
+    errors = {utt_id: kept(row) for utt_id, row in utterances.items()}
+    write_json(errors, score_dir / "utterances.json")
     write_json(by_speaker.sum()[COUNTS].to_dict(), score_dir / "result.json")
     summary = f"Scored with jiwer {version('jiwer')}\n\n{format_summary(by_speaker)}"
     write_text(summary, score_dir / "result.txt")
@@ -139,18 +130,8 @@ def score_set(decode_dir: Path, name: str, dumpdir: Path, config: dict) -> None:
         )
 
 
-def decoded_name(decode_dir: Path, name: str) -> str:
-    """Return a set's name as ESPnet decodes it: a validation set's is org/<set>."""
-    org = f"org/{name}"
-    return org if (decode_dir / org).is_dir() else name
-
-
 def find_decoded(expdir: Path, sets: list[str] | None) -> list[tuple[Path, str]]:
-    """Find what is decoded.
-
-    Args:
-        expdir: exp, or a folder in it.
-        sets: Names of sets, or None for all that are there.
+    """Find what is decoded in exp or a folder in it: all, or the sets that are named.
 
     Returns:
         (decode_dir, name) of each decoded set, see `score_set`.
@@ -162,17 +143,16 @@ def find_decoded(expdir: Path, sets: list[str] | None) -> list[tuple[Path, str]]
     for text in sorted(expdir.rglob("text")):
         set_dir = text.parent
         if (set_dir / "logdir").is_dir():
-            parents = set_dir.parents
-            decode_dir = next(
-                p for p in parents if (p.parent / "config.yaml").is_file()
-            )
-            found[decode_dir].append(str(set_dir.relative_to(decode_dir)))
+            asr_exp = next(p for p in text.parents if (p / "config.yaml").is_file())
+            inference_tag, *name = set_dir.relative_to(asr_exp).parts
+            found[asr_exp / inference_tag].append("/".join(name))
     if not found:
         raise UserError(f"nothing is decoded in {expdir}")
     decoded = []
     for decode_dir, names in found.items():
         for name in names if sets is None else sets:
-            name = name if sets is None else decoded_name(decode_dir, name)
+            if sets and f"org/{name}" in names:  # a validation set
+                name = f"org/{name}"
             if name not in names:
                 raise UserError(f"{decode_dir}: {name} is not decoded")
             decoded.append((decode_dir, name))
@@ -192,12 +172,8 @@ def main():
             text = (decode_dir.parent / "config.yaml").read_text(encoding="utf-8")
             score_set(decode_dir, name, args.dumpdir, yaml.safe_load(text))
         for asr_exp in sorted({decode_dir.parent for decode_dir, _ in decoded}):
-            results = subprocess.run(
-                ["scripts/utils/show_asr_result.sh", asr_exp],
-                check=True,
-                stdout=subprocess.PIPE,
-                encoding="utf-8",
-            ).stdout
+            command = ["scripts/utils/show_asr_result.sh", asr_exp]
+            results = subprocess.check_output(command, encoding="utf-8")
             if PARTIAL.is_file():
                 results += f"\nPartial corpus:\n\n{PARTIAL.read_text('utf-8')}"
             write_text(results, asr_exp / "RESULTS.md")

@@ -1,7 +1,7 @@
 # Copyright 2026 The espnet-reuse authors
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""Tables of a comparison: RESULTS.md, and what a terminal shows.
+"""Tables of a comparison: RESULTS.md, comparison_details.md, and those of a terminal.
 
 A *comparison* is the content of a comparison.json. Nothing here needs PyTorch or
 ESPnet: the tables of a finished comparison are there at once.
@@ -11,25 +11,23 @@ import re
 import statistics
 from itertools import groupby
 from operator import itemgetter
+from pathlib import Path
 
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from espnet_reuse.comparison.intervals import RESAMPLES
+from espnet_reuse.comparison.intervals import RESAMPLES, Errors, by_speaker
+from espnet_reuse.data.data_dir import read_scp
 
+EXAMPLES = 5
 FEW_WORDS = 500
 INTERVALS = {"interval": "95 % interval", "interval_by_speaker": "by speaker"}
 
 
 def markdown(rows: list[dict[str, str]], headers: dict | None = None) -> str:
-    """Format a table as Markdown.
-
-    Args:
-        rows: {column: cell} of each row.
-        headers: {column: its header} where it has another one.
-    """
+    """Format rows, {column: cell}, as Markdown; columns may have other headers."""
     import pandas  # takes longer to import than a table to print
 
     table = pandas.DataFrame(rows).rename(columns=headers or {})
@@ -43,11 +41,11 @@ def ratio(key: str, model: dict, baseline: dict) -> str:
 
 def rate_cells(title: str, counts: dict, baseline: dict) -> dict[str, str]:
     """Format an error rate, its change in points, and intervals of the change."""
-    rates, is_first = counts["error_rates"], counts is baseline
+    rates = counts["error_rates"]
     spread = f" ± {statistics.stdev(rates):.1f}" if len(rates) > 1 else ""
     change = f"{counts['error_rate'] - baseline['error_rate']:+.1f}"
     cells = {title: f"{statistics.mean(rates):.1f}{spread}"}
-    cells[f"change of {title}"] = "" if is_first else change
+    cells[f"change of {title}"] = "" if counts is baseline else change
     for key, column in INTERVALS.items():
         if key in counts:
             limits = counts[key]
@@ -114,8 +112,7 @@ def caveats(comparison: dict) -> list[str]:
     else:
         notes = ["One seed: the intervals do not show how other seeds would differ."]
     words = {name: s["wer"]["tokens"] for name, s in baseline["scores"].items()}
-    few = [f"{name} ({n})" for name, n in words.items() if n < FEW_WORDS]
-    if few:
+    if few := [f"{name} ({n})" for name, n in words.items() if n < FEW_WORDS]:
         notes.append(
             "Too few words for an error rate to show more than that the pipeline "
             f"works: {', '.join(few)}."
@@ -161,6 +158,78 @@ def format_results(comparison: dict) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def format_speakers(errors: dict[str, list[Errors]]) -> str:
+    """Format {model: errors of each seed} as error rates of each speaker."""
+    rows = {}
+    for name, seeds in errors.items():
+        sums = list(map(by_speaker, seeds))
+        for speaker, (_, words, _) in sums[0].items():
+            rows.setdefault(speaker, {"speaker": speaker, "words": f"{words:.0f}"})
+            mean = statistics.mean(seed[speaker][2] for seed in sums)
+            rows[speaker][f"WER, {name}"] = f"{100 * mean / max(words, 1):.1f}"
+    return markdown(list(rows.values()))
+
+
+def format_examples(
+    errors: dict[str, list[Errors]],
+    texts: dict[str, dict],
+    refs: dict[str, str],
+    name: str,
+) -> list[str]:
+    """Format the utterances on which a model gains and loses most, as Markdown.
+
+    Args:
+        errors: {model: errors of each seed}.
+        texts: {model: {utterance id: hypothesis}}.
+        refs: {utterance id: reference}.
+        name: The model to compare with the first.
+    """
+    first = next(iter(errors))
+    words = {u: row[1] for u, row in sorted(errors[first][0].items())}
+    means = {
+        model: {u: statistics.mean(seed[u][2] for seed in errors[model]) for u in words}
+        for model in (first, name)
+    }
+    change = {u: means[name][u] - means[first][u] for u in words}
+    ranked = sorted(words, key=change.get)
+    lines = []
+    for title, chosen in (
+        ("fewer", [u for u in ranked if change[u] < 0]),
+        ("more", [u for u in reversed(ranked) if change[u] > 0]),
+    ):
+        lines += [f"#### {name}: {title} errors than {first}", ""]
+        for u in chosen[:EXAMPLES]:
+            counts = " to ".join(f"{mean[u]:g}" for mean in means.values())
+            lines += [
+                f"- `{u}`, {words[u]} words, errors: {counts}",
+                f"    - reference: {refs[u]}",
+                *(f"    - {m}: {texts[m][u]}" for m in means),
+            ]
+        lines += [""] if chosen else ["", "None.", ""]
+    return lines
+
+
+def format_details(models: dict, inference_tag: str, dumpdir: Path) -> str:
+    """Format comparison_details.md, see `results.compare` for the arguments."""
+    lines = ["<!-- Generated by espnet_reuse.comparison.results -->"]
+    lines += ["# By speaker and utterance", ""]
+    if any(model["seeds"] > 1 for model in models.values()):
+        lines += ["Errors are means over the seeds, texts the first seed's.", ""]
+    for set_ in next(iter(models.values()))["scores"]:
+        errors, texts = {}, {}
+        for name, model in models.items():
+            errors[name] = [run["utterances"][set_] for run in model["runs"]]
+            decode_dir = Path(model["runs"][0]["asr_exp"]) / inference_tag
+            texts[name] = read_scp(decode_dir / set_ / "text")
+        refs = read_scp(dumpdir / set_ / "text")
+        lines += [f"## {set_}", "", "### By speaker", "", format_speakers(errors), ""]
+        if len(models) > 1:
+            lines += ["### The utterances that differ most", ""]
+        for name in list(models)[1:]:
+            lines += format_examples(errors, texts, refs, name)
+    return "\n".join(lines).rstrip() + "\n"
+
+
 def print_comparison(comparison: dict, console: Console) -> None:
     """Print a comparison as aligned tables, 100 columns wide at most."""
     models = comparison["models"]
@@ -189,12 +258,12 @@ def print_comparison(comparison: dict, console: Console) -> None:
             cells["memory"],
         )
     rates = new_table("WER", "points", "95 % interval", "CER")
+    numbers = itemgetter("WER", "change of WER", "95 % interval", "CER")
     for set_, rows in groupby(score_cells(models), itemgetter("set")):
         words = baseline["scores"][set_]["wer"]["tokens"]
         rates.add_row(escape(f"{set_} ({words:,} words)"))
         for cells in rows:
-            numbers = ("WER", "change of WER", "95 % interval", "CER")
-            rates.add_row(escape(f"  {cells['model']}"), *(cells[n] for n in numbers))
+            rates.add_row(escape(f"  {cells['model']}"), *numbers(cells))
         rates.add_section()
     for table in (sizes, rates):
         console.print(table, "", width=width)

@@ -68,8 +68,9 @@ def test_each_config_has_its_checkpoint_and_the_disk_it_takes(check, ctc):
         ("asr_args", "--decoder_conf num_blocks=x", ': argument "num_blocks"'),
         ("asr_args", "--max_epoch x", ".* x: argument --max_epoch: invalid int value"),
         ("asr_args", "--max_epoch '1", " --max_epoch '1: No closing quotation"),
+        ("asr_args", "--encoder_conf num_blocks=[", ".* num_blocks=.: while parsing"),
         ("inference_args", "--beam_size x", ".* argument --beam_size: invalid int"),
-        ("decoding", "README.md", " is not YAML"),
+        ("decoding", "README.md", ": mapping values are not allowed"),
     ],
 )
 def test_a_wrong_option_is_named_in_one_line(check, option, value, message):

@@ -9,12 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from espnet_reuse.comparison.details import (
-    format_examples,
-    format_speakers,
-    read_errors,
-)
 from espnet_reuse.comparison.intervals import by_speaker, compare_errors, interval
+from espnet_reuse.comparison.tables import format_examples, format_speakers
 from espnet_reuse.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -123,20 +119,15 @@ def test_speakers_and_utterances_are_compared_side_by_side():
         "baseline": [utterances([4, 0, 1, 2], speakers)],
         "reuse3": [utterances(e, speakers) for e in ([0, 5, 1, 0], [2, 5, 1, 1])],
     }
-    models = {
-        name: {"runs": [{"utterances": {"test": run}} for run in runs]}
-        for name, runs in seeds.items()
-    }
-    errors = read_errors(models, "test")
-    rows = [line.split() for line in format_speakers(errors).splitlines()[2:]]
+    rows = [line.split() for line in format_speakers(seeds).splitlines()[2:]]
     assert [row[1::2] for row in rows] == [
         ["s1", "40", "10.0", "15.0"],
         ["s2", "40", "7.5", "3.8"],
     ]
     ids = seeds["baseline"][0]
     refs = {u: f"ref of {u}" for u in ids}
-    texts = {m: {u: f"{m} of {u}" for u in ids} for m in models}
-    lines = "\n".join(format_examples(errors, texts, refs, "reuse3"))
+    texts = {m: {u: f"{m} of {u}" for u in ids} for m in seeds}
+    lines = "\n".join(format_examples(seeds, texts, refs, "reuse3"))
     fewer, more = lines.split("more")
     assert fewer.index("u0000") < fewer.index("u0003")  # the largest gain first
     assert "`u0000`, 20 words, errors: 4 to 1" in fewer and "u0001" not in fewer

@@ -35,7 +35,7 @@ def comparison(*runs):
     for run in runs:
         name = run["asr_exp"].split("/")[1].split("_")[0]
         models.setdefault(name, {"runs": []})["runs"].append(run)
-    return {"models": models}
+    return {"run": {"decoding": "decode_asr"}, "models": models}
 
 
 FIRST = make_run("baseline", 2, [2, 2, 2, 2])

@@ -28,17 +28,10 @@ def kernel(
     query_pos: Optional[torch.Tensor] = None,
     pos: Optional[torch.Tensor] = None,
 ) -> Optional[torch.Tensor]:
-    """Compute the map of tensors that are for Triton, as the `kernel` of attention_map.
-
-    Args:
-        query: As in `attention_map.naive_attention_map`.
-        key: As there.
-        mask: As there.
-        query_pos: As there.
-        pos: As there.
+    """Compute the map of `attention_map.naive_attention_map`'s arguments.
 
     Returns:
-        Attention map (batch, head, time, time), or None.
+        Attention map (batch, head, time, time); None if Triton does not take the query.
     """
     if not is_available(query):
         return None
