@@ -24,6 +24,13 @@ ENCODERS = {
     }.items()
 }
 
+warn_once = functools.cache(logging.warning)
+
+
+def path_of(cls: type) -> str:
+    """Return the path of a class, as in `ENCODERS`."""
+    return f"{cls.__module__}.{cls.__qualname__}"
+
 
 def register_encoders(choices) -> None:
     """Add to an ESPnet option the reuse encoders of the encoders that it offers.
@@ -36,7 +43,7 @@ def register_encoders(choices) -> None:
             as `encoder_choices` of `espnet2.tasks.asr`.
     """
     for name, parent in list(choices.classes.items()):
-        path = ENCODERS.get(f"{parent.__module__}.{parent.__qualname__}")
+        path = ENCODERS.get(path_of(parent))
         if path is None:
             continue
         module_name, class_name = path.rsplit(".", 1)
@@ -45,25 +52,17 @@ def register_encoders(choices) -> None:
             module = importlib.import_module(module_name)
             choices.classes[name] = getattr(module, class_name)
         elif choices.classes[name].__module__ != module_name:
-            say_that_espnet_has_its_own()
-
-
-@functools.cache  # once
-def say_that_espnet_has_its_own() -> None:
-    """Log that encoders which ESPnet has already stay as they are."""
-    logging.warning(
-        "ESPnet has reuse encoders of its own: those of espnet_reuse with the same "
-        "names are not registered"
-    )
+            warn_once(
+                "ESPnet has reuse encoders of its own: those of espnet_reuse with the "
+                "same names are not registered"
+            )
 
 
 def register_in_tasks(class_choices: ModuleType) -> None:
     """Register the encoders in the tasks, also in those that are imported later.
 
-    A task makes its options when it is imported: nothing is imported for this.
-
-    Args:
-        class_choices: The module `espnet2.train.class_choices`.
+    A task makes its options when it is imported: nothing is imported for this. The
+    argument is the module `espnet2.train.class_choices`.
     """
     for module in list(sys.modules.values()):
         for value in list(getattr(module, "__dict__", {}).values()):
