@@ -64,7 +64,7 @@ def to_reuse(
             f"the config's encoder is {name!r}, which has no counterpart that reuses "
             "maps; conformer, transformer, branchformer and e_branchformer have one"
         )
-    options = dict(zip(OPTIONS, (reuse_group_size, reuse_dropout), strict=True))
+    options = {"reuse_group_size": reuse_group_size, "reuse_dropout": reuse_dropout}
     config = source.config | {
         "encoder": name + SUFFIX,
         "encoder_conf": source.config["encoder_conf"] | options,
@@ -122,7 +122,7 @@ def measure(
     frames, heads and utterances. For a reuse model that was made, it compares each
     consumer's own map in the source with its producer's, head by head, and with the
     heads matched. For a model that was expanded, it compares each layer's map in the
-    two models, of ASR.
+    two models. Both are models of ASR.
 
     Returns:
         A dict for each layer whose map changes; `layer` and `producer` count from 1.
