@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+PACKAGE = Path(__file__).resolve().parent
 CPU_INFO = Path("/proc/cpuinfo")  # on Linux only
 
 
@@ -32,10 +33,9 @@ def describe_run(threads: int, command: str) -> dict:
         threads: CPU threads within an operator.
         command: The command line.
     """
-    package = Path(__file__).resolve().parent
 
     def git(*args):
-        how = {"cwd": package, "capture_output": True, "text": True, "check": True}
+        how = {"cwd": PACKAGE, "capture_output": True, "text": True, "check": True}
         with contextlib.suppress(OSError, subprocess.CalledProcessError):
             return subprocess.run(["git", *args], **how).stdout.strip()
 
@@ -48,7 +48,7 @@ def describe_run(threads: int, command: str) -> dict:
     # the environment may lie in the folder of another repository
     if git("ls-files", "--error-unmatch", __file__):
         commit = git("rev-parse", "HEAD")
-        commit += "-dirty" if git("status", "--porcelain", "--", package) else ""
+        commit += "-dirty" if git("status", "--porcelain", "--", PACKAGE) else ""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),

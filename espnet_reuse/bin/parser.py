@@ -46,13 +46,10 @@ class Parser(argparse.ArgumentParser):
 
     def add_model(self, required: bool = True):
         """Add the options that name a trained model, as ESPnet names them."""
-        helps = {
-            "asr_train_config": "config.yaml that ESPnet saved with the model",
-            "asr_model_file": "the model's parameters",
-        }
-        for name, text in helps.items():
-            how = {"type": existing_file, "required": required, "help": text}
-            self.add_argument(f"--{name}", **how)
+        how = {"type": existing_file, "required": required}
+        config = "config.yaml that ESPnet saved with the model"
+        self.add_argument("--asr_train_config", **how, help=config)
+        self.add_argument("--asr_model_file", **how, help="the model's parameters")
 
 
 @contextlib.contextmanager

@@ -166,17 +166,13 @@ CASES = {
 }
 
 
+# What becomes ONNX was a program of torch.export before.
+PAIRS = [(case, "onnx") for case in CASES]
+PAIRS += [(case, "pt2") for case in CASES if case.endswith("_reuse")]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "case, kind",
-    # what becomes ONNX was a program of torch.export before
-    [
-        (case, kind)
-        for case in CASES
-        for kind in FORMATS
-        if kind == "onnx" or case.endswith("_reuse")
-    ],
-)
+@pytest.mark.parametrize("case, kind", PAIRS)
 def test_every_encoder_gives_the_models_output(case, kind, tmp_path):
     encoder, options, config = CASES[case]
     save_model(tmp_path, encoder, config, **options)
