@@ -10,10 +10,11 @@ and the CTC head, if asked for. Batch and frames are dynamic.
 
 import contextlib
 import logging
+import math
 import sys
 import warnings
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Callable, Sequence
 from unittest.mock import patch
 
 import torch
@@ -23,7 +24,7 @@ from espnet2.legacy.nets.pytorch_backend.transformer.embedding import (
 )
 
 from espnet_reuse.errors import UserError
-from espnet_reuse.registry import ENCODERS
+from espnet_reuse.registry import ENCODERS, path_of
 
 INPUTS = ("feats", "feats_lengths")
 OUTPUTS = ("encoder_out", "encoder_out_lens", "ctc_log_probs")
@@ -51,8 +52,7 @@ class ServedEncoder(torch.nn.Module):
         super().__init__()
         model.eval()
         encoder = model.encoder
-        ancestors = (f"{c.__module__}.{c.__qualname__}" for c in type(encoder).__mro__)
-        if ENCODERS.keys().isdisjoint(ancestors):
+        if ENCODERS.keys().isdisjoint(map(path_of, type(encoder).__mro__)):
             names = ", ".join(path.rpartition(".")[2] for path in ENCODERS)
             raise UserError(
                 f"{type(encoder).__name__} is not supported; use a model with one of "
@@ -73,7 +73,7 @@ class ServedEncoder(torch.nn.Module):
 
     def forward(
         self, feats: torch.Tensor, feats_lengths: torch.Tensor
-    ) -> Tuple[torch.Tensor, ...]:
+    ) -> tuple[torch.Tensor, ...]:
         """Encode features.
 
         Args:
@@ -89,10 +89,9 @@ class ServedEncoder(torch.nn.Module):
             part = getattr(self, name)
             if part is None:
                 continue
-            if getattr(part, "interctc_use_conditioning", False):
-                x, lengths, *_ = part(x, lengths, ctc=self.ctc)
-            else:
-                x, lengths, *_ = part(x, lengths)
+            conditioned = getattr(part, "interctc_use_conditioning", False)
+            ctc = {"ctc": self.ctc} if conditioned else {}
+            x, lengths, *_ = part(x, lengths, **ctc)
             if isinstance(x, tuple):
                 x, _ = x  # intermediate outputs
         if self.with_ctc:
@@ -106,13 +105,9 @@ class _TraceableEncoder(torch.nn.Module):
     def __init__(self, served: ServedEncoder):
         super().__init__()
         self.served = served
-        parts = [getattr(served, name) for name in PARTS]
-        sources = {
-            sys.modules[cls.__module__] for part in parts for cls in type(part).__mro__
-        }
-        self.mask_users = [
-            module for module in sources if "make_pad_mask" in vars(module)
-        ]
+        classes = {cls for name in PARTS for cls in type(getattr(served, name)).__mro__}
+        modules = {sys.modules[cls.__module__] for cls in classes}
+        self.mask_users = [m for m in modules if "make_pad_mask" in vars(m)]
 
     def forward(self, feats, feats_lengths):
         frames = torch.arange(feats.size(1), device=feats.device)
@@ -131,7 +126,7 @@ class _TraceableEncoder(torch.nn.Module):
             return self.served(feats, feats_lengths)
 
 
-def _replaced_attributes(module: torch.nn.Module) -> List[Tuple[str, object]]:
+def _replaced_attributes(module: torch.nn.Module) -> list[tuple[str, object]]:
     """Return attributes of a module to have another value while a graph is recorded."""
     replaced = {"attn": None, "use_flash_attn": False}  # kept for plots; needs a GPU
     if not isinstance(module, LegacyRelPositionalEncoding):
@@ -142,24 +137,18 @@ def _replaced_attributes(module: torch.nn.Module) -> List[Tuple[str, object]]:
 
 
 def export_encoder(served: ServedEncoder, input_size: int, path: Path) -> None:
-    """Write the encoder as a graph.
-
-    Args:
-        served: The encoder.
-        input_size: Size of a feature vector.
-        path: File to write; its suffix, `.pt2` or `.onnx`, says what.
+    """Write the encoder of feature vectors (input_size,) as a graph, .pt2 or .onnx.
 
     Raises:
         UserError: PyTorch cannot make a graph of it.
     """
-    dynamic = {"feats": {0: "batch", 1: "frames"}, "feats_lengths": {0: "batch"}}
-    inferred = torch.export.Dim.DYNAMIC
-    shapes = {name: dict.fromkeys(axes, inferred) for name, axes in dynamic.items()}
+    names = {"feats": {0: "batch", 1: "frames"}, "feats_lengths": {0: "batch"}}
+    dynamic = {x: dict.fromkeys(names[x], torch.export.Dim.DYNAMIC) for x in INPUTS}
     encoder = _TraceableEncoder(served).eval()
     inputs = make_features(TRACED_LENGTHS, input_size)
     try:
         with torch.no_grad(), _quiet():
-            program = torch.export.export(encoder, inputs, dynamic_shapes=shapes)
+            program = torch.export.export(encoder, inputs, dynamic_shapes=dynamic)
             if path.suffix == ".pt2":
                 # functional: torch.export.load fails over uniform_, which ESPnet's
                 # encoders draw also where no layer is dropped
@@ -170,7 +159,7 @@ def export_encoder(served: ServedEncoder, input_size: int, path: Path) -> None:
                 f=path,
                 input_names=INPUTS,
                 output_names=served.output_names,
-                dynamic_shapes=dynamic,
+                dynamic_shapes=names,
                 dynamo=True,
                 external_data=False,
                 verbose=False,
@@ -184,7 +173,7 @@ def export_encoder(served: ServedEncoder, input_size: int, path: Path) -> None:
         ) from error
 
 
-def open_exported(path: Path, threads: Optional[int] = None) -> Tuple[Runner, int]:
+def open_exported(path: Path, threads: int | None = None) -> tuple[Runner, int]:
     """Open an exported encoder, to run on the CPU.
 
     Args:
@@ -217,41 +206,34 @@ def open_exported(path: Path, threads: Optional[int] = None) -> Tuple[Runner, in
 def largest_difference(served: ServedEncoder, runner: Runner, input_size: int) -> float:
     """Compare an exported encoder with the model, at sizes that were not traced.
 
-    Args:
-        served: The encoder.
-        runner: The exported one.
-        input_size: Size of a feature vector.
-
     Returns:
-        The largest difference of any real frame's output, or infinity where a length
-        or a shape differs.
+        The largest difference of any real frame's output, infinity where the lengths
+        differ, NaN where a difference is.
     """
-    largest = 0.0
+    differences = []
     for lengths in CHECKED_LENGTHS:
         inputs = make_features(lengths, input_size)
         with torch.no_grad():
             expected = served(*inputs)
         output = runner(*inputs)
         if not torch.equal(expected[1], output[1]):
-            return float("inf")
+            return math.inf
         for i, frames in enumerate(expected[1]):
             for mine, theirs in zip(output[::2], expected[::2], strict=True):
-                difference = (mine[i, :frames] - theirs[i, :frames]).abs().max().item()
-                # max() would pass over NaN
-                largest = difference if not difference <= largest else largest
-    return largest
+                differences.append((mine[i, :frames] - theirs[i, :frames]).abs().max())
+    return torch.stack(differences).max().item()
 
 
 def make_features(
     lengths: Sequence[int], input_size: int
-) -> Tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return noise (batch, frames, input_size), and its lengths (batch,) in frames."""
     generator = torch.Generator().manual_seed(0)
     feats = torch.randn(len(lengths), max(lengths), input_size, generator=generator)
     return feats, torch.tensor(lengths)
 
 
-def feature_size(model: ESPnetASRModel, config: Dict) -> int:
+def feature_size(model: ESPnetASRModel, config: dict) -> int:
     """Return the size of the feature vectors that the model takes."""
     if model.frontend is None:
         return config["input_size"]
@@ -264,8 +246,7 @@ def _quiet():
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     finally:
         logging.disable(level)

@@ -6,7 +6,7 @@
 import argparse
 import importlib
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
+from typing import NamedTuple
 
 import torch
 import yaml
@@ -18,7 +18,17 @@ from espnet_reuse.asr.layers.attention_map_reuse import ReuseConfigError
 from espnet_reuse.errors import UserError, one_line
 
 
-def read_config(path: Path) -> Dict:
+class Trained(NamedTuple):
+    """A trained model of an ESPnet2 task: its parameters fit its config."""
+
+    model: AbsESPnetModel  # as the config describes it, without the parameters
+    config: dict
+    state: dict[str, torch.Tensor]
+    file: Path  # of the parameters
+    task: str
+
+
+def read_config(path: Path) -> dict:
     """Read a training config, such as the config.yaml that ESPnet saves with a model.
 
     Raises:
@@ -38,17 +48,11 @@ def read_config(path: Path) -> Dict:
     return config
 
 
-def read_parameters(path: Path) -> Dict:
-    """Read a model's parameters, and nothing that could run code.
-
-    Args:
-        path: File of a state dict.
-
-    Returns:
-        Tensors by name.
+def read_parameters(path: Path) -> dict[str, torch.Tensor]:
+    """Read a model's parameters by name, and nothing that could run code.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: The file cannot be read.
         UserError: It is not a state dict.
     """
     try:
@@ -72,15 +76,8 @@ def read_parameters(path: Path) -> Dict:
     return state
 
 
-def unpack_model(path: Path, folder: Path) -> Tuple[Path, Path]:
-    """Unpack a model that ESPnet packed.
-
-    Args:
-        path: The package, a zip or tar file.
-        folder: Folder to unpack it into.
-
-    Returns:
-        The model's config.yaml, and its parameters.
+def unpack_model(path: Path, folder: Path) -> tuple[Path, Path]:
+    """Unpack a model that ESPnet packed; return its config.yaml and parameters.
 
     Raises:
         OSError: It cannot be read.
@@ -88,7 +85,7 @@ def unpack_model(path: Path, folder: Path) -> Tuple[Path, Path]:
     """
     try:
         # it refuses what is outside the folder, and a name with another suffix
-        files = unpack(path, folder)
+        files = {key: Path(file) for key, file in unpack(path, folder).items()}
         config, model = (
             [file for key, file in files.items() if key.endswith(suffix)][0]
             for suffix in ("_train_config", "_model_file")
@@ -100,12 +97,12 @@ def unpack_model(path: Path, folder: Path) -> Tuple[Path, Path]:
             f"{path} is not a package of an ESPnet model ({one_line(error)}); name "
             "what espnet2.bin.pack made"
         ) from None
-    for file in map(Path, files.values()):
+    for file in files.values():
         inside = file.resolve().is_relative_to(folder.resolve())
         if not inside or not file.is_file():
             name = str(file).removeprefix(f"{folder}/")
             raise UserError(f"{path} names '{name}', but does not hold it")
-    return Path(config), Path(model)
+    return config, model
 
 
 def get_task(name: str) -> type:
@@ -122,22 +119,17 @@ def get_task(name: str) -> type:
         if error.name != module_name:
             why = f"it needs the package {error.name}"
         raise UserError(f"no task {name!r} ({why}); use one like asr") from None
-    for value in vars(module).values():
-        is_task = isinstance(value, type) and issubclass(value, AbsTask)
-        if is_task and value.__module__ == module_name:
-            return value
-    raise UserError(f"{module_name} has no task; use one like asr")
+    classes = (value for value in vars(module).values() if isinstance(value, type))
+    own = (cls for cls in classes if cls.__module__ == module_name)
+    return next(cls for cls in own if issubclass(cls, AbsTask))
 
 
 def build_model(
-    config: Dict, task: str = "asr", device: str = "meta"
+    config: dict, task: str = "asr", device: str = "meta"
 ) -> AbsESPnetModel:
-    """Build the model that a config describes.
+    """Build the model of an ESPnet2 task that a config describes.
 
-    Args:
-        config: As ESPnet saved it.
-        task: Name of the ESPnet2 task.
-        device: Where its parameters are; on `meta` they take no memory and no time.
+    On the device `meta`, its parameters take no memory and no time.
 
     Raises:
         UserError: It cannot be built.
@@ -157,31 +149,32 @@ def build_model(
         ) from None
 
 
-def require_same(expected: Dict, state: Dict, model_file: Path) -> None:
-    """Check that a state dict has the names and shapes that a model has.
+def read_trained(
+    config_file: Path, model_file: Path, task: str = "asr", device: str = "meta"
+) -> Trained:
+    """Read a trained model, running no code of its files.
 
-    Other parameters are no problem outside the encoder: old models have some.
-
-    Args:
-        expected: State dict of the model.
-        state: Parameters to check.
-        model_file: Their file, for the error.
+    Outside the encoder the file may hold more than the model has: old models do.
 
     Raises:
-        UserError: Names or shapes differ.
+        OSError: A file cannot be read.
+        UserError: A file is not what it should be, or names or shapes of parameters
+            differ from the model's.
     """
-    problems = [
-        *(f"{name} is missing" for name in expected if name not in state),
-        *(
-            f"the config's model has no {name}"
-            for name in state
-            if name not in expected and name.startswith("encoder.")
-        ),
-        *(
-            f"{name} is {tuple(state[name].shape)}, not {tuple(expected[name].shape)}"
-            for name in expected
-            if name in state and state[name].shape != expected[name].shape
-        ),
+    config, state = read_config(config_file), read_parameters(model_file)
+    model = build_model(config, task, device)
+    expected = {name: tuple(x.shape) for name, x in model.state_dict().items()}
+    actual = {name: tuple(x.shape) for name, x in state.items()}
+    problems = [f"{name} is missing" for name in expected if name not in actual]
+    problems += [
+        f"the config's model has no {name}"
+        for name in actual
+        if name not in expected and name.startswith("encoder.")
+    ]
+    problems += [
+        f"{name} is {actual[name]}, not {shape}"
+        for name, shape in expected.items()
+        if actual.get(name, shape) != shape
     ]
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
@@ -189,32 +182,22 @@ def require_same(expected: Dict, state: Dict, model_file: Path) -> None:
             f"{model_file} is of another architecture than the config: {problems[0]}"
             f"{more}; name the config.yaml that was saved with it"
         )
+    return Trained(model, config, state, model_file, task)
 
 
-def load_model(config_file: Path, model_file: Path) -> Tuple[AbsESPnetModel, Dict]:
-    """Load an ASR model that ESPnet has trained, running no code of its file.
-
-    Args:
-        config_file: The config.yaml that was saved with it.
-        model_file: Its parameters.
-
-    Returns:
-        The model, on the CPU, and its config.
+def load_model(config_file: Path, model_file: Path) -> tuple[AbsESPnetModel, dict]:
+    """Return a trained ASR model, on the CPU, and its config.
 
     Raises:
-        OSError: A file cannot be read.
-        UserError: A file is not what it should be, or the two do not fit.
+        OSError, UserError: As `read_trained` does.
     """
-    config = read_config(config_file)
-    state = read_parameters(model_file)
-    model = build_model(config, device="cpu")
-    require_same(model.state_dict(), state, model_file)
+    trained = read_trained(config_file, model_file, device="cpu")
     # outside the encoder, ESPnet leaves out what the model does not have
-    model.load_state_dict(state, strict=False)
-    return model, config
+    trained.model.load_state_dict(trained.state, strict=False)
+    return trained.model, trained.config
 
 
-def attentions_of(encoder: torch.nn.Module) -> List[Optional[torch.nn.Module]]:
+def attentions_of(encoder: torch.nn.Module) -> list[torch.nn.Module | None]:
     """Return the attention module of every layer, None where there is none."""
     return [
         getattr(layer, "self_attn", None) or getattr(layer, "attn", None)

@@ -10,10 +10,10 @@ import subprocess
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Dict
 
 import torch
 
+PACKAGE = Path(__file__).resolve().parent
 CPU_INFO = Path("/proc/cpuinfo")  # on Linux only
 
 
@@ -26,39 +26,34 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def describe_run(threads: int, command: str) -> Dict:
-    """Return when, where, of which commit and with which versions a run is.
+def describe_run(threads: int, command: str) -> dict:
+    """Return when, where, of which commit and with which versions a command runs.
 
     Args:
         threads: CPU threads within an operator.
         command: The command line.
     """
-    package = Path(__file__).resolve().parent
 
     def git(*args):
-        try:
-            run = subprocess.run(
-                ["git", *args], capture_output=True, text=True, cwd=package, check=True
-            )
-        except (OSError, subprocess.CalledProcessError):
-            return None
-        return run.stdout.strip()
+        how = {"cwd": PACKAGE, "capture_output": True, "text": True, "check": True}
+        with contextlib.suppress(OSError, subprocess.CalledProcessError):
+            return subprocess.run(["git", *args], **how).stdout.strip()
 
     def version_of(name):
-        try:
+        with contextlib.suppress(PackageNotFoundError):
             return version(name)
-        except PackageNotFoundError:
-            return "not installed"
+        return "not installed"
 
+    commit = "unknown"
     # the environment may lie in the folder of another repository
-    tracked = git("ls-files", "--error-unmatch", __file__) is not None
-    commit = (tracked and git("rev-parse", "HEAD")) or "unknown"
-    changed = tracked and git("status", "--porcelain", "--", str(package))
+    if git("ls-files", "--error-unmatch", __file__):
+        commit = git("rev-parse", "HEAD")
+        commit += "-dirty" if git("status", "--porcelain", "--", PACKAGE) else ""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "command": command,
-        "commit": commit + ("-dirty" if changed else ""),
+        "commit": commit,
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "threads": threads,

@@ -25,6 +25,13 @@ ENCODERS = {
 }
 warn_once = functools.cache(logging.warning)
 
+warn_once = functools.cache(logging.warning)
+
+
+def path_of(cls: type) -> str:
+    """Return the path of a class, as in `ENCODERS`."""
+    return f"{cls.__module__}.{cls.__qualname__}"
+
 
 def register_encoders(choices) -> None:
     """Add to an ESPnet option the reuse encoders of the encoders that it offers.
@@ -37,7 +44,7 @@ def register_encoders(choices) -> None:
             as `encoder_choices` of `espnet2.tasks.asr`.
     """
     for name, parent in list(choices.classes.items()):
-        path = ENCODERS.get(f"{parent.__module__}.{parent.__qualname__}")
+        path = ENCODERS.get(path_of(parent))
         if path is None:
             continue
         module_name, class_name = path.rsplit(".", 1)
@@ -55,10 +62,8 @@ def register_encoders(choices) -> None:
 def register_in_tasks(class_choices: ModuleType) -> None:
     """Register the encoders in the tasks, also in those that are imported later.
 
-    A task makes its options when it is imported: nothing is imported for this.
-
-    Args:
-        class_choices: The module `espnet2.train.class_choices`.
+    A task makes its options when it is imported: nothing is imported for this. The
+    argument is the module `espnet2.train.class_choices`.
     """
     for module in list(sys.modules.values()):
         for value in list(getattr(module, "__dict__", {}).values()):

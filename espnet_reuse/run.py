@@ -10,6 +10,7 @@ Usage:
 Recipes pass it on: `./asr.sh --python "python3 -m espnet_reuse.run"`.
 """
 
+import contextlib
 import importlib.util
 import logging
 import os
@@ -17,6 +18,7 @@ import resource
 import runpy
 import sys
 import types
+from pathlib import Path
 
 import espnet_reuse  # noqa: F401 (registers the encoders)
 from espnet_reuse.errors import UserError
@@ -32,32 +34,28 @@ def _run_as_main(argv):
     main module keeps the spec of this one, that is `espnet_reuse.run`, and the workers
     find the encoders registered (see `__mp_main__` below).
     """
-    is_module = argv[0] == "-m"
-    argv = argv[is_module:]
-    name = argv[0]
-    if is_module:
-        try:
-            spec = importlib.util.find_spec(name)
-            if spec is not None and spec.submodule_search_locations is not None:
-                spec = importlib.util.find_spec(name + ".__main__")
-        except ModuleNotFoundError:
-            spec = None
+    if argv[0] == "-m":
+        _, name, *argv = argv
+        spec = None
+        with contextlib.suppress(ModuleNotFoundError):
+            found = importlib.util.find_spec(name)
+            is_package = getattr(found, "submodule_search_locations", None) is not None
+            spec = importlib.util.find_spec(f"{name}.__main__") if is_package else found
         if spec is None:
             sys.exit(f"espnet_reuse.run: error: no module named {name}")
-        code = spec.loader.get_code(spec.name)
-        argv[0] = spec.origin
+        path, code = spec.origin, spec.loader.get_code(spec.name)
     else:
+        path, *argv = argv
         try:
-            with open(name, "rb") as f:
-                code = compile(f.read(), name, "exec")
+            code = compile(Path(path).read_bytes(), path, "exec")
         except OSError as e:
-            sys.exit(f"espnet_reuse.run: error: cannot read {name}: {e.strerror}")
-        sys.path[0] = os.path.dirname(os.path.abspath(name))
-    sys.argv = argv
-    os.environ[PROGRAM] = argv[0]
+            sys.exit(f"espnet_reuse.run: error: cannot read {path}: {e.strerror}")
+        sys.path[0] = os.path.dirname(os.path.abspath(path))
+    sys.argv = [path, *argv]
+    os.environ[PROGRAM] = path
     main = types.ModuleType("__main__")
     main.__spec__ = __spec__
-    main.__file__ = argv[0]
+    main.__file__ = path
     sys.modules["__main__"] = main
     try:
         exec(code, vars(main))
@@ -82,12 +80,8 @@ def _find_problem(error):
 
 
 if __name__ == "__main__":
-    program = os.environ.get(PROGRAM)
-    if (
-        "LOCAL_RANK" in os.environ
-        and program
-        and sys.argv[1:2] not in (["-m"], [program])
-    ):
+    program = os.environ.get(PROGRAM) if "LOCAL_RANK" in os.environ else None
+    if program and sys.argv[1:2] not in (["-m"], [program]):
         # Lightning starts its other ranks with the program's arguments alone
         sys.argv.insert(1, program)
     if len(sys.argv) < 2 or sys.argv[1:] == ["-m"] or sys.argv[1] in ("-h", "--help"):

@@ -73,25 +73,19 @@ class RunsCode:
         return os.mkdir, (self.path,)
 
 
-@pytest.mark.parametrize(
-    "spoil, message",
-    {
-        "text": (lambda path: path.write_text("weights"), "does not hold a model's"),
-        "cut off": (
-            lambda path: path.write_bytes(path.read_bytes()[:1000]),
-            "does not hold a model's",
-        ),
-        "code": (
-            lambda path: torch.save({"x": RunsCode(str(path) + ".harm")}, path),
-            "does not hold a model's",
-        ),
-        "no mapping": (lambda path: torch.save([1], path), "parameters by name"),
-        "a checkpoint": (
-            lambda path: torch.save({"model": {}, "reporter": 1}, path),
-            "parameters by name",
-        ),
-    }.values(),
-)
+SPOILED = {
+    "text": (lambda path: path.write_text("weights"), "does not hold a model's"),
+    "cut off": (lambda path: os.truncate(path, 1000), "does not hold a model's"),
+    "code": (
+        lambda path: torch.save({"x": RunsCode(f"{path}.harm")}, path),
+        "does not hold a model's",
+    ),
+    "no mapping": (lambda path: torch.save([1], path), "parameters by name"),
+    "checkpoint": (lambda path: torch.save({"model": {}}, path), "parameters by name"),
+}
+
+
+@pytest.mark.parametrize("spoil, message", SPOILED.values(), ids=SPOILED)
 def test_a_file_without_parameters_is_named_and_runs_no_code(
     model_file, spoil, message
 ):
@@ -101,17 +95,18 @@ def test_a_file_without_parameters_is_named_and_runs_no_code(
     assert os.listdir(model_file.parent) == [model_file.name]
 
 
+NORM = "encoder.after_norm.weight"
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"encoder.after_norm.weight": None}, "encoder.after_norm.weight is missing"),
+        ({NORM: None}, f"{NORM} is missing"),
+        ({NORM: torch.ones(3)}, f"{NORM} is (3,), not (16,)"),
+        ({"encoder.x": torch.ones(1)}, "the config's model has no encoder.x"),
         (
-            {"encoder.encoders.9.x": torch.ones(1)},
-            "the config's model has no encoder.encoders.9.x",
-        ),
-        (
-            {"encoder.after_norm.weight": torch.ones(3)},
-            "encoder.after_norm.weight is (3,), not (16,)",
+            {NORM: None, "encoder.x": torch.ones(1)},
+            f"{NORM} is missing (and 1 more); name the config.yaml that was saved",
         ),
     ],
 )
@@ -122,13 +117,6 @@ def test_parameters_of_another_architecture_are_refused(
     torch.save({k: v for k, v in state.items() if v is not None}, model_file)
     line = refusal(load_model, config_file, model_file)
     assert f"{model_file} is of another architecture than the config: {message}" in line
-
-
-def test_parameters_of_other_groups_are_refused(config_file, model_file):
-    other = CONFIG["encoder_conf"] | {"reuse_group_size": [1, 2]}
-    config_file.write_text(yaml.safe_dump(CONFIG | {"encoder_conf": other}))
-    line = refusal(load_model, config_file, model_file)
-    assert "encoders.1.self_attn.linear_q.weight is missing" in line
 
 
 @pytest.mark.parametrize(
@@ -154,12 +142,16 @@ def test_a_task_that_espnet_lacks_is_refused():
 GOOD = "yaml_files: {asr_train_config: c.yaml}\nfiles: {asr_model_file: m.pth}"
 
 
+NO_PACKAGE = "is not a package of an ESPnet model"
+
+
 @pytest.mark.parametrize(
     "members, message",
     [
-        ({"readme": "hello"}, "is not a package of an ESPnet model"),
-        ({"meta.yaml": "[]"}, "is not a package of an ESPnet model"),
-        ({"meta.yaml": "yaml_files: {}\nfiles: {}"}, "is not a package of an ESPnet"),
+        (None, NO_PACKAGE),
+        ({"readme": "hello"}, NO_PACKAGE),
+        ({"meta.yaml": "[]"}, NO_PACKAGE),
+        ({"meta.yaml": "yaml_files: {}\nfiles: {}"}, NO_PACKAGE),
         ({"meta.yaml": GOOD}, "names 'c.yaml', but does not hold it"),
         (
             {"meta.yaml": GOOD.replace("c.yaml", "/etc/hostname")},
@@ -172,14 +164,11 @@ def test_a_broken_package_is_named_and_writes_nothing_elsewhere(
     tmp_path, members, message
 ):
     path = tmp_path / "packed.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, text in members.items():
-            archive.writestr(name, text)
+    path.write_text("no archive")
+    if members is not None:
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, text in members.items():
+                archive.writestr(name, text)
     line = refusal(unpack_model, path, tmp_path / "folder")
     assert line.startswith(f"{path} ") and message in line
     assert {*os.listdir(tmp_path)} <= {"packed.zip", "folder"}
-
-
-def test_a_file_that_is_no_archive_is_no_package(model_file, tmp_path):
-    line = refusal(unpack_model, model_file, tmp_path / "folder")
-    assert line.startswith(f"{model_file} is not a package of an ESPnet model")

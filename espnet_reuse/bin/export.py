@@ -9,47 +9,39 @@ encoder, and gives the encoder's output (batch, frames', size) and its lengths (
 Batch and frames are dynamic. The frontend, the decoder and the search are not in it.
 The file is compared with the model, at other sizes than it was made with, before it
 gets its name.
+
+Options:
+    --format  what to write
+    --output  file to write (default: the model's, with the format's suffix)
+    --with_ctc  add the CTC head's log-probabilities (batch, frames', tokens) as a third
+        output (default: false)
 """
 
-import argparse
 import importlib
 import logging
 from pathlib import Path
 
 from espnet2.utils.types import str2bool
 
-from espnet_reuse.bin.parser import Parser, named
+from espnet_reuse.bin.parser import REQUIRED, Parser, named
 from espnet_reuse.errors import UserError, reported_errors
 from espnet_reuse.files import written_whole
 
-
-def get_parser() -> argparse.ArgumentParser:
-    """Return the command line's parser."""
-    parser = Parser(prog="espnet_reuse.bin.export", description=__doc__)
-    add = parser.add_argument
-    parser.add_model()
-    add("--format", choices=["onnx", "pt2"], required=True, help="what to write")
-    add(
-        "--output",
-        type=Path,
-        help="file to write (default: the model's, with the format's suffix)",
-    )
-    add(
-        "--with_ctc",
-        type=str2bool,
-        default=False,
-        help="add the CTC head's log-probabilities (batch, frames', tokens) as a third "
-        "output (default: false)",
-    )
-    return parser
+# {name: (type or choices, default)}
+OPTIONS = {
+    "format": (["onnx", "pt2"], REQUIRED),
+    "output": (Path, None),
+    "with_ctc": (str2bool, False),
+}
 
 
-def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+def run(parser: Parser, argv: list[str] | None) -> None:
     """Export the encoder; the file gets its name once it equals the model.
 
     Raises:
         UserError: The model cannot be loaded or exported.
     """
+    args = parser.parse_args(argv)
     suffix = f".{args.format}"
     output = args.output or args.asr_model_file.with_suffix(suffix)
     if output.suffix != suffix or output.is_dir():
@@ -70,7 +62,7 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         export.export_encoder(served, size, partial)
         exported, _ = export.open_exported(partial)
         difference = export.largest_difference(served, exported, size)
-        if not difference <= export.TOLERANCE:
+        if not difference <= export.TOLERANCE:  # NaN is no success
             raise UserError(
                 f"what was exported differs from the model by {difference:.1e}, more "
                 f"than {export.TOLERANCE:g}: it is not written; try the other format"
@@ -84,11 +76,12 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
 
 def main(argv=None):
     """Run the command; an interrupted one leaves nothing."""
-    parser = get_parser()
-    args = parser.parse_args(argv)
+    parser = Parser("espnet_reuse.bin.export", __doc__)
+    parser.add_model()
+    parser.add_options(OPTIONS)
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     with reported_errors(parser.prog, extra="export"):
-        run(args, parser)
+        run(parser, argv)
 
 
 if __name__ == "__main__":

@@ -6,15 +6,19 @@
 import argparse
 import contextlib
 import math
+import re
 from pathlib import Path
 
 from espnet_reuse.errors import UserError
+
+REQUIRED = object()
 
 
 class Parser(argparse.ArgumentParser):
     """Parser whose errors are one line."""
 
     def __init__(self, prog: str, description: str):
+        description, _, self._helps = description.partition("\nOptions:\n")
         super().__init__(
             prog=prog,
             description=description,
@@ -25,20 +29,27 @@ class Parser(argparse.ArgumentParser):
         """Print the line and exit."""
         self.exit(2, f"{self.prog}: error: {message}\n")
 
+    def add_options(self, options: dict[str, tuple]):
+        """Add the options under "Options:" in the description, which has their helps.
+
+        Args:
+            options: Type or choices, and default (or `REQUIRED`), of each name.
+        """
+        described = re.findall(
+            r"^    --(\w+) ?([A-Z]*)  +(.*?)(?=^    --|\Z)", self._helps, re.M | re.S
+        )
+        for name, metavar, text in described:
+            kind, default = options[name]
+            how = {"choices": kind} if isinstance(kind, list) else {"type": kind}
+            how |= {"required": True} if default is REQUIRED else {"default": default}
+            self.add_argument(f"--{name}", metavar=metavar or None, help=text, **how)
+
     def add_model(self, required: bool = True):
         """Add the options that name a trained model, as ESPnet names them."""
-        self.add_argument(
-            "--asr_train_config",
-            type=existing_file,
-            required=required,
-            help="config.yaml that ESPnet saved with the model",
-        )
-        self.add_argument(
-            "--asr_model_file",
-            type=existing_file,
-            required=required,
-            help="the model's parameters",
-        )
+        how = {"type": existing_file, "required": required}
+        config = "config.yaml that ESPnet saved with the model"
+        self.add_argument("--asr_train_config", **how, help=config)
+        self.add_argument("--asr_model_file", **how, help="the model's parameters")
 
 
 @contextlib.contextmanager
@@ -64,13 +75,10 @@ def positive(kind):
     """Return a function that reads a positive number from the command line."""
 
     def read(text):
-        try:
-            number = kind(text)
-        except ValueError:
-            number = math.nan
-        if not 0 < number < math.inf:
-            noun = "a positive integer" if kind is int else "a positive number"
-            raise argparse.ArgumentTypeError(f"{text!r} must be {noun}")
-        return number
+        with contextlib.suppress(ValueError):
+            if 0 < kind(text) < math.inf:
+                return kind(text)
+        noun = "a positive integer" if kind is int else "a positive number"
+        raise argparse.ArgumentTypeError(f"{text!r} must be {noun}")
 
     return read

@@ -5,6 +5,7 @@
 
 import argparse
 import json
+import os
 
 import pytest
 import soundfile
@@ -77,23 +78,16 @@ def conformer(tmp_path_factory):
 def data_dir(tmp_path_factory, an4):
     """A data directory of two utterances of different lengths."""
     folder = tmp_path_factory.mktemp("data")
-    lines = []
     for n in (0, 2):
         soundfile.write(folder / f"{n}.wav", an4[n][1][: 12000 + 4000 * n], 16000)
-        lines.append(f"utt{n} {folder}/{n}.wav\n")
-    (folder / "wav.scp").write_text("".join(lines))
+    (folder / "wav.scp").write_text(f"utt0 {folder}/0.wav\nutt2 {folder}/2.wav\n")
     return folder
 
 
 def decode(folder, an4):
     """Decode two recordings; return the tokens and the score of three hypotheses."""
-    speech2text = Speech2Text(
-        folder / "config.yaml",
-        folder / "model.pth",
-        beam_size=3,
-        nbest=3,
-        maxlenratio=-5,
-    )
+    files = folder / "config.yaml", folder / "model.pth"
+    speech2text = Speech2Text(*files, beam_size=3, nbest=3, maxlenratio=-5)
     return [
         (hypothesis.yseq.tolist(), hypothesis.score.item())
         for _, wav in an4[:2]
@@ -101,7 +95,7 @@ def decode(folder, an4):
     ]
 
 
-def test_groups_of_one_decode_token_for_token_and_score_for_score(
+def test_groups_of_one_decode_as_before_and_expand_into_what_was_there(
     baseline, tmp_path, an4, monkeypatch
 ):
     run(baseline, tmp_path / "out", "--reuse_group_size", 1)
@@ -113,6 +107,9 @@ def test_groups_of_one_decode_token_for_token_and_score_for_score(
     assert scores == pytest.approx([score for _, score in expected], abs=1e-4)
     monkeypatch.setenv("ESPNET_REUSE_IMPL", "naive")  # bit for bit
     assert decode(tmp_path / "out", an4) == expected
+    expanded = run(tmp_path / "out", tmp_path / "expanded", "--expand", "true")
+    before = torch.load(baseline / "model.pth")
+    assert all(torch.equal(expanded[key], before[key]) for key in before)
 
 
 def test_consumers_lose_their_scores_parameters_and_nothing_else_changes(
@@ -186,13 +183,6 @@ def test_reuse_expands_into_a_stock_model_and_converts_back_to_itself(
     assert all(torch.equal(back[key], reuse[key]) for key in reuse)
 
 
-def test_expanding_groups_of_one_is_exact(conformer, tmp_path):
-    run(conformer, tmp_path / "reuse", "--reuse_group_size", 1)
-    expanded = run(tmp_path / "reuse", tmp_path / "expanded", "--expand", "true")
-    before = torch.load(conformer / "model.pth")
-    assert all(torch.equal(expanded[key], before[key]) for key in before)
-
-
 def test_coarser_groups_are_made_of_a_reuse_model_finer_ones_refused(
     conformer, tmp_path, capsys
 ):
@@ -200,6 +190,8 @@ def test_coarser_groups_are_made_of_a_reuse_model_finer_ones_refused(
     once = run(conformer, tmp_path / "once", "--reuse_group_size", 4)
     twice = run(tmp_path / "two", tmp_path / "twice", "--reuse_group_size", 4)
     assert all(torch.equal(once[key], twice[key]) for key in once.keys() | twice.keys())
+    run(tmp_path / "two", tmp_path / "again", "--reuse_group_size", 2)
+    assert "Nothing else: the groups are the source's" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         run(tmp_path / "two", tmp_path / "one", "--reuse_group_size", 1)
     assert "layer 2 would compute a map, but is a consumer" in capsys.readouterr().err
@@ -209,13 +201,12 @@ def permuted(state, attention):
     """Swap the two heads of an attention module, which changes no output."""
     state = dict(state)
     convert.permute_heads(state, attention, [1, 0])
-    for name in ("linear_q", "linear_k", "linear_pos"):
-        for kind in ("weight", "bias"):
-            key = f"{attention}.{name}.{kind}"
-            if key in state:
-                state[key] = state[key].unflatten(0, (HEADS, -1)).flip(0).flatten(0, 1)
-    for name in ("pos_bias_u", "pos_bias_v"):
-        state[f"{attention}.{name}"] = state[f"{attention}.{name}"].flip(0)
+    for key, value in state.items():
+        part = key.removeprefix(f"{attention}.")
+        if part.startswith(("linear_q", "linear_k", "linear_pos")):
+            state[key] = value.unflatten(0, (HEADS, -1)).flip(0).flatten(0, 1)
+        elif part.startswith("pos_bias"):
+            state[key] = value.flip(0)
     return state
 
 
@@ -223,31 +214,30 @@ def test_the_order_of_a_consumers_heads_does_not_matter_once_they_are_matched(
     conformer, tmp_path, data_dir, an4
 ):
     before = torch.load(conformer / "model.pth")
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "config.yaml").write_text((conformer / "config.yaml").read_text())
+    other = save_model(tmp_path / "other", "conformer")
     torch.save(permuted(before, "encoder.encoders.1.self_attn"), other / "model.pth")
     for (tokens, score), expected in zip(
         decode(other, an4), decode(conformer, an4), strict=True
     ):
         assert tokens == expected[0] and score == pytest.approx(expected[1], abs=1e-4)
 
-    options = ("--reuse_group_size", 2, "--data_dir", data_dir)
-    matched = [
-        run(source, tmp_path / f"matched {n}", *options)
-        for n, source in enumerate((conformer, other))
-    ]
-    unmatched = [
-        run(source, tmp_path / f"not {n}", *options, "--match_heads", "false")
-        for n, source in enumerate((conformer, other))
-    ]
+    matched, unmatched = (
+        [
+            run(
+                *(source, tmp_path / f"{match} {n}", "--reuse_group_size", 2),
+                *("--data_dir", data_dir, "--match_heads", match),
+            )
+            for n, source in enumerate((conformer, other))
+        ]
+        for match in ("true", "false")
+    )
     key = "encoder.encoders.1.self_attn.linear_v.weight"
     assert torch.equal(matched[0][key], matched[1][key])
     assert not torch.equal(unmatched[0][key], unmatched[1][key])
     for state in matched, unmatched:
         assert all(torch.equal(state[0][k], state[1][k]) for k in before if ".2." in k)
     layers = [
-        json.loads((tmp_path / f"matched {n}/conversion.json").read_text())["layers"]
+        json.loads((tmp_path / f"true {n}/conversion.json").read_text())["layers"]
         for n in range(2)
     ]
     assert [row["layer"] for row in layers[0]] == [2, 4]
@@ -278,73 +268,40 @@ CONFIG, MODEL = (
     "--asr_train_config {exp}/config.yaml",
     "--asr_model_file {exp}/model.pth",
 )
+SIZE_2 = "--reuse_group_size 2"
+# Options that replace some of a good command, or are added to it.
+ADDED = {
+    "--expand true": "--reuse_group_size: say how many layers",
+    "--reuse_group_size [1,2]": "reuse_group_size: [1, 2] sums",
+    "--reuse_group_size x": "error: reuse_group_size: 'x' must be",
+    "--task nosuch": "no task 'nosuch' (ESPnet has none)",
+    "--task st --data_dir {exp}": "--data_dir: maps are measured for --task asr only",
+    "--data_dir {exp}": "{exp}/wav.scp is missing",
+    "--num_utts 0": "--num_utts: '0' must be a positive integer",
+    "--asr_train_config no/such": "--asr_train_config: there is no file 'no/such'",
+    "--asr_model_file no/such": "--asr_model_file: there is no file 'no/such'",
+    "--asr_model_file {bad}/noise.pth": "{bad}/noise.pth does not hold a model's",
+    "--asr_model_file {bad}/other/model.pth": "model.pth is of another architecture",
+    "--asr_train_config {bad}/rnn/config.yaml --asr_model_file {bad}/rnn/model.pth": (
+        "the config's encoder is 'vgg_rnn', which has no counterpart"
+    ),
+    "--output_dir {bad}/full": "--output_dir: {bad}/full is not empty",
+    "--output_dir {bad}/full/file/x": "--output_dir: {bad}/full/file: File exists",
+    "--packed_model {bad}/noise.pth": "name the model: --asr_train_config and",
+}
+WHOLE = {
+    f"{CONFIG} {SIZE_2}": "name the model: --asr_train_config and",
+    f"{CONFIG} {MODEL}": "--reuse_group_size: say how many layers",
+    f"{CONFIG} {MODEL} --expand true": "the config's encoder is 'conf",
+    f"--packed_model no.zip {SIZE_2}": "--packed_model: there is no file 'no.zip'",
+    f"--packed_model {{bad}}/noise.pth {SIZE_2}": "is not a package of an ESPnet model",
+}
 
 
 @pytest.mark.parametrize(
     "arguments, message",
-    [
-        (f"{CONFIG} --reuse_group_size 2", "name the model: --asr_train_config and"),
-        (f"{CONFIG} {MODEL}", "--reuse_group_size: say how many layers"),
-        (f"{CONFIG} {MODEL} --reuse_group_size 2 --expand true", "--reuse_group_size"),
-        (
-            f"{CONFIG} {MODEL} --reuse_group_size [1,2]",
-            "reuse_group_size: [1, 2] sums",
-        ),
-        (
-            f"{CONFIG} {MODEL} --reuse_group_size x",
-            "error: reuse_group_size: 'x' must be",
-        ),
-        (
-            f"{CONFIG} {MODEL} --reuse_group_size 2 --task nosuch",
-            "no task 'nosuch' (ESPnet has none)",
-        ),
-        (
-            f"{CONFIG} {MODEL} --reuse_group_size 2 --task st --data_dir {{exp}}",
-            "--data_dir: maps are measured for --task asr only",
-        ),
-        (
-            f"{CONFIG} {MODEL} --reuse_group_size 2 --data_dir {{exp}}",
-            "{exp}/wav.scp is missing",
-        ),
-        (f"{CONFIG} {MODEL} --expand true", "the config's encoder is 'conf"),
-        (
-            f"--asr_train_config no/such {MODEL} --reuse_group_size 2",
-            "--asr_train_config: there is no file 'no/such'",
-        ),
-        (
-            f"{CONFIG} --asr_model_file no/such --reuse_group_size 2",
-            "--asr_model_file: there is no file 'no/such'",
-        ),
-        (
-            f"{CONFIG} --asr_model_file {{bad}}/noise.pth --reuse_group_size 2",
-            "{bad}/noise.pth does not hold a model's parameters",
-        ),
-        (
-            f"{CONFIG} --asr_model_file {{bad}}/other/model.pth --reuse_group_size 2",
-            "{bad}/other/model.pth is of another architecture",
-        ),
-        (
-            "--asr_train_config {bad}/rnn/config.yaml --asr_model_file "
-            "{bad}/rnn/model.pth --reuse_group_size 2",
-            "the config's encoder is 'vgg_rnn', which has no counterpart",
-        ),
-        (
-            f"{CONFIG} {MODEL} --reuse_group_size 2 --output_dir {{bad}}/full",
-            "--output_dir: {bad}/full is not empty",
-        ),
-        (
-            f"{CONFIG} {MODEL} --reuse_group_size 2 --output_dir {{bad}}/full/file/x",
-            "--output_dir: {bad}/full/file: File exists",
-        ),
-        (
-            "--packed_model no.zip --reuse_group_size 2",
-            "--packed_model: there is no file 'no.zip'",
-        ),
-        (
-            "--packed_model {bad}/noise.pth --reuse_group_size 2",
-            "{bad}/noise.pth is not a package of an ESPnet model",
-        ),
-    ],
+    [(f"{CONFIG} {MODEL} {SIZE_2} {added}", ADDED[added]) for added in ADDED]
+    + [*WHOLE.items()],
 )
 def test_bad_input_gets_one_line_and_leaves_nothing(
     arguments, message, conformer, bad, tmp_path, capsys
@@ -361,8 +318,7 @@ def test_bad_input_gets_one_line_and_leaves_nothing(
     assert stopped.value.code in (1, 2)
     assert printed.startswith("espnet_reuse.bin.convert: error: ")
     assert message.format(**names) in printed
-    assert not [path for path in tmp_path.glob("results/*")]
-    assert not [path for path in tmp_path.glob("results/.*")]
+    assert not (tmp_path / "results").exists() or not os.listdir(tmp_path / "results")
     assert sorted(bad.rglob("*")) == before
 
 
