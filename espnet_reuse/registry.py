@@ -23,7 +23,6 @@ ENCODERS = {
         "e_branchformer": "EBranchformer",
     }.items()
 }
-warn_once = functools.cache(logging.warning)
 
 warn_once = functools.cache(logging.warning)
 
