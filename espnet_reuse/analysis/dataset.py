@@ -24,12 +24,10 @@ class Utterance(NamedTuple):
 
 
 class DataDir:
-    """Utterances of a data directory, spread evenly over it.
+    """At most `num_utts` utterances of a data directory, spread evenly over it.
 
-    Args:
-        path: Data directory with wav.scp, and text and utt2spk if there are.
-        num_utts: Number of utterances to take, at most.
-        rate: Sampling rate in Hz that the audio must have.
+    It has a wav.scp, and text and utt2spk if there are. `rate`, in Hz, is the sampling
+    rate that its audio must have.
 
     Raises:
         UserError: A file is missing, cannot be read or is empty.
@@ -69,8 +67,7 @@ class DataDir:
         """Read one utterance at a time.
 
         Raises:
-            UserError: Its audio cannot be read or has another form than the model
-                wants.
+            UserError: Its audio cannot be read, or is not as the model wants it.
         """
         for utt_id in self.ids:
             where = f"{self.path}/wav.scp: {utt_id}: {self.reader.data[utt_id]}"
@@ -87,10 +84,8 @@ class DataDir:
                     "Hz; use the data that asr.sh made for it, in dump/raw"
                 )
             if speech.ndim != 1:
-                channels = speech.shape[1]
-                raise UserError(
-                    f"{where} has {channels} channels; use a set with one channel"
-                )
+                channels = f"has {speech.shape[1]} channels"
+                raise UserError(f"{where} {channels}; use a set with one channel")
             if len(speech) == 0:
                 raise UserError(f"{where} holds no audio; remove the utterance")
             text, speaker = self.texts.get(utt_id), self.speakers.get(utt_id)

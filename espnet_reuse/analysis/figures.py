@@ -87,10 +87,7 @@ def format_number(value: float, form: str) -> str:
 
 
 def mean_of_heads(values: Sequence) -> np.ndarray:
-    """Return the mean (L, ...) over the defined heads of (L, H, ...).
-
-    NaN (or None) is undefined, and NaN is the mean where no head is defined.
-    """
+    """Return the mean over the defined heads of (L, H, ...), NaN where none is."""
     return np.ma.masked_invalid(to_array(values)).mean(1).filled(np.nan)
 
 
@@ -122,6 +119,7 @@ def draw_entropy(analysis: Dict) -> Figure:
 def _draw_heads(*quantities):
     """Show values for each layer and head (L, H) as colours and numbers."""
     num_layers, num_heads = quantities[0][1].shape
+    centred = {"ha": "center", "va": "center", "size": 7}
     size = 1.7 + 0.45 * num_heads, 1 + 0.24 * num_layers
     figure, panels = _panels(len(quantities), 2, size)
     for axes, (label, values, norm) in zip(panels, quantities, strict=True):
@@ -130,8 +128,7 @@ def _draw_heads(*quantities):
             luminance = np.dot(image.cmap(norm(value))[:3], (0.3, 0.59, 0.11))
             color = "black" if luminance > 0.5 else "white"
             text = format_number(value, ".2f")
-            place = {"ha": "center", "va": "center"}
-            axes.text(head + 1, layer + 1, text, color=color, size=7, **place)
+            axes.text(head + 1, layer + 1, text, color=color, **centred)
         axes.set_xticks(range(1, num_heads + 1))
         axes.set_yticks(range(1, num_layers + 1))
         axes.tick_params(length=0)
@@ -173,11 +170,9 @@ def draw_roles(analysis: Dict) -> Figure:
     lift = to_array(analysis["phoneme_attention"]["same_phoneme_lift"])
     figure, (upper, lower) = _panels(2, 1, (6.2, 2.4), sharex=True)
     layers = np.arange(1, len(cad) + 1)
-    for axes, values, reference, name in (
-        (upper, cad, UNIFORM_CAD, "uniform map"),
-        (lower, lift, 1, "chance"),
-    ):
-        _draw_reference(axes, reference, name)
+    _draw_reference(upper, UNIFORM_CAD, "uniform map")
+    _draw_reference(lower, 1, "chance")
+    for axes, values in ((upper, cad), (lower, lift)):
         dots = axes.plot(layers, values, "o", color="grey", markersize=4, alpha=0.7)
         dots[0].set_label("a head")
         mean = mean_of_heads(values)
@@ -198,13 +193,7 @@ def draw_roles(analysis: Dict) -> Figure:
 
 @styled
 def draw_phoneme_attention(analysis: Dict, quantity: str, layer: int) -> Figure:
-    """Draw one layer's phoneme attention relationship, mean over heads.
-
-    Args:
-        analysis: Contents of analysis.json, with phoneme attention.
-        quantity: `lift` or `mass`.
-        layer: Layer, counted from 0.
-    """
+    """Draw one layer's phoneme attention as `lift` or `mass`, mean over heads."""
     results = analysis["phoneme_attention"]
     values = to_array(results[quantity][layer])
     label, colors, ticks = SCALES[quantity]
@@ -298,13 +287,8 @@ def draw_similarity(analysis: Dict) -> Figure:
 def draw_map(analysis: Dict, example: Dict, layer: int, head: int) -> Figure:
     """Draw one attention map of the example, its first seconds if it is long.
 
-    Args:
-        analysis: Contents of analysis.json.
-        example: One utterance: `utterance` (its id), `frame_times` (T,) in seconds,
-            `phones`, a list of (symbol, start, end) in seconds, and `maps`
-            (L, H, T, T), float16 or float32.
-        layer: Layer, counted from 0.
-        head: Head, counted from 0.
+    The example is one utterance: `utterance` (its id), `frame_times` (T,) in seconds,
+    `phones`, a list of (symbol, start, end) in seconds, and `maps` (L, H, T, T).
     """
     times = example["frame_times"]
     shift = analysis["model"]["frame_shift_ms"] / 1000
@@ -374,16 +358,8 @@ def _show_layers(axes, values, norm, **options):
 def _draw_reference(axes, value, name, linestyle="--", va="center"):
     """Draw a horizontal line with its name at the right."""
     axes.axhline(value, linestyle=linestyle, color=REFERENCE, linewidth=1.2)
-    axes.annotate(
-        name,
-        (1, value),
-        (4, 0),
-        xycoords=("axes fraction", "data"),
-        textcoords="offset points",
-        color=REFERENCE,
-        va=va,
-        size=8,
-    )
+    place = (1, value), (4, 0), ("axes fraction", "data"), "offset points"
+    axes.annotate(name, *place, color=REFERENCE, va=va, size=8)
 
 
 def _draw_cross(axes, positions, **style):

@@ -13,9 +13,9 @@ import torch
 
 
 def mass_by_distance(maps: torch.Tensor) -> torch.Tensor:
-    """Return the share of the attention at each distance, from 0 to T - 1.
+    """Return the share of the attention at each distance, (..., T) of (..., T, T).
 
-    Of maps (..., T, T), shares (..., T): (1/T) sum of A[i, j] over |i - j| = k.
+    At distance k, it is (1/T) sum of A[i, j] over |i - j| = k.
     """
     num_frames = maps.size(-1)
     frames = torch.arange(num_frames, device=maps.device)
@@ -67,7 +67,7 @@ def phoneme_attention_sums(
 
     Returns:
         Sums (..., P, P) over the frames i of p, of the attention on the frames j of q
-        outside the run of p around i.
+        outside the run.
     """
     starts = torch.ones_like(labels, dtype=torch.bool)
     starts[1:] = labels[1:] != labels[:-1]
@@ -83,13 +83,10 @@ def phoneme_attention(
 ) -> Tuple[torch.Tensor, torch.Tensor]:
     """Return PAR as mass, and as lift over chance; both (..., P, P).
 
-    Mass: P[p, q] = mean over frames i of p of the attention on frames of q outside the
-    run around i. Lift: P[p, q] divided by the share of all counted frames that are of
-    q. NaN for phonemes that do not occur.
-
-    Args:
-        sums: Output of `phoneme_attention_sums` (..., P, P), added over utterances.
-        counts: Frames of each phoneme (P,).
+    From `phoneme_attention_sums` (..., P, P), added over utterances, and the frames of
+    each phoneme (P,). Mass: P[p, q] = mean over frames i of p of the attention on
+    frames of q outside the run around i. Lift: P[p, q] divided by the share of all
+    counted frames that are of q. NaN for phonemes that do not occur.
     """
     counts = counts.to(sums.dtype)
     mass = sums / counts[:, None]
@@ -104,15 +101,9 @@ def same_phoneme_lift(
     Of the attention that leaves the run, how much goes to the same phoneme: sum over p
     of S[p, p], divided by sum over p, q of S[p, q] s[p], where S are the sums and s[p]
     is the share of p of all counted frames. A layer that looks near is not below chance
-    because most of its attention stays in the run.
-
-    Args:
-        sums: Output of `phoneme_attention_sums` (..., P, P), added over utterances.
-        counts: Frames of each phoneme (P,).
-        exclude: Phonemes that are left out as p and as q, such as silence.
-
-    Returns:
-        Lift (...): 1 is chance; NaN without frames.
+    because most of its attention stays in the run. Phonemes to exclude, such as
+    silence, are left out as p and as q. Of sums (..., P, P) and counts (P,), as
+    `phoneme_attention` takes them, the lift (...): 1 is chance; NaN without frames.
     """
     kept = [p for p in range(len(counts)) if p not in exclude]
     sums, counts = sums[..., kept, :][..., kept], counts[kept].to(sums.dtype)

@@ -14,17 +14,14 @@ from sklearn.preprocessing import StandardScaler
 
 # Every fourth speaker is held out, the first of them in any case.
 HOLD_OUT_EVERY = 4
-# Enough for the accuracy to settle; the last digits of the weights do not matter.
-MAX_ITERATIONS = 300
+MAX_ITERATIONS = 300  # enough for the accuracy to settle
 
 
 def probe(states: np.ndarray, labels: np.ndarray, speakers: np.ndarray) -> Dict:
     """Train a classifier of phonemes at each place, and test it on other speakers.
 
-    Args:
-        states: Hidden states of N frames at S places (N, S, size), float32.
-        labels: Phoneme of each frame (N,), int or str.
-        speakers: Speaker of each frame (N,), str.
+    Hidden states are those of N frames at S places (N, S, size), float32; labels and
+    speakers are those of the frames (N,).
 
     Returns:
         `accuracy` (a list, by place), `chance` (1 / number of classes), `majority`
@@ -35,9 +32,8 @@ def probe(states: np.ndarray, labels: np.ndarray, speakers: np.ndarray) -> Dict:
     """
     everyone = sorted(set(speakers.tolist()))
     if len(everyone) < 2:
-        return {
-            "skipped": f"a probe needs two speakers or more, here is {len(everyone)}"
-        }
+        why = f"a probe needs two speakers or more, here is {len(everyone)}"
+        return {"skipped": why}
     held_out = everyone[::HOLD_OUT_EVERY]
     is_test = np.isin(speakers, held_out)
     train, test = labels[~is_test], labels[is_test]
@@ -46,9 +42,8 @@ def probe(states: np.ndarray, labels: np.ndarray, speakers: np.ndarray) -> Dict:
         return {"skipped": "a probe needs two phonemes or more in the training frames"}
     accuracy = []
     for place in range(states.shape[1]):
-        classifier = make_pipeline(
-            StandardScaler(), LogisticRegression(max_iter=MAX_ITERATIONS)
-        )
+        regression = LogisticRegression(max_iter=MAX_ITERATIONS)
+        classifier = make_pipeline(StandardScaler(), regression)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             classifier.fit(states[~is_test, place], train)
