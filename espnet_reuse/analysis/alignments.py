@@ -19,8 +19,7 @@ from espnet_reuse.analysis.cache import Cache
 from espnet_reuse.analysis.phonemes import normalise
 from espnet_reuse.errors import UserError, one_line
 
-POCKETSPHINX_RATE = 16000
-POCKETSPHINX_FRAME = 0.01
+RATE, FRAME = 16000, 0.01  # of pocketsphinx, in Hz and seconds
 # Aligners round to their frames; TextGrids have their own idea of the file's length.
 TOLERANCE = 0.05
 # With several speakers in a file: "<speaker> - phones".
@@ -143,12 +142,10 @@ def align_with_pocketsphinx(speech: np.ndarray, rate: int, text: str) -> List[Ph
     if not len(speech):
         raise Unaligned("no audio")
     # a new one for each utterance: it keeps a running mean of the cepstra
-    decoder = Decoder(lm=None, samprate=POCKETSPHINX_RATE, loglevel="FATAL")
+    decoder = Decoder(lm=None, samprate=RATE, loglevel="FATAL")
     if any(decoder.lookup_word(word) is None for word in words):
         raise Unaligned("unknown words")
-    waveform = torchaudio.functional.resample(
-        torch.from_numpy(speech), rate, POCKETSPHINX_RATE
-    )
+    waveform = torchaudio.functional.resample(torch.from_numpy(speech), rate, RATE)
     raw = (waveform * 32768).clamp(-32768, 32767).to(torch.int16).numpy().tobytes()
 
     def decode():
@@ -168,13 +165,9 @@ def align_with_pocketsphinx(speech: np.ndarray, rate: int, text: str) -> List[Ph
     if [name.partition("(")[0] for name in spoken] != words:
         raise Unaligned("no alignment found")
     return [
-        Phone(
-            normalise(phone.name),
-            phone.start * POCKETSPHINX_FRAME,
-            (phone.start + phone.duration) * POCKETSPHINX_FRAME,
-        )
+        Phone(normalise(p.name), p.start * FRAME, (p.start + p.duration) * FRAME)
         for word in alignment
-        for phone in word
+        for p in word
     ]
 
 

@@ -24,7 +24,6 @@ from espnet_reuse.analysis.dataset import DataDir, Utterance
 from espnet_reuse.analysis.grouping import suggest
 from espnet_reuse.analysis.maps import AnalysedModel, FrameTimes
 from espnet_reuse.analysis.phonemes import SILENCE, group_phonemes
-from espnet_reuse.analysis.probe import probe
 
 RADII = np.linspace(0, 1, 101)
 # Neighbouring frames are nearly the same: a sample of them is enough for the probe.
@@ -165,7 +164,7 @@ def summarise_probe(totals: Totals) -> Optional[Dict]:
         return {"skipped": "the data directory has no utt2spk"}
     states = np.concatenate(totals.probe_states).astype(np.float32)
     labels, speakers = np.array(totals.probe_labels), np.array(totals.probe_speakers)
-    result = probe(states, labels, speakers)
+    result = metrics.probe(states, labels, speakers)
     places = ["input", *map(str, range(1, states.shape[1]))]
     return result if "skipped" in result else {"places": places, **result}
 

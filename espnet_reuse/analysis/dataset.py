@@ -40,10 +40,7 @@ class DataDir:
                 f"{path}/wav.scp is missing; name a data directory, as in dump/raw"
             )
         if (path / "segments").exists():
-            raise UserError(
-                f"{path} has segments; use the directory that stage 3 of asr.sh made "
-                "of it in dump/raw"
-            )
+            raise UserError(f"{path} has segments; use asr.sh's copy of it in dump/raw")
         try:
             self.reader = SoundScpReader(str(path / "wav.scp"), dtype="float32")
             self.texts, self.speakers = (
@@ -84,8 +81,8 @@ class DataDir:
                     "Hz; use the data that asr.sh made for it, in dump/raw"
                 )
             if speech.ndim != 1:
-                channels = f"has {speech.shape[1]} channels"
-                raise UserError(f"{where} {channels}; use a set with one channel")
+                channels = speech.shape[1]
+                raise UserError(f"{where} has {channels} channels; use a set with one")
             if len(speech) == 0:
                 raise UserError(f"{where} holds no audio; remove the utterance")
             text, speaker = self.texts.get(utt_id), self.speakers.get(utt_id)

@@ -5,7 +5,7 @@
 
 Layers and heads count from 1 in the figures, from 0 in arguments. Sequential colours
 are perceptually uniform, diverging ones are centred on chance. No two things differ in
-colour alone: a mark, a line style or a label differs, too.
+colour alone: a mark, a line style or a label differs, too. Callers draw in `styled`.
 """
 
 import io
@@ -49,7 +49,6 @@ STYLE = {
     "ytick.labelsize": 8,
 }
 styled = matplotlib.rc_context(STYLE)
-
 
 # Of phoneme attention: label, colours and named values, of which the least and the
 # largest end the colours; the same in all layers and models.
@@ -96,7 +95,6 @@ def pick_layers(num_layers: int) -> List[int]:
     return sorted({0, (num_layers - 1) // 2, num_layers - 1})
 
 
-@styled
 def draw_cad(analysis: Dict) -> Figure:
     """Draw the CAD of each layer and head."""
     cad = to_array(analysis["diagonality"]["cad"])
@@ -104,7 +102,6 @@ def draw_cad(analysis: Dict) -> Figure:
     return _draw_heads(("CAD", cad, Normalize(lowest, 1)))
 
 
-@styled
 def draw_entropy(analysis: Dict) -> Figure:
     """Draw the entropy of each layer and head, in nats and normalised."""
     entropy = analysis["entropy"]
@@ -137,7 +134,6 @@ def _draw_heads(*quantities):
     return figure
 
 
-@styled
 def draw_curves(analysis: Dict) -> Figure:
     """Draw D(r) of each layer, mean over heads, beside all layers and the uniform map.
 
@@ -163,7 +159,6 @@ def draw_curves(analysis: Dict) -> Figure:
     return figure
 
 
-@styled
 def draw_roles(analysis: Dict) -> Figure:
     """Draw, over layers, attention by position (CAD) and by phoneme (lift)."""
     cad = to_array(analysis["diagonality"]["cad"])
@@ -191,7 +186,6 @@ def draw_roles(analysis: Dict) -> Figure:
     return figure
 
 
-@styled
 def draw_phoneme_attention(analysis: Dict, quantity: str, layer: int) -> Figure:
     """Draw one layer's phoneme attention as `lift` or `mass`, mean over heads."""
     results = analysis["phoneme_attention"]
@@ -228,7 +222,6 @@ def draw_phoneme_attention(analysis: Dict, quantity: str, layer: int) -> Figure:
     return figure
 
 
-@styled
 def draw_probe(analysis: Dict) -> Figure:
     """Draw the accuracy of the probe before the first and after each layer."""
     results = analysis["probe"]
@@ -247,7 +240,6 @@ def draw_probe(analysis: Dict) -> Figure:
     return figure
 
 
-@styled
 def draw_similarity(analysis: Dict) -> Figure:
     """Draw the distance between layers' maps, a panel for each suggestion.
 
@@ -283,7 +275,6 @@ def draw_similarity(analysis: Dict) -> Figure:
     return figure
 
 
-@styled
 def draw_map(analysis: Dict, example: Dict, layer: int, head: int) -> Figure:
     """Draw one attention map of the example, its first seconds if it is long.
 

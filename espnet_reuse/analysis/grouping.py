@@ -47,16 +47,6 @@ def best_groups(distance: torch.Tensor) -> List[List[int]]:
     return suggested
 
 
-def best_groups_within(distance: torch.Tensor, max_distance: float) -> List[int]:
-    """Return the sizes of the fewest groups without a consumer far from its producer.
-
-    Of those with no consumer further than `max_distance`, a positive number, the
-    partition with the least cost.
-    """
-    allowed = distance.masked_fill(distance > max_distance, torch.inf)
-    return next(s for s in best_groups(allowed) if cost_of(allowed, s) < torch.inf)
-
-
 def uniform_groups(num_layers: int, producers: int) -> List[int]:
     """Return groups of equal size, as an integer `reuse_group_size` makes them.
 
@@ -81,7 +71,8 @@ def suggest(
         distance: Distance between the maps of two layers (L, L).
         flops: Those of the encoder, and what a consumer saves of them.
         producers: Wanted numbers of producers, from 1 to L.
-        max_distance: Bound on a consumer's distance from its producer, or None.
+        max_distance: Largest distance of a consumer from its producer, to suggest the
+            fewest groups within it, or None.
     """
     num_layers = len(distance)
     encoder, saved = flops
@@ -96,8 +87,9 @@ def suggest(
     best = best_groups(distance)
     wanted = {pluralize(count, "producer"): best[count - 1] for count in producers}
     if max_distance is not None:
-        within = best_groups_within(distance, max_distance)
-        wanted[f"distance up to {max_distance:g}"] = within
+        allowed = distance.masked_fill(distance > max_distance, torch.inf)
+        within = (s for s in best_groups(allowed) if cost_of(allowed, s) < torch.inf)
+        wanted[f"distance up to {max_distance:g}"] = next(within)
     return [
         {
             "wanted": bound,

@@ -64,12 +64,11 @@ class AnalysedModel:
     def __init__(self, model):
         self.model = model.eval()
         encoder = model.encoder
-        name = type(encoder).__name__
         if not isinstance(encoder, SUPPORTED):
             supported = ", ".join(cls.__name__ for cls in SUPPORTED)
             raise UserError(
-                f"{name} is not supported; use a model with one of {supported} or "
-                "their reuse counterparts"
+                f"{type(encoder).__name__} is not supported; use a model with one of "
+                f"{supported} or their reuse counterparts"
             )
         if getattr(encoder, "ctc_trim", False):
             raise UserError(
@@ -87,9 +86,8 @@ class AnalysedModel:
                 attention.use_sdpa = attention.use_flash_attn = False
             else:
                 raise UserError(
-                    f"layer {n} of {name} has no attention map ("
-                    f"{type(attention).__name__}); use a model with rel_selfattn or "
-                    "selfattn in every layer"
+                    f"layer {n} has no attention map ({type(attention).__name__}); use "
+                    "a model with rel_selfattn or selfattn in every layer"
                 )
 
     @torch.no_grad()
@@ -133,13 +131,11 @@ class AnalysedModel:
         inputs = []
         model = self.model
         normalize, model.normalize = model.normalize, None
-        try:
-            with self.layers[0].register_forward_pre_hook(
-                lambda _, args: inputs.append(_without_positions(args[0]))
-            ):
-                self._encode(speech)
-        finally:
-            model.normalize = normalize
+        with self.layers[0].register_forward_pre_hook(
+            lambda _, args: inputs.append(_without_positions(args[0]))
+        ):
+            self._encode(speech)
+        model.normalize = normalize
         middle = len(inputs[0]) // 2
         centres = []
         for frame in (middle, middle + 1):
@@ -167,9 +163,8 @@ class AnalysedModel:
         names = {module: name for name, module in self.model.encoder.named_modules()}
         encoder = type(self.model.encoder).__name__
         first = f"{encoder}.{names[self.attentions[0]]}"  # always a producer
-        size = self.attentions[0].linear_v.out_features
         consumer = flops[f"{first}.linear_v"] + flops[f"{first}.linear_out"]
-        consumer += 2 * num_frames**2 * size
+        consumer += 2 * num_frames**2 * self.attentions[0].linear_v.out_features
         saved = flops[first] - consumer
         consumers = len(self.layers) - len(self.group_sizes)
         return flops[encoder] + consumers * saved, saved

@@ -23,7 +23,7 @@ from espnet_reuse.analysis.figures import format_number, mean_of_heads, to_array
 from espnet_reuse.files import write_text, written_whole
 
 MIN_LAYERS_OF_A_TREND = 5
-CSS_DPI = 96  # pixels of CSS to the inch
+CSS_DPI = 96  # pixels of CSS to the inch: letters are as large in all figures
 MEASURES = {"js_distance": "Jensen-Shannon distance", "cosine": "Cosine similarity"}
 MATCHINGS = {"matched": "matched heads", "same_head": "same head"}
 
@@ -39,7 +39,6 @@ def write_report(analysis: Dict, example: Optional[Dict], output: Path) -> None:
         png = figures.render(figure)
         with written_whole(output / f"{name}.png") as partial:
             partial.write_bytes(png)
-        # in pixels of CSS, so that letters are as large in all figures
         width, height = (round(CSS_DPI * size) for size in figure.get_size_inches())
         text = base64.b64encode(png).decode("ascii")
         images[name] = {"png": text, "width": width, "height": height}
@@ -72,6 +71,7 @@ def format_page(
     )
 
 
+@figures.styled
 def draw_figures(analysis: Dict, example: Optional[Dict]) -> Dict[str, Figure]:
     """Draw all figures that the analysis has results for, by name."""
     drawn = {

@@ -9,7 +9,6 @@ layers may share one. Writes analysis.json, figures and report.html.
 """
 
 import argparse
-import logging
 import math
 import shlex
 import sys
@@ -151,7 +150,6 @@ def main(argv=None):
     """Run the command; an interrupted one is continued from its cache."""
     parser = get_parser()
     args = parser.parse_args(argv)
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     with reported_errors(parser.prog, "the same command continues", "analysis"):
         run(args, parser)
 
