@@ -8,7 +8,7 @@ import functools
 import re
 from importlib.metadata import version
 from pathlib import Path
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
+from typing import Dict, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 import torch
@@ -19,10 +19,8 @@ from espnet_reuse.analysis.cache import Cache
 from espnet_reuse.analysis.phonemes import normalise
 from espnet_reuse.errors import UserError, one_line
 
-POCKETSPHINX_RATE = 16000
-POCKETSPHINX_FRAME = 0.01
-# Aligners round to their frames, of 10 ms or more; the last interval of a TextGrid ends
-# with its own idea of the file's length.
+RATE, FRAME = 16000, 0.01  # of pocketsphinx, in Hz and seconds
+# Aligners round to their frames; TextGrids have their own idea of the file's length.
 TOLERANCE = 0.05
 # With several speakers in a file: "<speaker> - phones".
 PHONES_TIER = re.compile(r"(.+ - )?phones?", re.IGNORECASE)
@@ -54,8 +52,7 @@ def phones_at(times: np.ndarray, phones: Sequence[Phone]) -> np.ndarray:
 def read_textgrid(path: Path) -> List[Phone]:
     """Read the phones of a TextGrid as the Montreal Forced Aligner writes it.
 
-    The tier is named `phones`, `phone` or `<speaker> - phones`. Empty intervals are
-    silence.
+    Empty intervals are silence.
 
     Raises:
         UserError: The file is not a TextGrid with one tier of phones in order.
@@ -87,12 +84,12 @@ def read_ctm(path: Path) -> Dict[str, List[Phone]]:
         UserError: It is not text, has no phones, a line has another form, or an
             utterance's phones overlap.
     """
+    form = "'utterance channel start duration phone'"
+    phones = collections.defaultdict(list)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
         raise UserError(f"{path} is not a CTM file: it should be UTF-8 text") from None
-    form = "'utterance channel start duration phone'"
-    phones = collections.defaultdict(list)
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith(";;"):
             continue
@@ -100,9 +97,8 @@ def read_ctm(path: Path) -> Dict[str, List[Phone]]:
             utt_id, _, start, duration, symbol = line.split()[:5]
             start, end = float(start), float(start) + float(duration)
         except ValueError:
-            raise UserError(
-                f"{path}:{number} should be {form}, but is {line!r}"
-            ) from None
+            message = f"{path}:{number} should be {form}, but is {line!r}"
+            raise UserError(message) from None
         phones[utt_id].append(Phone(normalise(symbol), start, end))
     if not phones:
         raise UserError(f"{path} has no phones; its lines should be {form}")
@@ -120,24 +116,19 @@ def _in_order(phones, where):
         if not end - 0.001 <= phone.start <= phone.end:
             raise UserError(
                 f"{where}: the phone {phone.symbol} from {phone.start:g} s to "
-                f"{phone.end:g} s does not follow the one before it, which ends at "
-                f"{end:g} s"
+                f"{phone.end:g} s does not follow the one that ends at {end:g} s"
             )
         end = phone.end
     return phones
 
 
 def align_with_pocketsphinx(speech: np.ndarray, rate: int, text: str) -> List[Phone]:
-    """Align the words of a transcript with its audio.
+    """Align the words of a transcript, in any case, with its audio.
 
     The acoustic model and the dictionary are those of US English that come with
     pocketsphinx. It takes the best-fitting pronunciation of a word. It aligns wrong
-    words, too, as any forced aligner does.
-
-    Args:
-        speech: Waveform (samples,), float32, between -1 and 1.
-        rate: Sampling rate in Hz.
-        text: Words, in upper or lower case.
+    words, too, as any forced aligner does. The waveform is (samples,), float32,
+    between -1 and 1, the rate in Hz.
 
     Raises:
         Unaligned: There are no words or no audio, a word is not in the dictionary, or
@@ -151,12 +142,10 @@ def align_with_pocketsphinx(speech: np.ndarray, rate: int, text: str) -> List[Ph
     if not len(speech):
         raise Unaligned("no audio")
     # a new one for each utterance: it keeps a running mean of the cepstra
-    decoder = Decoder(lm=None, samprate=POCKETSPHINX_RATE, loglevel="FATAL")
+    decoder = Decoder(lm=None, samprate=RATE, loglevel="FATAL")
     if any(decoder.lookup_word(word) is None for word in words):
         raise Unaligned("unknown words")
-    waveform = torchaudio.functional.resample(
-        torch.from_numpy(speech), rate, POCKETSPHINX_RATE
-    )
+    waveform = torchaudio.functional.resample(torch.from_numpy(speech), rate, RATE)
     raw = (waveform * 32768).clamp(-32768, 32767).to(torch.int16).numpy().tobytes()
 
     def decode():
@@ -176,27 +165,45 @@ def align_with_pocketsphinx(speech: np.ndarray, rate: int, text: str) -> List[Ph
     if [name.partition("(")[0] for name in spoken] != words:
         raise Unaligned("no alignment found")
     return [
-        Phone(
-            normalise(phone.name),
-            phone.start * POCKETSPHINX_FRAME,
-            (phone.start + phone.duration) * POCKETSPHINX_FRAME,
-        )
+        Phone(normalise(p.name), p.start * FRAME, (p.start + p.duration) * FRAME)
         for word in alignment
-        for phone in word
+        for p in word
     ]
 
 
-class Alignments(NamedTuple):
+class Alignments:
     """Phones of utterances, from one source.
 
+    Args:
+        source: `pocketsphinx`, a folder of TextGrids, or a CTM file.
+        cache: Folder that keeps pocketsphinx's alignments.
+        allow_missing: Whether an utterance that the TextGrids or the CTM file lack is
+            `Unaligned` rather than an error.
+
     Attributes:
-        name: Name of the source.
-        find: Function of an utterance's id, waveform, sampling rate and words, which
-            returns its phones.
+        name: The file or folder, or pocketsphinx with its version.
+
+    Raises:
+        UserError: There is no such file or folder, or it holds no alignments.
     """
 
-    name: str
-    find: Callable[..., List[Phone]]
+    def __init__(self, source: str, cache: Path, allow_missing: bool = False):
+        path = Path(source)
+        self.name, self.allow_missing = str(path), allow_missing
+        if source == "pocketsphinx":
+            self.name = f"pocketsphinx {version('pocketsphinx')}"
+            kept = Cache(cache, self.name.encode())
+            self.find = functools.partial(_align_once, kept)
+        elif path.is_dir():
+            self.find = functools.partial(_read_one_textgrid, _index_textgrids(path))
+        elif path.is_file():
+            phones = read_ctm(path)
+            self.find = lambda utt_id, *_: phones.get(utt_id)
+        else:
+            raise UserError(
+                f"there is no '{path}'; name a folder of TextGrids, a CTM file, "
+                "pocketsphinx or none"
+            )
 
     def __call__(
         self, utt_id: str, speech: np.ndarray, rate: int, text: Optional[str]
@@ -208,6 +215,13 @@ class Alignments(NamedTuple):
             UserError: It has none and should, or they end after the audio.
         """
         phones = self.find(utt_id, speech, rate, text)
+        if phones is None and self.allow_missing:
+            raise Unaligned("no alignment given")
+        if phones is None:
+            raise UserError(
+                f"no phones of {utt_id} in {self.name}; add them, or skip such "
+                "utterances with allow_missing"
+            )
         seconds = len(speech) / rate
         if phones and phones[-1].end > seconds + TOLERANCE:
             raise UserError(
@@ -217,72 +231,35 @@ class Alignments(NamedTuple):
         return phones
 
 
-def open_alignments(
-    alignments: str, cache: Path, allow_missing: bool = False
-) -> Alignments:
-    """Return a source of alignments.
-
-    Args:
-        alignments: `pocketsphinx`, a folder of TextGrids, or a CTM file.
-        cache: Folder that keeps pocketsphinx's alignments.
-        allow_missing: Whether an utterance that the TextGrids or the CTM file lack is
-            `Unaligned` rather than an error.
-
-    Raises:
-        UserError: There is no such file or folder, or it holds no alignments.
-    """
-    if alignments == "pocketsphinx":
-        name = f"pocketsphinx {version('pocketsphinx')}"
-        kept = Cache(cache, name.encode())
-        return Alignments(name, functools.partial(_align_once, kept))
-    path = Path(alignments)
-    others = "a CTM file, pocketsphinx or none"
-    if path.is_dir():
-        given = collections.defaultdict(list)
-        for grid in sorted(path.rglob("*.TextGrid")):
-            given[grid.stem].append(grid)
-        if not given:
-            raise UserError(
-                f"there is no *.TextGrid in {path}; name a folder that the Montreal "
-                f"Forced Aligner wrote, {others}"
-            )
-        missing, read = "no {}.TextGrid", _read_only_textgrid
-    elif path.is_file():
-        given = read_ctm(path)
-        missing, read = "no line of {}", list
-    else:
+def _index_textgrids(folder):
+    """Return the paths of the TextGrids anywhere in a folder, by utterance."""
+    grids = collections.defaultdict(list)
+    for grid in sorted(folder.rglob("*.TextGrid")):
+        grids[grid.stem].append(grid)
+    if not grids:
         raise UserError(
-            f"there is no '{alignments}'; name a folder of TextGrids, {others}"
+            f"there is no *.TextGrid in {folder}; name a folder that the Montreal "
+            "Forced Aligner wrote"
         )
+    return grids
 
-    def find(utt_id, *_):
-        if utt_id in given:
-            return read(given[utt_id])
-        if allow_missing:
-            raise Unaligned("no alignment given")
+
+def _read_one_textgrid(grids, utt_id, *_):
+    paths = grids.get(utt_id)
+    if paths and len(paths) > 1:
+        both = f"{paths[0]} and {paths[1]}"
         raise UserError(
-            f"{missing.format(utt_id)} in {path}; add it, or skip such utterances "
-            "with allow_missing"
+            f"{both} have the name of the same utterance; leave one of them"
         )
-
-    return Alignments(str(path), find)
-
-
-def _read_only_textgrid(paths):
-    if len(paths) > 1:
-        raise UserError(
-            f"{paths[0]} and {paths[1]} have the name of the same utterance; leave one "
-            "of them"
-        )
-    return read_textgrid(paths[0])
+    return paths and read_textgrid(paths[0])
 
 
 def _align_once(cache, utt_id, speech, rate, text):
     """Align an utterance, or read from the cache how it was aligned."""
     if text is None:
         raise UserError(
-            f"{utt_id} has no line in text, so that pocketsphinx cannot align it; add "
-            "it, or use other alignments"
+            f"{utt_id} has no line in text for pocketsphinx; add it, or use other "
+            "alignments"
         )
 
     def align():
@@ -290,10 +267,9 @@ def _align_once(cache, utt_id, speech, rate, text):
             phones = align_with_pocketsphinx(speech, rate, text)
         except Unaligned as reason:
             return {"unaligned": str(reason)}
-        return dict(zip(Phone._fields, zip(*phones, strict=True), strict=True))
+        return {"phones": np.array(phones, "U8, f8, f8")}
 
     kept = cache.get((text, rate), speech, align)
     if "unaligned" in kept:
         raise Unaligned(str(kept["unaligned"]))
-    columns = (kept[field].tolist() for field in Phone._fields)
-    return [Phone(*phone) for phone in zip(*columns, strict=True)]
+    return [Phone(*phone) for phone in kept["phones"].tolist()]

@@ -6,35 +6,89 @@
 import collections
 import functools
 import math
+import zlib
 from itertools import product
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, Optional, Sequence, Tuple
 
 import numpy as np
+import pandas as pd
 import torch
 import tqdm
 import yaml
-from humanfriendly.text import pluralize
 
-from espnet_reuse.analysis import grouping, metrics, similarity
-from espnet_reuse.analysis.alignments import Alignments, Unaligned
+from espnet_reuse.analysis import metrics, similarity
+from espnet_reuse.analysis.alignments import Alignments, Phone, Unaligned, phones_at
 from espnet_reuse.analysis.cache import Cache
-from espnet_reuse.analysis.dataset import DataDir
-from espnet_reuse.analysis.maps import AnalysedModel
+from espnet_reuse.analysis.dataset import DataDir, Utterance
+from espnet_reuse.analysis.grouping import suggest
+from espnet_reuse.analysis.maps import AnalysedModel, FrameTimes
 from espnet_reuse.analysis.phonemes import SILENCE, group_phonemes
-from espnet_reuse.analysis.probe import probe
-from espnet_reuse.analysis.utterance import PROBE_FRAMES, RADII, measure
 
-MAX_PROBE_FRAMES = 10_000
+RADII = np.linspace(0, 1, 101)
+# Neighbouring frames are nearly the same: a sample of them is enough for the probe.
+PROBE_FRAMES = 50  # of an utterance
+MAX_PROBE_FRAMES = 10_000  # of all
 EXAMPLE_SECONDS = 3.0
 DEFINITIONS = Path(__file__).with_name("definitions.yaml")
+
+
+def measure(
+    analysed: AnalysedModel,
+    utterance: Utterance,
+    phones: Optional[Sequence[Phone]],
+    frame_times: FrameTimes,
+) -> Dict[str, np.ndarray]:
+    """Compute everything that is kept of an utterance.
+
+    Its id draws the frames for the probe. Its phones are None without an alignment.
+
+    Returns:
+        Arrays, with L layers, H heads, R radii, T frames:
+
+        - `frames`: T
+        - `cad`, `entropy` (nats), `normalised_entropy` (L, H); `curve` (L, H, R)
+        - `js_distance`, `cosine` (L, L, H, H)
+        - with phones, of which frames have P different ones: `phonemes` (P,),
+          `phoneme_frames` (P,), `phoneme_sums` (L, H, P, P), `probe_states`
+          (n, L + 1, size) float16, `probe_labels` (n,) which index `phonemes`, of
+          frames that are not silence
+    """
+    maps, states = analysed.record(torch.from_numpy(utterance.speech), utterance.id)
+    num_frames = maps.size(-1)
+    distance, cosine = similarity.compare_layers(maps)
+    entropy = metrics.entropy(maps)
+    measures = {
+        "frames": torch.tensor(num_frames),
+        "cad": metrics.cad(maps),
+        "curve": metrics.cumulative_diagonality(maps, torch.tensor(RADII)),
+        "entropy": entropy,
+        "normalised_entropy": entropy / np.log(max(num_frames, 2)),
+        "js_distance": distance,
+        "cosine": cosine,
+    }
+    measures = {name: value.numpy() for name, value in measures.items()}
+    if phones is None:
+        return measures
+    spoken = phones_at(frame_times.of(num_frames).numpy(), phones)
+    labels, symbols = pd.factorize(spoken, sort=True)  # -1 for None
+    rng = np.random.default_rng(zlib.crc32(utterance.id.encode()))
+    candidates = np.flatnonzero((labels >= 0) & (spoken != SILENCE))
+    chosen = rng.permutation(candidates)[:PROBE_FRAMES]
+    sums = metrics.phoneme_attention_sums(maps, torch.from_numpy(labels), len(symbols))
+    return measures | {
+        "phonemes": symbols.astype(str),
+        "phoneme_frames": np.bincount(labels[labels >= 0], minlength=len(symbols)),
+        "phoneme_sums": sums.numpy(),
+        "probe_states": states[:, chosen].transpose(0, 1).half().numpy(),
+        "probe_labels": labels[chosen],
+    }
 
 
 class Totals:
     """Sums over utterances, from which all results are computed.
 
-    Memory does not grow with the number of utterances, but for the frames of the
-    probe, which are at most 10,000.
+    Memory does not grow with the utterances, but for the probe's 10,000 frames at most.
     """
 
     MEANS = ("cad", "curve", "entropy", "normalised_entropy", "js_distance", "cosine")
@@ -103,17 +157,14 @@ def summarise_phonemes(totals: Totals) -> Optional[Dict]:
 
 
 def summarise_probe(totals: Totals) -> Optional[Dict]:
-    """Return the accuracy of the probe at each layer, or why there is none.
-
-    None without alignments.
-    """
+    """Return the probe's accuracy by layer, or why none; None without alignments."""
     if not totals.aligned:
         return None
     if None in totals.speakers:
         return {"skipped": "the data directory has no utt2spk"}
     states = np.concatenate(totals.probe_states).astype(np.float32)
     labels, speakers = np.array(totals.probe_labels), np.array(totals.probe_speakers)
-    result = probe(states, labels, speakers)
+    result = metrics.probe(states, labels, speakers)
     places = ["input", *map(str, range(1, states.shape[1]))]
     return result if "skipped" in result else {"places": places, **result}
 
@@ -133,47 +184,6 @@ def summarise_similarity(totals: Totals) -> Dict:
     } | {"matched_heads": heads.tolist()}
 
 
-def suggest(
-    distance: torch.Tensor,
-    flops: Tuple[int, int],
-    producers: Sequence[int],
-    max_distance: Optional[float],
-) -> List[Dict]:
-    """Suggest groups, and compare them with uniform ones of as many producers.
-
-    Args:
-        distance: Distance between the maps of two layers (layer, layer).
-        flops: Those of the encoder, and what a consumer saves of them.
-        producers: Wanted numbers of producers.
-        max_distance: Bound on a consumer's distance from its producer, or None.
-    """
-    num_layers = len(distance)
-    encoder, saved = flops
-
-    def describe(sizes):
-        return {
-            "reuse_group_size": sizes,
-            "cost": grouping.cost_of(distance, sizes),
-            "speed_up": encoder / (encoder - (num_layers - len(sizes)) * saved),
-        }
-
-    wanted = {
-        pluralize(count, "producer"): grouping.suggest_groups(distance, count)
-        for count in producers
-    }
-    if max_distance is not None:
-        within = grouping.suggest_groups_within(distance, max_distance)
-        wanted[f"distance up to {max_distance:g}"] = within
-    return [
-        {
-            "wanted": bound,
-            "suggested": describe(sizes),
-            "uniform": describe(grouping.uniform_groups(num_layers, len(sizes))),
-        }
-        for bound, sizes in wanted.items()
-    ]
-
-
 def analyze(
     analysed: AnalysedModel,
     dataset: DataDir,
@@ -184,13 +194,8 @@ def analyze(
 ) -> Tuple[Dict, Dict]:
     """Analyse a model on the utterances of a data directory.
 
-    Args:
-        analysed: The model.
-        dataset: The utterances.
-        find_phones: Source of alignments, or None.
-        cache: Keeps the measures of each utterance.
-        producers: Numbers of producers to suggest groups for.
-        max_distance: Bound to suggest groups for, or None.
+    The cache keeps the measures of each utterance; `producers` and `max_distance` are
+    those of `suggest`.
 
     Returns:
         The analysis, as in analysis.json but for `run`; and an utterance with its maps

@@ -15,31 +15,24 @@ from espnet_reuse.files import written_whole
 class Cache:
     """Arrays in files, each named by everything that they depend on.
 
-    Several runs may share a folder at once.
-
-    Args:
-        folder: Folder of the files; is made.
-        *depends: What all of them depend on, besides the code of the analysis.
+    That is the code of the analysis, what the folder's user names (`depends`), and a
+    key. Several runs may share a folder at once.
     """
 
     def __init__(self, folder: Path, *depends: bytes):
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        code = [
-            path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))
-        ]
-        digests = (hashlib.sha256(part).digest() for part in (*code, *depends))
-        self.base = hashlib.sha256(b"".join(digests))
+        code = sorted(Path(__file__).parent.glob("*.py"))
+        self.base = hashlib.sha256()
+        for part in (*(path.read_bytes() for path in code), *depends):
+            self.base.update(hashlib.sha256(part).digest())
 
     def get(
         self, key, speech: np.ndarray, compute: Callable[[], Dict]
     ) -> Dict[str, np.ndarray]:
-        """Return an utterance's arrays, computed if they are not there yet.
+        """Return an utterance's arrays by name, computed if they are not there yet.
 
-        Args:
-            key: What they depend on besides the audio, told apart by its `repr`.
-            speech: Waveform (samples,).
-            compute: Computes them, by name.
+        They depend on the waveform (samples,) and on the key, told apart by its `repr`.
         """
         name = self.base.copy()
         name.update(repr(key).encode())

@@ -24,12 +24,10 @@ class Utterance(NamedTuple):
 
 
 class DataDir:
-    """Utterances of a data directory, spread evenly over it.
+    """At most `num_utts` utterances of a data directory, spread evenly over it.
 
-    Args:
-        path: Data directory with wav.scp, and text and utt2spk if there are.
-        num_utts: Number of utterances to take, at most.
-        rate: Sampling rate in Hz that the audio must have.
+    It has a wav.scp, and text and utt2spk if there are. `rate`, in Hz, is the sampling
+    rate that its audio must have.
 
     Raises:
         UserError: A file is missing, cannot be read or is empty.
@@ -42,10 +40,7 @@ class DataDir:
                 f"{path}/wav.scp is missing; name a data directory, as in dump/raw"
             )
         if (path / "segments").exists():
-            raise UserError(
-                f"{path} has segments; use the directory that stage 3 of asr.sh made "
-                "of it in dump/raw"
-            )
+            raise UserError(f"{path} has segments; use asr.sh's copy of it in dump/raw")
         try:
             self.reader = SoundScpReader(str(path / "wav.scp"), dtype="float32")
             self.texts, self.speakers = (
@@ -69,8 +64,7 @@ class DataDir:
         """Read one utterance at a time.
 
         Raises:
-            UserError: Its audio cannot be read or has another form than the model
-                wants.
+            UserError: Its audio cannot be read, or is not as the model wants it.
         """
         for utt_id in self.ids:
             where = f"{self.path}/wav.scp: {utt_id}: {self.reader.data[utt_id]}"
@@ -88,9 +82,7 @@ class DataDir:
                 )
             if speech.ndim != 1:
                 channels = speech.shape[1]
-                raise UserError(
-                    f"{where} has {channels} channels; use a set with one channel"
-                )
+                raise UserError(f"{where} has {channels} channels; use a set with one")
             if len(speech) == 0:
                 raise UserError(f"{where} holds no audio; remove the utterance")
             text, speaker = self.texts.get(utt_id), self.speakers.get(utt_id)

@@ -5,7 +5,7 @@
 
 Layers and heads count from 1 in the figures, from 0 in arguments. Sequential colours
 are perceptually uniform, diverging ones are centred on chance. No two things differ in
-colour alone: a mark, a line style or a label differs, too.
+colour alone: a mark, a line style or a label differs, too. Callers draw in `styled`.
 """
 
 import io
@@ -50,7 +50,6 @@ STYLE = {
 }
 styled = matplotlib.rc_context(STYLE)
 
-
 # Of phoneme attention: label, colours and named values, of which the least and the
 # largest end the colours; the same in all layers and models.
 SCALES = {
@@ -87,10 +86,7 @@ def format_number(value: float, form: str) -> str:
 
 
 def mean_of_heads(values: Sequence) -> np.ndarray:
-    """Return the mean (L, ...) over the defined heads of (L, H, ...).
-
-    NaN (or None) is undefined, and NaN is the mean where no head is defined.
-    """
+    """Return the mean over the defined heads of (L, H, ...), NaN where none is."""
     return np.ma.masked_invalid(to_array(values)).mean(1).filled(np.nan)
 
 
@@ -99,7 +95,6 @@ def pick_layers(num_layers: int) -> List[int]:
     return sorted({0, (num_layers - 1) // 2, num_layers - 1})
 
 
-@styled
 def draw_cad(analysis: Dict) -> Figure:
     """Draw the CAD of each layer and head."""
     cad = to_array(analysis["diagonality"]["cad"])
@@ -107,7 +102,6 @@ def draw_cad(analysis: Dict) -> Figure:
     return _draw_heads(("CAD", cad, Normalize(lowest, 1)))
 
 
-@styled
 def draw_entropy(analysis: Dict) -> Figure:
     """Draw the entropy of each layer and head, in nats and normalised."""
     entropy = analysis["entropy"]
@@ -122,6 +116,7 @@ def draw_entropy(analysis: Dict) -> Figure:
 def _draw_heads(*quantities):
     """Show values for each layer and head (L, H) as colours and numbers."""
     num_layers, num_heads = quantities[0][1].shape
+    centred = {"ha": "center", "va": "center", "size": 7}
     size = 1.7 + 0.45 * num_heads, 1 + 0.24 * num_layers
     figure, panels = _panels(len(quantities), 2, size)
     for axes, (label, values, norm) in zip(panels, quantities, strict=True):
@@ -130,8 +125,7 @@ def _draw_heads(*quantities):
             luminance = np.dot(image.cmap(norm(value))[:3], (0.3, 0.59, 0.11))
             color = "black" if luminance > 0.5 else "white"
             text = format_number(value, ".2f")
-            place = {"ha": "center", "va": "center"}
-            axes.text(head + 1, layer + 1, text, color=color, size=7, **place)
+            axes.text(head + 1, layer + 1, text, color=color, **centred)
         axes.set_xticks(range(1, num_heads + 1))
         axes.set_yticks(range(1, num_layers + 1))
         axes.tick_params(length=0)
@@ -140,7 +134,6 @@ def _draw_heads(*quantities):
     return figure
 
 
-@styled
 def draw_curves(analysis: Dict) -> Figure:
     """Draw D(r) of each layer, mean over heads, beside all layers and the uniform map.
 
@@ -166,18 +159,15 @@ def draw_curves(analysis: Dict) -> Figure:
     return figure
 
 
-@styled
 def draw_roles(analysis: Dict) -> Figure:
     """Draw, over layers, attention by position (CAD) and by phoneme (lift)."""
     cad = to_array(analysis["diagonality"]["cad"])
     lift = to_array(analysis["phoneme_attention"]["same_phoneme_lift"])
     figure, (upper, lower) = _panels(2, 1, (6.2, 2.4), sharex=True)
     layers = np.arange(1, len(cad) + 1)
-    for axes, values, reference, name in (
-        (upper, cad, UNIFORM_CAD, "uniform map"),
-        (lower, lift, 1, "chance"),
-    ):
-        _draw_reference(axes, reference, name)
+    _draw_reference(upper, UNIFORM_CAD, "uniform map")
+    _draw_reference(lower, 1, "chance")
+    for axes, values in ((upper, cad), (lower, lift)):
         dots = axes.plot(layers, values, "o", color="grey", markersize=4, alpha=0.7)
         dots[0].set_label("a head")
         mean = mean_of_heads(values)
@@ -196,15 +186,8 @@ def draw_roles(analysis: Dict) -> Figure:
     return figure
 
 
-@styled
 def draw_phoneme_attention(analysis: Dict, quantity: str, layer: int) -> Figure:
-    """Draw one layer's phoneme attention relationship, mean over heads.
-
-    Args:
-        analysis: Contents of analysis.json, with phoneme attention.
-        quantity: `lift` or `mass`.
-        layer: Layer, counted from 0.
-    """
+    """Draw one layer's phoneme attention as `lift` or `mass`, mean over heads."""
     results = analysis["phoneme_attention"]
     values = to_array(results[quantity][layer])
     label, colors, ticks = SCALES[quantity]
@@ -239,7 +222,6 @@ def draw_phoneme_attention(analysis: Dict, quantity: str, layer: int) -> Figure:
     return figure
 
 
-@styled
 def draw_probe(analysis: Dict) -> Figure:
     """Draw the accuracy of the probe before the first and after each layer."""
     results = analysis["probe"]
@@ -258,7 +240,6 @@ def draw_probe(analysis: Dict) -> Figure:
     return figure
 
 
-@styled
 def draw_similarity(analysis: Dict) -> Figure:
     """Draw the distance between layers' maps, a panel for each suggestion.
 
@@ -294,17 +275,11 @@ def draw_similarity(analysis: Dict) -> Figure:
     return figure
 
 
-@styled
 def draw_map(analysis: Dict, example: Dict, layer: int, head: int) -> Figure:
     """Draw one attention map of the example, its first seconds if it is long.
 
-    Args:
-        analysis: Contents of analysis.json.
-        example: One utterance: `utterance` (its id), `frame_times` (T,) in seconds,
-            `phones`, a list of (symbol, start, end) in seconds, and `maps`
-            (L, H, T, T), float16 or float32.
-        layer: Layer, counted from 0.
-        head: Head, counted from 0.
+    The example is one utterance: `utterance` (its id), `frame_times` (T,) in seconds,
+    `phones`, a list of (symbol, start, end) in seconds, and `maps` (L, H, T, T).
     """
     times = example["frame_times"]
     shift = analysis["model"]["frame_shift_ms"] / 1000
@@ -374,16 +349,8 @@ def _show_layers(axes, values, norm, **options):
 def _draw_reference(axes, value, name, linestyle="--", va="center"):
     """Draw a horizontal line with its name at the right."""
     axes.axhline(value, linestyle=linestyle, color=REFERENCE, linewidth=1.2)
-    axes.annotate(
-        name,
-        (1, value),
-        (4, 0),
-        xycoords=("axes fraction", "data"),
-        textcoords="offset points",
-        color=REFERENCE,
-        va=va,
-        size=8,
-    )
+    place = (1, value), (4, 0), ("axes fraction", "data"), "offset points"
+    axes.annotate(name, *place, color=REFERENCE, va=va, size=8)
 
 
 def _draw_cross(axes, positions, **style):

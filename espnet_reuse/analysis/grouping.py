@@ -3,12 +3,13 @@
 
 """Which consecutive layers may share a map: groups of the least total distance."""
 
-from typing import List, Sequence
+import functools
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import torch
+from humanfriendly.text import pluralize
 
 from espnet_reuse.asr.layers.attention_map_reuse import resolve_group_sizes
-from espnet_reuse.errors import UserError
 
 
 def cost_of(distance: torch.Tensor, sizes: Sequence[int]) -> float:
@@ -23,44 +24,27 @@ def cost_of(distance: torch.Tensor, sizes: Sequence[int]) -> float:
     return cost
 
 
-def suggest_groups(distance: torch.Tensor, producers: int) -> List[int]:
-    """Return the sizes of `producers` groups with the least cost.
+def best_groups(distance: torch.Tensor) -> List[List[int]]:
+    """Return the sizes of n groups with the least cost, for each n from 1 to L.
 
-    By dynamic programming, exactly. Of equal partitions, the one whose last group is
-    the largest, then the one before it, and so on.
-
-    Args:
-        distance: Distances between the layers' maps (L, L).
-        producers: Number of groups, from 1 to L.
-
-    Raises:
-        UserError: There are not so many layers.
+    By dynamic programming, exactly, from distances between the layers' maps (L, L). Of
+    equal partitions, the one whose last group is the largest, then the one before it,
+    and so on.
     """
-    if not 1 <= producers <= len(distance):
-        raise UserError(
-            f"{len(distance)} layers cannot have {producers} producers; use 1 to "
-            f"{len(distance)}"
-        )
-    return _best_partitions(distance)[producers - 1][1]
-
-
-def suggest_groups_within(distance: torch.Tensor, max_distance: float) -> List[int]:
-    """Return the sizes of the fewest groups without a consumer far from its producer.
-
-    Of those, the partition with the least cost.
-
-    Args:
-        distance: Distances between the layers' maps (L, L).
-        max_distance: The largest distance of a consumer from its producer.
-
-    Raises:
-        UserError: The bound is not positive.
-    """
-    # NaN compares as false, and would allow everything
-    if not max_distance > 0:
-        raise UserError(f"the largest distance {max_distance} must be positive")
-    allowed = distance.masked_fill(distance > max_distance, torch.inf)
-    return next(sizes for cost, sizes in _best_partitions(allowed) if cost < torch.inf)
+    cost = functools.partial(cost_of, distance.double())
+    num_layers = len(distance)
+    best = {0: []}  # n groups of the first `end` layers, for every `end`
+    suggested = []
+    for n in range(1, num_layers + 1):
+        best = {
+            end: min(
+                ([*sizes, end - first] for first, sizes in best.items() if first < end),
+                key=cost,
+            )
+            for end in range(n, num_layers + 1)
+        }
+        suggested.append(best[num_layers])
+    return suggested
 
 
 def uniform_groups(num_layers: int, producers: int) -> List[int]:
@@ -75,26 +59,42 @@ def uniform_groups(num_layers: int, producers: int) -> List[int]:
     return [size + 1] * rest + [size] * (producers - rest)
 
 
-def _best_partitions(distance):
-    """Return cost and sizes of the best partition into n groups, for n from 1 to L."""
-    distance = distance.double()
+def suggest(
+    distance: torch.Tensor,
+    flops: Tuple[int, int],
+    producers: Sequence[int],
+    max_distance: Optional[float],
+) -> List[Dict]:
+    """Suggest groups, and compare them with uniform ones of as many producers.
+
+    Args:
+        distance: Distance between the maps of two layers (L, L).
+        flops: Those of the encoder, and what a consumer saves of them.
+        producers: Wanted numbers of producers, from 1 to L.
+        max_distance: Largest distance of a consumer from its producer, to suggest the
+            fewest groups within it, or None.
+    """
     num_layers = len(distance)
-    best = {0: (0.0, [])}  # of the first `end` layers, for every `end`
-    partitions = []
-    for n in range(1, num_layers + 1):
-        best = {
-            end: min(
-                (
-                    (
-                        cost + distance[first, first + 1 : end].sum().item(),
-                        [*sizes, end - first],
-                    )
-                    for first, (cost, sizes) in best.items()
-                    if first < end
-                ),
-                key=lambda partition: partition[0],
-            )
-            for end in range(n, num_layers + 1)
+    encoder, saved = flops
+
+    def describe(sizes):
+        return {
+            "reuse_group_size": sizes,
+            "cost": cost_of(distance, sizes),
+            "speed_up": encoder / (encoder - (num_layers - len(sizes)) * saved),
         }
-        partitions.append(best[num_layers])
-    return partitions
+
+    best = best_groups(distance)
+    wanted = {pluralize(count, "producer"): best[count - 1] for count in producers}
+    if max_distance is not None:
+        allowed = distance.masked_fill(distance > max_distance, torch.inf)
+        within = (s for s in best_groups(allowed) if cost_of(allowed, s) < torch.inf)
+        wanted[f"distance up to {max_distance:g}"] = next(within)
+    return [
+        {
+            "wanted": bound,
+            "suggested": describe(sizes),
+            "uniform": describe(uniform_groups(num_layers, len(sizes))),
+        }
+        for bound, sizes in wanted.items()
+    ]

@@ -34,27 +34,17 @@ SUPPORTED = (
 
 
 class Recording(NamedTuple):
-    """Maps and hidden states of one utterance, float32, on the CPU.
+    """Maps and hidden states of one utterance, float32, on the CPU."""
 
-    Attributes:
-        maps: Attention maps (layer, head, time, time); a consumer's is its producer's.
-        states: Input of the first layer, and output of each (layer + 1, time, size).
-    """
-
-    maps: torch.Tensor
-    states: torch.Tensor
+    maps: torch.Tensor  # (layer, head, time, time); a consumer's is its producer's
+    states: torch.Tensor  # first layer's input, each layer's output (L + 1, time, size)
 
 
 class FrameTimes(NamedTuple):
-    """When the encoder's frames are: frame k is about `first + k * shift` seconds.
+    """When the encoder's frames are: frame k is about `first + k * shift` seconds."""
 
-    Attributes:
-        shift: Seconds from one frame to the next.
-        first: Centre of the audio that the first frame sees, in seconds.
-    """
-
-    shift: float
-    first: float
+    shift: float  # seconds from one frame to the next
+    first: float  # centre of the audio that the first frame sees, in seconds
 
     def of(self, num_frames: int) -> torch.Tensor:
         """Return the times (num_frames,) of the first frames, in seconds, float64."""
@@ -62,14 +52,10 @@ class FrameTimes(NamedTuple):
 
 
 class AnalysedModel:
-    """An ESPnet ASR model whose encoder shows its attention maps.
+    """A trained ESPnetASRModel whose encoder shows its attention maps.
 
-    Args:
-        model (ESPnetASRModel): A trained model. It is put into evaluation mode, and
-            its attention modules compute the map that fused kernels do not.
-
-    Attributes:
-        group_sizes: Number of layers of each group that shares a map.
+    It is put into evaluation mode, and its attention modules compute the map that fused
+    kernels do not. `group_sizes` are the layers of each group that shares a map.
 
     Raises:
         UserError: The encoder has no attention maps that could be analysed.
@@ -78,12 +64,11 @@ class AnalysedModel:
     def __init__(self, model):
         self.model = model.eval()
         encoder = model.encoder
-        name = type(encoder).__name__
         if not isinstance(encoder, SUPPORTED):
             supported = ", ".join(cls.__name__ for cls in SUPPORTED)
             raise UserError(
-                f"{name} is not supported; use a model with one of {supported} or "
-                "their reuse counterparts"
+                f"{type(encoder).__name__} is not supported; use a model with one of "
+                f"{supported} or their reuse counterparts"
             )
         if getattr(encoder, "ctc_trim", False):
             raise UserError(
@@ -101,9 +86,8 @@ class AnalysedModel:
                 attention.use_sdpa = attention.use_flash_attn = False
             else:
                 raise UserError(
-                    f"layer {n} of {name} has no attention map ("
-                    f"{type(attention).__name__}); use a model with rel_selfattn or "
-                    "selfattn in every layer"
+                    f"layer {n} has no attention map ({type(attention).__name__}); use "
+                    "a model with rel_selfattn or selfattn in every layer"
                 )
 
     @torch.no_grad()
@@ -115,11 +99,9 @@ class AnalysedModel:
         """
         states, maps = [], []
 
-        def keep_states(x):
-            states.append(_without_positions(x).float().cpu())
-
-        def keep_layer(attention, layer, inputs, output):
-            keep_states(output[0])
+        def keep(attention, layer, inputs, output):
+            new = (output[0],) if states else (inputs[0], output[0])
+            states.extend(_without_positions(x).float().cpu() for x in new)
             if isinstance(attention, MapConsumer):
                 maps.append(maps[-1])
             else:
@@ -127,11 +109,9 @@ class AnalysedModel:
                 attention.attn = None
 
         with contextlib.ExitStack() as hooks:
-            keep = self.layers[0].register_forward_pre_hook
-            hooks.enter_context(keep(lambda _, inputs: keep_states(inputs[0])))
             for layer, attention in zip(self.layers, self.attentions, strict=True):
-                keep = functools.partial(keep_layer, attention)
-                hooks.enter_context(layer.register_forward_hook(keep))
+                hook = functools.partial(keep, attention)
+                hooks.enter_context(layer.register_forward_hook(hook))
             try:
                 self._encode(speech)
             except TooShortUttError as error:
@@ -140,32 +120,27 @@ class AnalysedModel:
         return Recording(torch.stack(maps), torch.stack(states))
 
     def measure_frame_times(self, rate: int) -> FrameTimes:
-        """Find which samples an encoder frame sees, by the gradient.
+        """Find which samples an encoder frame sees, by the gradient; the rate is in Hz.
 
         This holds for every frontend and every subsampling, without a table of them.
         The normalisation is left out: over an utterance it sees everything. Where a
         self-supervised frontend does, too, frames are spread evenly over the utterance.
-        The rate is in Hz.
         """
         generator = torch.Generator().manual_seed(0)
         speech = torch.randn(4 * rate, generator=generator).requires_grad_()
         inputs = []
         model = self.model
         normalize, model.normalize = model.normalize, None
-        try:
-            with self.layers[0].register_forward_pre_hook(
-                lambda _, args: inputs.append(_without_positions(args[0]))
-            ):
-                self._encode(speech)
-        finally:
-            model.normalize = normalize
+        with self.layers[0].register_forward_pre_hook(
+            lambda _, args: inputs.append(_without_positions(args[0]))
+        ):
+            self._encode(speech)
+        model.normalize = normalize
         middle = len(inputs[0]) // 2
         centres = []
         for frame in (middle, middle + 1):
-            (gradient,) = torch.autograd.grad(
-                inputs[0][frame].square().sum(), speech, retain_graph=True
-            )
-            seen = gradient.nonzero()
+            energy = inputs[0][frame].square().sum()
+            seen = torch.autograd.grad(energy, speech, retain_graph=True)[0].nonzero()
             if len(seen) > 3 * rate:
                 return FrameTimes(4 / len(inputs[0]), 2 / len(inputs[0]))
             centres.append((seen.min() + seen.max()).item() / 2 / rate)
@@ -174,50 +149,36 @@ class AnalysedModel:
 
     @torch.no_grad()
     def count_flops(self, speech: torch.Tensor) -> Tuple[int, int]:
-        """Count floating point operations, multiplications and additions.
+        """Count the encoder's floating point operations on a waveform (samples,).
 
-        Args:
-            speech: Waveform (samples,), float32, at the model's sampling rate.
-
-        Returns:
-            Operations of the whole encoder, with a producer in every layer; and those
-            that one consumer in a producer's place saves.
+        Those of the whole encoder, with a producer in every layer; and those that one
+        consumer in a producer's place saves. They are multiplications and additions.
         """
-        calls = []
-        encoder = self.model.encoder
-        first = self.attentions[0]  # always a producer
-        with (
-            first.register_forward_pre_hook(lambda _, args: calls.append(args)),
-            encoder.register_forward_pre_hook(lambda _, args: calls.append(args)),
-        ):
-            self._encode(speech)
-        encoder_args, attention_args = calls
-        value = attention_args[2]
-        size, num_frames = value.size(-1), value.size(-2)
-        projections = _count_flops(lambda: first.linear_out(first.linear_v(value)))
-        producer = _count_flops(lambda: first(*attention_args))
-        saved = producer - projections - 2 * num_frames**2 * size
-        wants_ctc = getattr(encoder, "interctc_use_conditioning", False)
-        ctc = {"ctc": self.model.ctc} if wants_ctc else {}
-        total = _count_flops(lambda: encoder(*encoder_args, **ctc))
+        with FlopCounterMode(display=False) as counter:
+            num_frames = self._encode(speech)
+        flops = {
+            name: sum(by_operation.values())
+            for name, by_operation in counter.get_flop_counts().items()
+        }
+        names = {module: name for name, module in self.model.encoder.named_modules()}
+        encoder = type(self.model.encoder).__name__
+        first = f"{encoder}.{names[self.attentions[0]]}"  # always a producer
+        consumer = flops[f"{first}.linear_v"] + flops[f"{first}.linear_out"]
+        consumer += 2 * num_frames**2 * self.attentions[0].linear_v.out_features
+        saved = flops[first] - consumer
         consumers = len(self.layers) - len(self.group_sizes)
-        return total + consumers * saved, saved
+        return flops[encoder] + consumers * saved, saved
 
     def _encode(self, speech):
+        """Encode a waveform; return the number of frames."""
         device = next(self.model.parameters()).device
         lengths = torch.tensor([len(speech)], device=device)
-        self.model.encode(speech[None].to(device), lengths)
+        return self.model.encode(speech[None].to(device), lengths)[1].item()
 
 
 def _without_positions(x):
     """Return the states (time, size) of a batch of one, with or without positions."""
     return (x[0] if isinstance(x, tuple) else x)[0]
-
-
-def _count_flops(function):
-    with FlopCounterMode(display=False) as counter:
-        function()
-    return counter.get_total_flops()
 
 
 def prepare_model(model, config: Dict) -> Tuple[AnalysedModel, int]:
@@ -228,8 +189,7 @@ def prepare_model(model, config: Dict) -> Tuple[AnalysedModel, int]:
     """
     if model.frontend is None:
         raise UserError(
-            "the config has no frontend: the model was trained on features; use one "
-            "that was trained on audio (feats_type raw)"
+            "the model was trained on features; use one of audio (feats_type raw)"
         )
     rate = (config.get("frontend_conf") or {}).get("fs", 16000)
     return AnalysedModel(model), int(humanfriendly.parse_size(str(rate)))

@@ -19,7 +19,7 @@ GROUPS = [
     ("diphthongs", "EY AY OY AW OW"),
     ("silence", SILENCE),
 ]
-OTHER = "other"
+ARPABET = [phoneme for _, members in GROUPS for phoneme in members.split()]
 # Of Kaldi, the Montreal Forced Aligner, pocketsphinx and HTS.
 SILENCES = {"", "SIL", "SP", "SPN", "NSN", "LAU", "PAU", "NOISE", "BREATH", "COUGH"}
 
@@ -39,19 +39,15 @@ def normalise(symbol: str) -> str:
     return phoneme if phoneme in ARPABET else bare
 
 
-ARPABET = [phoneme for _, members in GROUPS for phoneme in members.split()]
-
-
 def group_phonemes(symbols: Collection[str]) -> List[Tuple[str, List[str]]]:
-    """Return those phonemes that occur, in order, with the names of their groups.
+    """Return the (normalised) phonemes in order, with the names of their groups.
 
-    Args:
-        symbols: Phonemes, normalised. Those outside ARPAbet form a last group.
+    Those outside ARPAbet form a last group.
     """
     occurring = set(symbols)
     groups = [
         (name, [phoneme for phoneme in members.split() if phoneme in occurring])
         for name, members in GROUPS
     ]
-    groups.append((OTHER, sorted(occurring - set(ARPABET))))
+    groups.append(("other", sorted(occurring - set(ARPABET))))
     return [(name, members) for name, members in groups if members]

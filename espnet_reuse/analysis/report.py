@@ -10,7 +10,7 @@ and the tables that it shows.
 import base64
 from itertools import product
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Sequence
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import jinja2
 import numpy as np
@@ -23,55 +23,30 @@ from espnet_reuse.analysis.figures import format_number, mean_of_heads, to_array
 from espnet_reuse.files import write_text, written_whole
 
 MIN_LAYERS_OF_A_TREND = 5
-CSS_DPI = 96  # pixels of CSS to the inch
+CSS_DPI = 96  # pixels of CSS to the inch: letters are as large in all figures
 MEASURES = {"js_distance": "Jensen-Shannon distance", "cosine": "Cosine similarity"}
 MATCHINGS = {"matched": "matched heads", "same_head": "same head"}
-
-
-class Image(NamedTuple):
-    """A PNG file in base64, and its size in CSS pixels.
-
-    Letters are as large in all figures.
-    """
-
-    png: str
-    width: int
-    height: int
-
-
-class HeadMap(NamedTuple):
-    """A head whose map is shown, the "most" or "least" (kind) diagonal of its layer.
-
-    Layer and head count from 0; the name is that of the figure.
-    """
-
-    layer: int
-    head: int
-    kind: str
-    cad: float
-    name: str
 
 
 def write_report(analysis: Dict, example: Optional[Dict], output: Path) -> None:
     """Write the figures and report.html, each file whole or not at all.
 
-    Args:
-        analysis: Contents of analysis.json.
-        example: One utterance with its maps (see `figures.draw_map`), or None.
-        output: Folder to write; it exists.
+    The analysis is that of analysis.json, the example an utterance with its maps (see
+    `figures.draw_map`), or None; the folder exists.
     """
     images = {}
     for name, figure in draw_figures(analysis, example).items():
         png = figures.render(figure)
         with written_whole(output / f"{name}.png") as partial:
             partial.write_bytes(png)
-        size = (round(CSS_DPI * inches) for inches in figure.get_size_inches())
-        images[name] = Image(base64.b64encode(png).decode("ascii"), *size)
+        width, height = (round(CSS_DPI * size) for size in figure.get_size_inches())
+        text = base64.b64encode(png).decode("ascii")
+        images[name] = {"png": text, "width": width, "height": height}
     write_text(format_page(analysis, example, images), output / "report.html")
 
 
 def format_page(
-    analysis: Dict, example: Optional[Dict], images: Dict[str, Image]
+    analysis: Dict, example: Optional[Dict], images: Dict[str, Dict]
 ) -> str:
     """Return the report as HTML, with the images of `draw_figures` by name."""
     environment = jinja2.Environment(
@@ -96,6 +71,7 @@ def format_page(
     )
 
 
+@figures.styled
 def draw_figures(analysis: Dict, example: Optional[Dict]) -> Dict[str, Figure]:
     """Draw all figures that the analysis has results for, by name."""
     drawn = {
@@ -113,21 +89,23 @@ def draw_figures(analysis: Dict, example: Optional[Dict]) -> Dict[str, Figure]:
     if has_probe(analysis):
         drawn["probe"] = figures.draw_probe(analysis)
     if example is not None:
-        for shown in pick_heads(analysis):
-            figure = figures.draw_map(analysis, example, shown.layer, shown.head)
-            drawn[shown.name] = figure
+        for layer, head, _, _ in pick_heads(analysis):
+            figure = figures.draw_map(analysis, example, layer, head)
+            drawn[f"map_layer_{layer + 1}_head_{head + 1}"] = figure
     return drawn
 
 
-def pick_heads(analysis: Dict) -> List[HeadMap]:
-    """Return the least and the most diagonal head of the layers that are shown."""
+def pick_heads(analysis: Dict) -> List[Tuple[int, int, str, float]]:
+    """Return the least and the most diagonal head of the layers that are shown.
+
+    As layer and head (from 0), "least" or "most", and the head's CAD.
+    """
     picked = []
     for layer in figures.pick_layers(analysis["model"]["num_layers"]):
         cad = to_array(analysis["diagonality"]["cad"][layer])
         order = np.argsort(cad)[: max(1, np.isfinite(cad).sum())]  # NaN is last
         for head, kind in {order[0]: "least", order[-1]: "most"}.items():
-            name = f"map_layer_{layer + 1}_head_{head + 1}"
-            picked.append(HeadMap(layer, head, kind, cad[head], name))
+            picked.append((layer, head, kind, cad[head]))
     return picked
 
 

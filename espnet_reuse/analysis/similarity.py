@@ -39,15 +39,10 @@ def cosine_similarity(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 def compare_layers(maps: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
     """Compare every head of every layer with every other.
 
-    Of a long utterance, `MAX_ROWS` frames are compared, evenly spread: a sample of the
-    frames that the means are over, so that the time is not quadratic in its length.
-
-    Args:
-        maps: Attention maps of one utterance (L, H, T, T).
-
-    Returns:
-        Jensen-Shannon distances and cosines (L, L, H, H), for the head of the first
-        layer and that of the second.
+    Of one utterance's maps (L, H, T, T): Jensen-Shannon distances and cosines
+    (L, L, H, H), for the head of the first layer and that of the second. Of a long
+    utterance, `MAX_ROWS` frames are compared, evenly spread: a sample of the frames
+    that the means are over, so that the time is not quadratic in its length.
     """
     num_layers, num_heads, num_frames = maps.shape[:3]
     count = min(num_frames, MAX_ROWS)
@@ -65,12 +60,8 @@ def compare_layers(maps: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
 def match_heads(distance: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
     """Match the heads of each two layers so that their mean distance is least.
 
-    Args:
-        distance: Distances between heads (L, L, H, H), a mean over utterances.
-
-    Returns:
-        Mean distance of the matched heads (L, L), and the heads of the second layer
-        that match those of the first (L, L, H), int64.
+    Of distances (L, L, H, H): mean distance of the matched heads (L, L), and the heads
+    of the second layer that match those of the first (L, L, H), int64.
     """
     heads = torch.empty(distance.shape[:3], dtype=torch.int64)
     for i, row in enumerate(distance):

@@ -9,7 +9,6 @@ layers may share one. Writes analysis.json, figures and report.html.
 """
 
 import argparse
-import logging
 import math
 import shlex
 import sys
@@ -92,14 +91,13 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         args.asr_model_file.parent / "analysis" / args.data_dir.resolve().name
     )
     cache = args.cache or output / "cache"
-    with named("--output"):
-        output.mkdir(parents=True, exist_ok=True)
-    with named("--cache"):
-        cache.mkdir(parents=True, exist_ok=True)
+    for option, folder in (("--output", output), ("--cache", cache)):
+        with named(option):
+            folder.mkdir(parents=True, exist_ok=True)
     # after the command line has been read, for these take seconds
     import torch
 
-    from espnet_reuse.analysis.alignments import open_alignments
+    from espnet_reuse.analysis.alignments import Alignments
     from espnet_reuse.analysis.analyze import analyze
     from espnet_reuse.analysis.cache import Cache
     from espnet_reuse.analysis.dataset import DataDir
@@ -125,7 +123,7 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     find_phones = None
     if args.alignments != "none":
         with named("--alignments"):
-            find_phones = open_alignments(
+            find_phones = Alignments(
                 args.alignments, cache / "alignments", args.allow_missing
             )
     files = (args.asr_model_file, args.asr_train_config)
@@ -152,7 +150,6 @@ def main(argv=None):
     """Run the command; an interrupted one is continued from its cache."""
     parser = get_parser()
     args = parser.parse_args(argv)
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     with reported_errors(parser.prog, "the same command continues", "analysis"):
         run(args, parser)
 

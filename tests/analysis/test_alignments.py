@@ -57,7 +57,7 @@ def test_aligned_speech_gives_the_boundaries_in_its_file(name):
     assert_same_phones(alignments.read_textgrid(path), expected)
     # and they are those of its audio
     speech, rate = soundfile.read(path.with_suffix(".flac"), dtype="float32")
-    source = alignments.open_alignments(str(CORPUS / "mfa-tests"), Path("unused"))
+    source = alignments.Alignments(str(CORPUS / "mfa-tests"), Path("unused"))
     assert_same_phones(source(name, speech, rate, None), expected)
 
 
@@ -65,9 +65,11 @@ def test_textgrids_are_found_in_folders_of_speakers(tmp_path):
     folder = tmp_path / "{corpus}" / "speaker" / "chapter"
     folder.mkdir(parents=True)
     (folder / "utt-1.TextGrid").write_text((FOLDER / "long.TextGrid").read_text())
-    source = alignments.open_alignments(str(tmp_path / "{corpus}"), tmp_path / "cache")
+    source = alignments.Alignments(str(tmp_path / "{corpus}"), tmp_path / "cache")
     assert_same_phones(source("utt-1", SPEECH, RATE, None), HELLO)
-    assert_refused("no utt-2.TextGrid in .*{corpus}", source, "utt-2", SPEECH, RATE, "")
+    assert_refused(
+        "no phones of utt-2 in .*{corpus}", source, "utt-2", SPEECH, RATE, ""
+    )
 
 
 def test_frames_get_the_phone_at_their_time():
@@ -138,30 +140,30 @@ def test_of_two_textgrids_of_one_name_none_is_chosen(tmp_path):
         (tmp_path / speaker).mkdir(exist_ok=True)
         text = (FOLDER / "long.TextGrid").read_text()
         (tmp_path / speaker / f"{name}.TextGrid").write_text(text)
-    source = alignments.open_alignments(str(tmp_path), tmp_path / "cache", True)
+    source = alignments.Alignments(str(tmp_path), tmp_path / "cache", True)
     both = "a/utt.TextGrid and .*b/utt.TextGrid have the name of the same"
     assert_refused(both, source, "utt", SPEECH, RATE, None)
     assert_same_phones(source("other", SPEECH, RATE, None), HELLO)
 
 
 def test_alignments_that_are_not_there_are_named(tmp_path):
-    open_ = alignments.open_alignments
+    open_ = alignments.Alignments
     assert_refused("there is no '/no/where'", open_, "/no/where", tmp_path)
     assert_refused(r"there is no \*.TextGrid in", open_, str(tmp_path), tmp_path)
 
 
 @pytest.mark.parametrize("path", [FOLDER, FOLDER / "phones.ctm"], ids=lambda p: p.name)
 def test_an_utterance_without_alignment_is_named_or_counted(path, tmp_path):
-    source = alignments.open_alignments(str(path), tmp_path)
+    source = alignments.Alignments(str(path), tmp_path)
     assert_refused("utt-7.* allow_missing", source, "utt-7", SPEECH, RATE, "A")
-    source = alignments.open_alignments(str(path), tmp_path, allow_missing=True)
+    source = alignments.Alignments(str(path), tmp_path, allow_missing=True)
     with pytest.raises(Unaligned) as raised:
         source("utt-7", SPEECH, RATE, "A")
     assert str(raised.value) == "no alignment given"
 
 
 def test_an_alignment_of_longer_audio_is_refused(tmp_path):
-    source = alignments.open_alignments(str(FOLDER), tmp_path)
+    source = alignments.Alignments(str(FOLDER), tmp_path)
     assert source("long", SPEECH[: int(1.16 * RATE)], RATE, None)  # by rounding
     longer = "the phones of long end at 1.20 s, but its audio lasts 1.00 s"
     assert_refused(longer, source, "long", SPEECH[:RATE], RATE, None)
@@ -218,7 +220,7 @@ def test_unknown_words_and_too_little_audio_are_not_guessed(an4):
 def test_what_was_aligned_or_failed_once_is_kept(an4, tmp_path, monkeypatch):
     words, wav = an4[0]
     wav = wav.astype(np.float32)
-    source = alignments.open_alignments("pocketsphinx", tmp_path / "cache")
+    source = alignments.Alignments("pocketsphinx", tmp_path / "cache")
     phones = source("utt", wav, RATE, words)
     with pytest.raises(Unaligned):
         source("other", wav, RATE, "blorque")
@@ -234,7 +236,7 @@ def test_what_was_aligned_or_failed_once_is_kept(an4, tmp_path, monkeypatch):
 
 def test_other_audio_rate_words_or_pocketsphinx_are_aligned_anew(tmp_path, monkeypatch):
     def count_kept(speech=SPEECH, rate=RATE, text="blorque"):
-        source = alignments.open_alignments("pocketsphinx", tmp_path)
+        source = alignments.Alignments("pocketsphinx", tmp_path)
         with pytest.raises(Unaligned):
             source("utt", speech, rate, text)
         return len(list(tmp_path.iterdir()))
@@ -248,7 +250,7 @@ def test_other_audio_rate_words_or_pocketsphinx_are_aligned_anew(tmp_path, monke
 
 
 def test_pocketsphinx_without_words_is_refused(tmp_path):
-    source = alignments.open_alignments("pocketsphinx", tmp_path)
+    source = alignments.Alignments("pocketsphinx", tmp_path)
     with pytest.raises(UserError, match="utt-7 has no line in text"):
         source("utt-7", SPEECH, RATE, None)
 

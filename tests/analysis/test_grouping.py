@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from espnet_reuse.analysis import grouping, similarity
-from espnet_reuse.errors import UserError
 
 
 def partitions(num_layers, producers):
@@ -32,12 +31,17 @@ def consumer_distances(distance, sizes):
         first += size
 
 
+def suggest_within(distance, max_distance):
+    (suggestion,) = grouping.suggest(distance, (2 * len(distance), 1), [], max_distance)
+    return suggestion["suggested"]["reuse_group_size"]
+
+
 @pytest.mark.parametrize("num_layers", [1, 2, 5, 8])
 @pytest.mark.parametrize("seed", range(3))
 def test_no_partition_is_cheaper_than_the_suggested(num_layers, seed):
     distance = random_distances(num_layers, seed)
     for producers in range(1, num_layers + 1):
-        suggested = grouping.suggest_groups(distance, producers)
+        suggested = grouping.best_groups(distance)[producers - 1]
         costs = {
             tuple(sizes): sum(consumer_distances(distance, sizes))
             for sizes in partitions(num_layers, producers)
@@ -51,7 +55,7 @@ def test_no_partition_is_cheaper_than_the_suggested(num_layers, seed):
 @pytest.mark.parametrize("seed", range(3))
 def test_no_smaller_number_of_groups_keeps_the_bound(max_distance, seed):
     distance = random_distances(7, seed)
-    suggested = grouping.suggest_groups_within(distance, max_distance)
+    suggested = suggest_within(distance, max_distance)
     allowed = [
         sizes
         for producers in range(1, 8)
@@ -72,9 +76,9 @@ def test_planted_groups_of_equal_maps_are_found():
     maps = (3 * torch.randn(4, 2, 9, 9, generator=generator)).softmax(-1)
     maps = maps.repeat_interleave(torch.tensor(sizes), 0)
     distance, _ = similarity.match_heads(similarity.compare_layers(maps)[0])
-    assert grouping.suggest_groups(distance, 4) == sizes
+    assert grouping.best_groups(distance)[3] == sizes
     assert grouping.cost_of(distance, sizes) == 0
-    assert grouping.suggest_groups_within(distance, 0.001) == sizes
+    assert suggest_within(distance, 0.001) == sizes
 
 
 @pytest.mark.parametrize(
@@ -94,17 +98,5 @@ def test_uniform_groups_are_those_of_an_integer_where_it_makes_as_many(
 
 def test_of_equal_partitions_the_last_group_is_the_largest():
     alike = torch.zeros(6, 6)
-    assert grouping.suggest_groups(alike, 2) == [1, 5]
-    assert grouping.suggest_groups(alike, 3) == [1, 1, 4]
-
-
-@pytest.mark.parametrize("max_distance", [0.0, -1.0, float("nan")])
-def test_a_bound_that_is_not_positive_is_refused(max_distance):
-    with pytest.raises(UserError, match="must be positive"):
-        grouping.suggest_groups_within(random_distances(3, 0), max_distance)
-
-
-@pytest.mark.parametrize("producers", [0, 4])
-def test_more_producers_than_layers_are_refused(producers):
-    with pytest.raises(UserError, match=f"{producers} producers; use 1 to 3"):
-        grouping.suggest_groups(random_distances(3, 0), producers)
+    assert grouping.best_groups(alike)[1] == [1, 5]
+    assert grouping.best_groups(alike)[2] == [1, 1, 4]

@@ -20,7 +20,7 @@ from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.asr.frontend.default import DefaultFrontend
 
-from espnet_reuse.analysis.analyze import suggest
+from espnet_reuse.analysis.grouping import suggest
 from espnet_reuse.analysis.maps import AnalysedModel
 from espnet_reuse.asr.encoder.conformer_reuse_encoder import ConformerReuseEncoder
 from espnet_reuse.errors import UserError
@@ -272,7 +272,7 @@ sys.path.insert(0, {folder!r})
 from test_maps import CONFORMER, AnalysedModel, ConformerEncoder, build, noise
 from espnet_reuse.analysis.alignments import Phone
 from espnet_reuse.analysis.dataset import Utterance
-from espnet_reuse.analysis.utterance import measure
+from espnet_reuse.analysis.analyze import measure
 
 size = {{"output_size": 256, "attention_heads": 8, "num_blocks": 12}}
 analysed = AnalysedModel(build(ConformerEncoder, CONFORMER | size))

@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pytest
 
-from espnet_reuse.analysis.probe import probe
+from espnet_reuse.analysis.metrics import probe
 
 CLASSES, FRAMES = 5, 2000
 
@@ -90,7 +90,7 @@ def test_one_speaker_or_one_phoneme_has_no_probe(frames):
 
 
 def test_no_warning_is_shown_where_the_iterations_do_not_suffice(frames, monkeypatch):
-    monkeypatch.setattr("espnet_reuse.analysis.probe.MAX_ITERATIONS", 1)
+    monkeypatch.setattr("espnet_reuse.analysis.metrics.MAX_ITERATIONS", 1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         probe(*frames)

@@ -21,8 +21,8 @@ import yaml
 from PIL import Image
 
 from espnet_reuse.analysis import figures, report
-from espnet_reuse.analysis.analyze import suggest
 from espnet_reuse.analysis.figures import UNDEFINED
+from espnet_reuse.analysis.grouping import suggest
 from espnet_reuse.analysis.phonemes import ARPABET, group_phonemes
 
 CHROMIUM = next(
@@ -179,7 +179,8 @@ def write(analysis, example, folder):
 
 def compose(analysis, example=None):
     """Make the page without its figures."""
-    no_images = collections.defaultdict(lambda: report.Image("", 1, 1))
+    image = {"png": "", "width": 1, "height": 1}
+    no_images = collections.defaultdict(lambda: image)
     return Page(report.format_page(analysis, example, no_images))
 
 

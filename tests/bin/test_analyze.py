@@ -262,6 +262,8 @@ def assert_refused(capsys, status, message):
         (["--num_utts", "0"], "--num_utts: '0' must be a positive integer"),
         (["--suggest", "5"], "--suggest: 5 is more than the encoder's 4 layers"),
         (["--suggest_max_distance", "x"], "--suggest_max_distance: 'x' must be"),
+        (["--suggest_max_distance", "nan"], "--suggest_max_distance: 'nan' must be"),
+        (["--suggest_max_distance", "0"], "--suggest_max_distance: '0' must be"),
         (["--output", "/proc/x"], "argument --output: /proc/x: "),
     ],
     ids=lambda x: x[0] if isinstance(x, list) else None,
