@@ -6,6 +6,23 @@
 Shows where each layer and head looks (diagonality, phoneme attention, entropy), what
 its hidden states know of the phoneme (probe), how alike the layers' maps are, and which
 layers may share one. Writes analysis.json, figures and report.html.
+
+Options:
+    --data_dir  data directory that asr.sh made, such as dump/raw/test_other; relative
+        paths in its wav.scp start in the current folder
+    --alignments  phones with times: a folder of TextGrids of the Montreal Forced
+        Aligner, a CTM file, 'pocketsphinx' to make them now (English), or 'none'
+        (default: pocketsphinx)
+    --allow_missing  count utterances without a TextGrid or a line in the CTM file as
+        skipped instead of stopping (true or false, default: false)
+    --num_utts  utterances to analyse, spread over the set (default: 200)
+    --suggest PRODUCERS  suggest groups with this many producers (default: as many as
+        groups of 2, 3 and 4 layers have)
+    --suggest_max_distance X  suggest the fewest groups in which no consumer's own map
+        is further than X from its producer's (Jensen-Shannon distance, up to 1)
+    --output  folder to write (default: analysis/<name of data_dir> beside the model)
+    --cache  folder that keeps alignments and each utterance's measures; several models
+        may share it (default: cache in the output folder)
 """
 
 import argparse
@@ -16,68 +33,27 @@ from pathlib import Path
 
 from espnet2.utils.types import str2bool
 
-from espnet_reuse.bin.parser import Parser, named, positive
+from espnet_reuse.bin.parser import REQUIRED, Parser, named, positive
 from espnet_reuse.errors import reported_errors
+
+# {name: (type, default)}
+OPTIONS = {
+    "data_dir": (Path, REQUIRED),
+    "alignments": (str, "pocketsphinx"),
+    "allow_missing": (str2bool, False),
+    "num_utts": (positive(int), 200),
+    "suggest": ([positive(int)], None),
+    "suggest_max_distance": (positive(float), None),
+    "output": (Path, None),
+    "cache": (Path, None),
+}
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
     parser = Parser(prog="espnet_reuse.bin.analyze", description=__doc__)
-    add = parser.add_argument
     parser.add_model()
-    add(
-        "--data_dir",
-        type=Path,
-        required=True,
-        help="data directory that asr.sh made, such as dump/raw/test_other; relative "
-        "paths in its wav.scp start in the current folder",
-    )
-    add(
-        "--alignments",
-        default="pocketsphinx",
-        help="phones with times: a folder of TextGrids of the Montreal Forced Aligner, "
-        "a CTM file, 'pocketsphinx' to make them now (English), or 'none' "
-        "(default: pocketsphinx)",
-    )
-    add(
-        "--allow_missing",
-        type=str2bool,
-        default=False,
-        help="count utterances without a TextGrid or a line in the CTM file as skipped "
-        "instead of stopping (true or false, default: false)",
-    )
-    add(
-        "--num_utts",
-        type=positive(int),
-        default=200,
-        help="utterances to analyse, spread over the set (default: 200)",
-    )
-    add(
-        "--suggest",
-        type=positive(int),
-        nargs="+",
-        metavar="PRODUCERS",
-        help="suggest groups with this many producers (default: as many as groups of "
-        "2, 3 and 4 layers have)",
-    )
-    add(
-        "--suggest_max_distance",
-        type=positive(float),
-        metavar="X",
-        help="suggest the fewest groups in which no consumer's own map is further than "
-        "X from its producer's (Jensen-Shannon distance, up to 1)",
-    )
-    add(
-        "--output",
-        type=Path,
-        help="folder to write (default: analysis/<name of data_dir> beside the model)",
-    )
-    add(
-        "--cache",
-        type=Path,
-        help="folder that keeps alignments and each utterance's measures; several "
-        "models may share it (default: cache in the output folder)",
-    )
+    parser.add_options(OPTIONS)
     return parser
 
 

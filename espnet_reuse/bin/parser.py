@@ -33,14 +33,18 @@ class Parser(argparse.ArgumentParser):
         """Add the options under "Options:" in the description, which has their helps.
 
         Args:
-            options: Type or choices, and default (or `REQUIRED`), of each name.
+            options: Type or choices, and default (or `REQUIRED`), of each name; the
+                type of several values in a list.
         """
         described = re.findall(
             r"^    --(\w+) ?([A-Z]*)  +(.*?)(?=^    --|\Z)", self._helps, re.M | re.S
         )
         for name, metavar, text in described:
             kind, default = options[name]
-            how = {"choices": kind} if isinstance(kind, list) else {"type": kind}
+            how = {"type": kind}
+            if isinstance(kind, list):
+                several = {"type": kind[0], "nargs": "+"}
+                how = several if callable(kind[0]) else {"choices": kind}
             how |= {"required": True} if default is REQUIRED else {"default": default}
             self.add_argument(f"--{name}", metavar=metavar or None, help=text, **how)
 
