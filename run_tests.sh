@@ -21,25 +21,17 @@ EOH
 cd "$(dirname "${BASH_SOURCE[0]}")"
 markers="not slow"
 case "${1:-}" in
-    --help | -h)
-        echo "${help_message}"
-        exit 0
-        ;;
-    --slow)
-        markers=
-        shift
-        ;;
+    --help | -h) echo "${help_message}"; exit ;;
+    --slow) markers=; shift ;;
 esac
 
 tools/setup.sh
 # shellcheck source=/dev/null
 . tools/activate_python.sh
 for tool in ruff shellcheck pytest; do
-    if ! command -v "${tool}" > /dev/null; then
-        echo "run_tests.sh: error: this environment has no ${tool}:" \
-            "pip install -e '.[test]'" >&2
-        exit 1
-    fi
+    command -v "${tool}" > /dev/null && continue
+    echo "run_tests.sh: error: this environment has no ${tool}: pip install -e '.[test]'" >&2
+    exit 1
 done
 
 ruff check .

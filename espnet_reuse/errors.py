@@ -10,9 +10,8 @@ import sys
 class UserError(ValueError):
     """Something that the user can mend.
 
-    The message says what is wrong and what would be right, in one line; several
-    problems that are found at once have a line each. A library function names no
-    options of a command line: the command puts them in front.
+    The message says what is wrong and what would be right, a line for each problem. A
+    library function names no options of a command line: the command puts them in front.
     """
 
 
@@ -27,10 +26,8 @@ def reported_errors(
 ):
     """End the program with a line for each problem, instead of a traceback.
 
-    Args:
-        program: Name that the lines begin with.
-        interrupted: What to say of the state after Ctrl-C.
-        extra: Optional dependencies of this package that the program needs.
+    After Ctrl-C the line says `interrupted`, the state that the program leaves. `extra`
+    names the optional dependencies of this package that the program needs.
 
     Raises:
         SystemExit: With status 1, or 130 after Ctrl-C.

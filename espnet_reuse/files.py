@@ -18,13 +18,9 @@ from espnet_reuse.errors import UserError
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Give a path to write, a file or a folder, that gets its name when it is whole.
+    """Yield a path to write, a file or a folder, that gets its name when it is whole.
 
-    Args:
-        path: The name; what is there before is replaced.
-
-    Yields:
-        A path beside it, not there yet; nothing is left of it after an error.
+    It replaces what has the name before. Nothing is left of it after an error.
     """
     path = Path(path)
     # two processes may write the same file, the second after the first
@@ -52,15 +48,10 @@ def write_json(value, path: Path) -> None:
 
 
 def need_disk(needed: int, folder: Path, what: str) -> str:
-    """Check, before something begins, that the disk has room for it.
-
-    Args:
-        needed: Bytes that it takes.
-        folder: The folder it goes into, or that will be made for it.
-        what: Name of what takes the room, for the messages.
+    """Check that the disk has room for so many bytes in a folder that may not be there.
 
     Returns:
-        A sentence with both sizes, to print.
+        A sentence to print: what takes the room, the needed and the free size.
 
     Raises:
         UserError: Too little is free.
@@ -69,9 +60,7 @@ def need_disk(needed: int, folder: Path, what: str) -> str:
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
-    needs, has = (
-        humanfriendly.format_size(size, binary=True) for size in (needed, free)
-    )
+    needs, has = (humanfriendly.format_size(n, binary=True) for n in (needed, free))
     sizes = f"about {needs}, {has} are free in {folder}"
     if free < needed:
         raise UserError(f"no space left for {what}: {sizes}")

@@ -3,8 +3,7 @@
 # Copyright 2026 The espnet-reuse authors
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-# Install the package with its pinned dependencies, unpack ESPnet's recipes and link ours
-# to them.
+# Install the package with its dependencies, unpack ESPnet's recipes and link ours to them.
 
 set -euo pipefail
 
@@ -49,48 +48,40 @@ fi
 
 # Run a command with its output in setup.log; if it fails, say in one line what to do.
 try() {
-    local what=$1 logfile="${tools}/setup.log"
+    local what=$1 logfile="${tools}/setup.log" hint
     shift
     "$@" > "${logfile}" 2>&1 && return
     if grep -qi "no space left on device\|disk quota exceeded" "${logfile}"; then
-        die "${what}: the disk is full; free ${needed_gib} GiB in ${root}" \
-            "and ${TMPDIR:-/tmp}, then run it again"
+        hint="the disk is full; free ${needed_gib} GiB in ${root} and ${TMPDIR:-/tmp}"
     elif grep -qiE "connection (broken|refused|reset)|NewConnectionError|Max retries|\
-name resolution|network is unreachable|timed out|No matching distribution" \
-        "${logfile}"; then
-        die "${what}: the package index could not be reached; check the network," \
-            "the proxy and pip's index settings, then run it again (log: ${logfile})"
-    elif grep -qi "command '.*gcc.*' failed\|unable to execute '.*gcc'\|Python.h" \
-        "${logfile}"; then
-        die "${what}: a dependency of ESPnet has to be compiled; install a C compiler" \
-            "and Python's headers (Debian: gcc python3-dev), then run it again"
+name resolution|network is unreachable|timed out|No matching distribution" "${logfile}"; then
+        hint="the package index could not be reached; check the network, the proxy"
+        hint+=" and pip's index settings (log: ${logfile})"
+    elif grep -qi "command '.*gcc.*' failed\|unable to execute '.*gcc'\|Python.h" "${logfile}"; then
+        hint="a dependency of ESPnet has to be compiled; install a C compiler"
+        hint+=" and Python's headers (Debian: gcc python3-dev)"
     fi
-    die "${what}: see ${logfile}"
+    die "${what}: ${hint:-see ${logfile}}, then run it again"
 }
 
 has_packages() {  # Does this Python have every dependency, at a version that fits?
-    "$1" - "${root}/pyproject.toml" << 'PY' > /dev/null 2>&1
-import sys
-import tomllib
+    "$1" -c '
+import sys, tomllib
 from importlib.metadata import version
-
 from packaging.requirements import Requirement
-
-with open(sys.argv[1], "rb") as f:
-    requirements = map(Requirement, tomllib.load(f)["project"]["dependencies"])
-sys.exit(not all(version(r.name) in r.specifier for r in requirements))
-PY
+needed = map(Requirement, tomllib.load(sys.stdin.buffer)["project"]["dependencies"])
+sys.exit(not all(version(r.name) in r.specifier for r in needed))
+' < "${root}/pyproject.toml" > /dev/null 2>&1
 }
 
 find_python() {
     local candidate candidates=(python3 python3.12 python3.13)
     [ -z "${PYTHON:-}" ] || candidates=("${PYTHON}")
     for candidate in "${candidates[@]}"; do
-        if "${candidate}" -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 12), (3, 13)))' \
-            > /dev/null 2>&1; then
-            echo "${candidate}"
-            return
-        fi
+        "${candidate}" -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 12), (3, 13)))' \
+            > /dev/null 2>&1 || continue
+        echo "${candidate}"
+        return
     done
     [ -z "${PYTHON:-}" ] || die "PYTHON=${PYTHON} is not a Python 3.12 or 3.13"
     die "no Python 3.12 or 3.13 found; install one, or name it: PYTHON=/path/to/python3.12"
@@ -101,16 +92,14 @@ install_venv() (
     cd "${root}"   # where pyenv reads .python-version
     base=$(find_python)
     free_gib=$(df -Pk . | awk 'NR == 2 { print int($4 / 2^20) }')
-    if [ ! -d .venv ] && [ "${free_gib}" -lt "${needed_gib}" ]; then
-        die "the disk is nearly full; free ${needed_gib} GiB in ${root} (now: ${free_gib} GiB)"
-    fi
+    [ -d .venv ] || [ "${free_gib}" -ge "${needed_gib}" ] \
+        || die "the disk is nearly full; free ${needed_gib} GiB in ${root} (now: ${free_gib} GiB)"
     if ! "${venv}/python" -m pip --version > /dev/null 2>&1; then
         log "Making ${root}/.venv with $("${base}" --version)"
         rm -rf .venv
         try "python -m venv failed (Debian: install python3-venv)" "${base}" -m venv "${root}/.venv"
     fi
-    log "Installing espnet ${espnet_version}, PyTorch and the rest (some minutes;" \
-        "log: tools/setup.log)"
+    log "Installing espnet ${espnet_version} and the rest (some minutes; log: tools/setup.log)"
     try "pip install failed" "${venv}/python" -m pip install \
         -c "${tools}/constraints.txt" -e "${root}[analysis,export,test]"
 )
@@ -129,8 +118,7 @@ unpack_espnet() {
     local parts=("${archive}"/{LICENSE,version.txt,tools,egs2/{TEMPLATE,mini_an4}/asr1})
     if [ -n "${ESPNET_ROOT:-}" ]; then
         [ -f "${ESPNET_ROOT}/egs2/TEMPLATE/asr1/asr.sh" ] || die \
-            "ESPNET_ROOT=${ESPNET_ROOT} is not an ESPnet checkout:" \
-            "it has no egs2/TEMPLATE/asr1/asr.sh"
+            "ESPNET_ROOT=${ESPNET_ROOT} is not an ESPnet checkout: no egs2/TEMPLATE/asr1/asr.sh"
         [ "$(realpath "${ESPNET_ROOT}")" != "$(realpath -m "${espnet}")" ] || return 0
         remove_unpacked
         ln -s "$(realpath -s "${ESPNET_ROOT}")" "${espnet}"
@@ -164,8 +152,7 @@ write_activate() {
     } > "${tools}/activate_python.sh"
 }
 
-# Give each recipe what it lacks of ESPnet's TEMPLATE: links, and copies, which are the
-# user's to edit.
+# Give each recipe what it lacks of ESPnet's TEMPLATE: links, and copies for users to edit.
 prepare_recipes() {
     local recipe name an4=egs2/mini_an4/asr1   # its recordings come with ESPnet
     [ -e "${root}/egs2/TEMPLATE" ] || ln -sfT ../tools/espnet/egs2/TEMPLATE "${root}/egs2/TEMPLATE"
@@ -175,21 +162,18 @@ prepare_recipes() {
             [ -e "${recipe}/${name}" ] || ln -sfT "../../TEMPLATE/asr1/${name}" "${recipe}/${name}"
         done
         for name in cmd.sh db.sh conf/{fbank,pbs,pitch,queue,slurm}.conf; do
-            if [ ! -e "${recipe}/${name}" ]; then
-                cp "${root}/egs2/TEMPLATE/asr1/${name}" "${recipe}/${name}.$$.partial"
-                mv "${recipe}/${name}.$$.partial" "${recipe}/${name}"
-            fi
+            [ ! -e "${recipe}/${name}" ] || continue
+            cp "${root}/egs2/TEMPLATE/asr1/${name}" "${recipe}/${name}.$$.partial"
+            mv "${recipe}/${name}.$$.partial" "${recipe}/${name}"
         done
     done
     [ ! -d "${root}/${an4}" ] || [ -e "${root}/${an4}/downloads.tar.gz" ] \
         || ln -sfT "../../../tools/espnet/${an4}/downloads.tar.gz" "${root}/${an4}/downloads.tar.gz"
 }
 
-active=
-if [ -n "${VIRTUAL_ENV:-${CONDA_PREFIX:-}}" ]; then
-    active="${VIRTUAL_ENV:-${CONDA_PREFIX}}/bin/python3"
-    [ "$(realpath -s "${active}")" != "${venv}/python3" ] || active=
-fi
+active=${VIRTUAL_ENV:-${CONDA_PREFIX:-}}
+active=${active:+$(realpath -sm "${active}/bin/python3")}
+[ "${active}" != "${venv}/python3" ] || active=
 
 # What is installed follows from these: nothing to do while they stay the same.
 state=$(cat "${tools}"/{setup.sh,constraints.txt} "${root}/pyproject.toml" | cksum)
@@ -213,8 +197,8 @@ if [ -n "${active}" ] && has_packages "${active}"; then
     log "Using the active environment: ${active}"
     python="${active}"
 else
-    [ -z "${active}" ] || log "The active environment lacks some of the packages in" \
-        "pyproject.toml: using ${root}/.venv"
+    [ -z "${active}" ] \
+        || log "The active environment lacks packages of pyproject.toml: using ${root}/.venv"
     install_venv
     python="${venv}/python3"
 fi
@@ -222,9 +206,7 @@ unpack_espnet "${python}"
 prepare_recipes
 write_activate "${python}"
 found=$(cat "${espnet}/version.txt" "${espnet}/espnet/version.txt" 2> /dev/null | head -n 1 || true)
-if [ "${found}" != "${espnet_version}" ]; then
-    log "WARNING: ESPnet ${found:-of unknown version} in ${espnet}:" \
-        "tested with ${espnet_version}"
-fi
+[ "${found}" = "${espnet_version}" ] \
+    || log "WARNING: ${espnet} is ESPnet ${found:-of unknown version}; tested is ${espnet_version}"
 printf '%s\n' "${state}" "${python}" > "${tools}/.setup_done"
 log "Ready: $("${python}" --version), espnet ${found}"

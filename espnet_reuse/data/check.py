@@ -8,7 +8,7 @@ Folders that hold none of their files are passed over.
 
 import argparse
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -53,10 +53,7 @@ def check_audio(path: Path | str) -> str | None:
 
 
 def check_audios(audio: Mapping[str, Path | str]) -> tuple[list[str], list[str]]:
-    """Check audio files.
-
-    Args:
-        audio: {utterance id: file}.
+    """Check audio files: {utterance id: file}.
 
     Returns:
         A line for each kind of problem, with the first file and the ids of some others
@@ -64,11 +61,9 @@ def check_audios(audio: Mapping[str, Path | str]) -> tuple[list[str], list[str]]
     """
     with ThreadPoolExecutor() as pool:
         found = dict(zip(audio, pool.map(check_audio, audio.values()), strict=True))
-    broken, alike = [], {}
-    for utt_id, problem in found.items():
-        if problem:
-            broken.append(utt_id)
-            alike.setdefault(re.sub(r"\d+", "", problem), []).append(utt_id)
+    broken, alike = [utt_id for utt_id, problem in found.items() if problem], {}
+    for utt_id in broken:
+        alike.setdefault(re.sub(r"\d+", "", found[utt_id]), []).append(utt_id)
     lines = [
         f"{first}: {audio[first]} {found[first]}"
         + (f"; likewise {some(others)}" if others else "")
@@ -78,25 +73,13 @@ def check_audios(audio: Mapping[str, Path | str]) -> tuple[list[str], list[str]]
 
 
 def check_data_dir(data_dir: Path) -> list[str]:
-    """Return a list of what is wrong with a data directory."""
+    """Return what is wrong with a data directory; nothing, if it has none of FILES."""
+    if not any((data_dir / name).exists() for name in FILES):
+        return []
     tables, problems = scan_tables(data_dir, FILES)
     audio = {k: v for k, v in tables["wav.scp"].items() if not NO_FILE.search(v)}
     broken, _ = check_audios(audio)
     return problems + [f"{data_dir / 'wav.scp'}: {problem}" for problem in broken]
-
-
-def check_data_dirs(data_dirs: Iterable[Path]) -> None:
-    """Check data directories, those among the folders that hold one of their files.
-
-    Raises:
-        UserError: Something is wrong, a line for each problem.
-    """
-    problems = []
-    for data_dir in data_dirs:
-        if any((data_dir / name).exists() for name in FILES):
-            problems += check_data_dir(data_dir)
-    if problems:
-        raise UserError("\n".join(problems))
 
 
 def main(argv: list[str] | None = None):
@@ -106,7 +89,8 @@ def main(argv: list[str] | None = None):
     parser.add_argument("data_dirs", nargs="+", type=Path)
     args = parser.parse_args(argv)
     with reported_errors(prog):
-        check_data_dirs(args.data_dirs)
+        if problems := [p for d in args.data_dirs for p in check_data_dir(d)]:
+            raise UserError("\n".join(problems))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 
 """Kaldi data directories: read, and written whole or not at all."""
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ def scan_scp(path: Path) -> tuple[dict[str, str], list[str]]:
     """Read a Kaldi text file, whatever is wrong with it.
 
     Returns:
-        {id: rest of the line}, with the first line of a duplicate id, and a list of
+        {id: rest of the line}, with the last line of a duplicate id, and a list of
         problems: the file is missing, empty or not UTF-8, has empty lines or duplicate
         ids.
     """
@@ -52,19 +53,13 @@ def scan_scp(path: Path) -> tuple[dict[str, str], list[str]]:
         return {}, [f"{path} is not UTF-8"]
     if lines == [""]:
         return {}, [f"{path} is empty"]
-    table, empty, duplicates = {}, [], []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            empty.append(str(number))
-            continue
-        key, *value = line.split(maxsplit=1)
-        if key in table:
-            duplicates.append(key)
-        table.setdefault(key, "".join(value).strip())
-    problems = [f"{path}: line {empty[0]} is empty"] if empty else []
-    if duplicates:
+    rows = [line.split(maxsplit=1) for line in lines]
+    problems = [f"{path}: line {rows.index([]) + 1} is empty"] if [] in rows else []
+    rows = [row for row in rows if row]
+    counts = Counter(key for key, *_ in rows)
+    if duplicates := [key for key, count in counts.items() if count > 1]:
         problems.append(f"{path}: duplicate ids: {some(duplicates)}")
-    return table, problems
+    return {key: "".join(value).strip() for key, *value in rows}, problems
 
 
 def read_scp(path: Path) -> dict[str, str]:
@@ -93,12 +88,9 @@ def scan_tables(
     for name in (*names, *(name for name in optional if (folder / name).exists())):
         tables[name], found = scan_scp(folder / name)
         problems += found
-    has_segments = (folder / "segments").exists()
-    compared = {
-        name: table
-        for name, table in tables.items()
-        if table and not (name == "wav.scp" and has_segments)
-    }
+    compared = {name: table for name, table in tables.items() if table}
+    if (folder / "segments").exists():
+        compared.pop("wav.scp", None)
     utt_ids = {utt_id: None for table in compared.values() for utt_id in table}
     for name, table in compared.items():
         if missing := [utt_id for utt_id in utt_ids if utt_id not in table]:
@@ -128,23 +120,19 @@ def read_data_dir(data_dir: Path) -> list[Utterance]:
 
 def write_data_dir(data_dir: Path, utterances: Iterable[Utterance]) -> None:
     """Write a Kaldi data directory, which replaces one that is there."""
-    files = {"text": [], "wav.scp": [], "utt2spk": []}
-    spk2utt = {}
+    files, spk2utt = defaultdict(list), defaultdict(list)
     for u in sorted(utterances):
-        files["text"].append(f"{u.utt_id} {u.words}")
-        files["wav.scp"].append(f"{u.utt_id} {u.audio}")
-        files["utt2spk"].append(f"{u.utt_id} {u.speaker}")
-        spk2utt.setdefault(u.speaker, []).append(u.utt_id)
+        files["text"].append(f"{u.utt_id} {u.words}\n")
+        files["wav.scp"].append(f"{u.utt_id} {u.audio}\n")
+        files["utt2spk"].append(f"{u.utt_id} {u.speaker}\n")
+        spk2utt[u.speaker].append(u.utt_id)
         if u.segment:
             start, end = u.segment
-            line = f"{u.utt_id} {u.utt_id} {start:.3f} {end:.3f}"
-            files.setdefault("segments", []).append(line)
-    files["spk2utt"] = [
-        f"{speaker} {' '.join(ids)}" for speaker, ids in spk2utt.items()
-    ]
+            line = f"{u.utt_id} {u.utt_id} {start:.3f} {end:.3f}\n"
+            files["segments"].append(line)
+    files["spk2utt"] = [f"{name} {' '.join(ids)}\n" for name, ids in spk2utt.items()]
     data_dir.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(data_dir) as folder:
         folder.mkdir()
         for name, lines in files.items():
-            text = "".join(line + "\n" for line in lines)
-            (folder / name).write_text(text, encoding="utf-8")
+            (folder / name).write_text("".join(lines), encoding="utf-8")

@@ -37,14 +37,10 @@ def perturb(factor: float, utterance: Utterance, target: Path) -> None:
 
 
 def perturb_data_dir(data_dir: Path, factors: list[str], nj: int) -> None:
-    """Make <data_dir>_sp, its audio in speed_perturb/ beside it.
+    """Make <data_dir>_sp, its audio in speed_perturb/ beside it, by nj processes.
 
-    Audio that is there already is not made again.
-
-    Args:
-        data_dir: Data directory of the training set.
-        factors: How many times as fast, as in the names of the utterances.
-        nj: Processes at work.
+    Audio that is there already is not made again. The names of the utterances hold the
+    factors as they are written.
 
     Raises:
         UserError: Something is wrong with the directory, or the disk is too small.
@@ -52,7 +48,7 @@ def perturb_data_dir(data_dir: Path, factors: list[str], nj: int) -> None:
     perturbed, todo = [], []
     for u in read_data_dir(data_dir):
         for name in factors:
-            factor, prefix = float(name), f"sp{name}-"
+            factor = float(name)
             if factor == 1:
                 perturbed.append(u)
                 continue
@@ -61,8 +57,8 @@ def perturb_data_dir(data_dir: Path, factors: list[str], nj: int) -> None:
             if not audio.is_file():
                 todo.append((factor, u, audio))
             segment = u.segment and (0.0, (u.segment[1] - u.segment[0]) / factor)
-            utt_id, speaker = prefix + u.utt_id, prefix + u.speaker
-            perturbed.append(Utterance(utt_id, speaker, u.words, audio, segment))
+            ids = f"sp{name}-{u.utt_id}", f"sp{name}-{u.speaker}"
+            perturbed.append(Utterance(*ids, u.words, audio, segment))
     if todo:
         size = sum(u.audio.stat().st_size for _, u, _ in todo)
         print(need_disk(int(1.2 * size), data_dir, "speed perturbation"), flush=True)
@@ -83,10 +79,8 @@ def main(argv: list[str] | None = None):
     with reported_errors(prog, interrupted="the next run continues"):
         for factor in args.factors:
             if not factor.replace(".", "", 1).isdecimal() or float(factor) == 0:
-                raise UserError(
-                    f"--speed_perturb_factors: '{factor}' is not a factor; give, "
-                    "e.g., 0.9,1.0,1.1"
-                )
+                option = "--speed_perturb_factors"
+                raise UserError(f"{option}: '{factor}' is not a factor, e.g. 0.9")
         perturb_data_dir(args.data_dir, args.factors, args.nj)
 
 

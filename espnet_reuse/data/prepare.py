@@ -52,11 +52,9 @@ def read_set(folder: Path, root: Path) -> tuple[list[Checked], list[str]]:
         The utterances whose audio can be read, and a list of what is wrong with the
         directory. Without utt2spk every utterance has a speaker of its own.
     """
-    if (folder / "segments").exists():
-        return [], [
-            f"{folder / 'segments'}: segments are not supported: cut the recordings "
-            "into one file for each utterance"
-        ]
+    if (segments := folder / "segments").exists():
+        hint = "cut the recordings into one file for each utterance"
+        return [], [f"{segments}: segments are not supported: {hint}"]
     tables, problems = scan_tables(folder, ["wav.scp", "text"], optional=["utt2spk"])
     audio, words = tables["wav.scp"], tables["text"]
     speakers = tables.get("utt2spk") or {utt_id: utt_id for utt_id in audio}
@@ -71,7 +69,7 @@ def read_set(folder: Path, root: Path) -> tuple[list[Checked], list[str]]:
     ):
         if ids:
             problems.append(f"{folder / name}: {what}: {some(ids)}")
-    files = {k: root / v for k, v in audio.items() if v and k not in set(no_files)}
+    files = {k: root / v for k, v in audio.items() if v and not NO_FILE.search(v)}
     found, broken = check_audios(files)
     problems += [f"{folder / 'wav.scp'}: {problem}" for problem in found]
     utterances = []
@@ -82,27 +80,22 @@ def read_set(folder: Path, root: Path) -> tuple[list[Checked], list[str]]:
     return utterances, problems
 
 
-def identify(paths: Iterable[Path]) -> dict[Path, Path | bytes]:
-    """Return {audio file: its path, or its content's hash if others are as large}."""
+def find_overlaps(root: Path, sets: Sets) -> Iterator[str]:
+    """Say which ids, and which recordings under any name, two sets share."""
+    paths = {u.audio for utterances in sets.values() for u in utterances}
     sizes = {path: path.stat().st_size for path in paths}
     count = collections.Counter(sizes.values())
-    return {
+    recording = {  # only files of the same size can have the same content
         path: path if count[size] == 1 else hashlib.sha256(path.read_bytes()).digest()
         for path, size in sizes.items()
     }
-
-
-def find_overlaps(root: Path, sets: Sets) -> Iterator[str]:
-    """Say which ids, and which recordings under any name, two sets share."""
-    recording = identify({u.audio for utterances in sets.values() for u in utterances})
     for (a, in_a), (b, in_b) in itertools.combinations(sets.items(), 2):
         for name, what, key in (
             ("text", "ids", lambda u: u.utt_id),
             ("wav.scp", "recordings", lambda u: recording[u.audio]),
         ):
             keys = {key(u) for u in in_a}
-            shared = [u.utt_id for u in in_b if key(u) in keys]
-            if shared:
+            if shared := [u.utt_id for u in in_b if key(u) in keys]:
                 yield f"{root / b / name}: {what} that {a} has, too: {some(shared)}"
 
 
@@ -125,11 +118,10 @@ def hold_out(utterances: Sequence[Checked]) -> tuple[list[Checked], list[Checked
     """
     counts = collections.Counter(u.speaker for u in utterances)
     shuffled = sorted(counts, key=lambda s: hashlib.sha256(s.encode()).digest())
+    least, most = HELD_OUT * len(utterances), MOST_HELD_OUT * len(utterances)
     held_out, count = set(), 0
     for speaker in shuffled:
-        if count >= HELD_OUT * len(utterances):
-            break
-        if count + counts[speaker] <= MOST_HELD_OUT * len(utterances):
+        if count < least and count + counts[speaker] <= most:
             held_out.add(speaker)
             count += counts[speaker]
     held_out = held_out or {min(shuffled, key=counts.get)}
@@ -138,11 +130,7 @@ def hold_out(utterances: Sequence[Checked]) -> tuple[list[Checked], list[Checked
 
 
 def trim(utterance: Checked, threshold: float) -> Checked:
-    """Leave out the silence before and after an utterance, the whole of its file.
-
-    Args:
-        utterance: An utterance.
-        threshold: Silence is at least so many dB below the loudest.
+    """Leave out silence around the speech: `threshold` dB or more below the loudest.
 
     Raises:
         UserError: Samples are not finite.
@@ -178,7 +166,7 @@ def with_speaker_first(utterances: Sequence[Checked]) -> list[Checked]:
 def read_sets(
     root: Path, names: Iterable[str], test_sets: Sequence[str], shortest: float
 ) -> dict[str, list[Checked]]:
-    """Read data directories of a folder: root/<name>.
+    """Read the data directories root/<name>.
 
     Raises:
         UserError: Something is wrong, a line for each problem; an utterance of a test
@@ -187,15 +175,13 @@ def read_sets(
     if not root.is_dir():
         raise UserError(f"{root} is not a folder")
     sets, problems = {}, []
-    for name in names:
+    for name in dict.fromkeys(names):
         sets[name], found = read_set(root / name, root)
         problems += found
         short = [u.utt_id for u in sets[name] if u.seconds < shortest]
         if name in test_sets and short:
-            problems.append(
-                f"{root / name}/wav.scp: shorter than {shortest:g} s, too short to be "
-                f"recognised: {some(short)}"
-            )
+            why = f"shorter than {shortest:g} s, too short to be recognised"
+            problems.append(f"{root / name}/wav.scp: {why}: {some(short)}")
     problems += [*find_overlaps(root, sets), *find_mixed_channels(root, sets)]
     if problems:
         raise UserError("\n".join(problems))
@@ -206,8 +192,7 @@ def note_shared_speakers(sets: Sets, train_set: str, test_sets: Sequence[str]):
     """Print which test sets have speakers of the training set."""
     known = {u.speaker for u in sets[train_set]}
     for name in sorted(set(test_sets) - {train_set}):
-        shared = sorted({u.speaker for u in sets[name]} & known)
-        if shared:
+        if shared := sorted({u.speaker for u in sets[name]} & known):
             print(f"note: {name} has speakers of {train_set}: {some(shared)}")
 
 
@@ -239,9 +224,7 @@ def prepare(args: argparse.Namespace) -> None:
     valid_set = args.valid_set or "dev"
     lengths = args.min_wav_duration, args.max_wav_duration
     is_held_out = not (args.valid_set or "dev" in test_sets or (root / "dev").exists())
-    names = dict.fromkeys([train_set, valid_set, *test_sets])
-    if is_held_out:
-        del names[valid_set]
+    names = [train_set, *([] if is_held_out else [valid_set]), *test_sets]
     sets = read_sets(root, names, test_sets, args.min_wav_duration)
     note_shared_speakers(sets, train_set, test_sets)
     if is_held_out:

@@ -10,12 +10,7 @@ import shutil
 from pathlib import Path
 
 from espnet_reuse.data.check import check_audios
-from espnet_reuse.data.data_dir import (
-    Utterance,
-    read_scp,
-    split_names,
-    write_data_dir,
-)
+from espnet_reuse.data.data_dir import Utterance, read_scp, split_names, write_data_dir
 from espnet_reuse.errors import UserError, reported_errors
 from espnet_reuse.files import write_text
 
@@ -71,12 +66,10 @@ def find_corpus(path, parts):
     corpus = path / "LibriSpeech" if (path / "LibriSpeech").is_dir() else path
     if not any((corpus / part).is_dir() for part in OFFICIAL):
         raise UserError(
-            f"--librispeech: no corpus in '{path}': it has none of the folders "
-            f"{' '.join(OFFICIAL)}, nor LibriSpeech/; without --librispeech they are "
-            "downloaded"
+            f"--librispeech: no corpus in '{path}': neither LibriSpeech/ nor any of "
+            f"{' '.join(OFFICIAL)}; without --librispeech they are downloaded"
         )
-    missing = [part for part in parts if not (corpus / part).is_dir()]
-    if missing:
+    if missing := [part for part in parts if not (corpus / part).is_dir()]:
         raise UserError(
             f"{corpus} has no {' '.join(missing)}: choose what is there with --parts, "
             "or leave out --librispeech to download"
@@ -99,9 +92,8 @@ def read_chapter(chapter):
     words = read_scp(trans)
     for utt_id, text in words.items():
         if not utt_id.startswith(f"{prefix}-") or not text:
-            raise UserError(
-                f"{trans}: not one utterance of {prefix}: '{utt_id} {text}'"
-            )
+            line = f"'{utt_id} {text}'"
+            raise UserError(f"{trans}: not one utterance of {prefix}: {line}")
     audio = {path.stem: path for path in chapter.glob("*.flac")}
     for ids, why in (
         (words.keys() - audio, "have a transcript and no audio"),
@@ -147,8 +139,7 @@ def prepare(args):
     """
     data, train_set, parts = args.data, args.train_set, choose_parts(args)
     allow_partial = args.allow_partial == "true"
-    needed = (*DEV, *TRAIN[train_set])
-    left_out = [part for part in needed if part not in parts]
+    left_out = [part for part in (*DEV, *TRAIN[train_set]) if part not in parts]
     if left_out and not allow_partial:
         raise UserError(
             f"--parts: training and validation need {' '.join(left_out)}, too: add it, "
@@ -159,15 +150,12 @@ def prepare(args):
     sets = {part.replace("-", "_"): read[part] for part in parts if part in DEV + TEST}
     train = sorted(u for p in TRAIN[train_set] for u in read.get(p, []))
     dev = [u for part in DEV for u in read.get(part, [])]
-    notes = [
-        f"- {part}: {len(utterances)} of {OFFICIAL[part][0]} utterances"
-        for part, utterances in read.items()
-        if len(utterances) != OFFICIAL[part][0]
-    ] + [f"- {part}: left out" for part in left_out]
+    counts = {part: (len(read[part]), OFFICIAL[part][0]) for part in parts}
+    notes = [f"- {p}: {n} of {m} utterances" for p, (n, m) in counts.items() if n < m]
+    notes += [f"- {part}: left out" for part in left_out]
     if not dev:
         dev = train[HOLD_OUT - 1 :: HOLD_OUT] or train[-1:]
-        held_out = set(dev)
-        train = [u for u in train if u not in held_out]
+        train = sorted(set(train) - set(dev))
         notes.append(f"- dev: {len(dev)} utterances held out of the training part")
     if not train:
         raise UserError("--parts: too few utterances to hold some out for validation")
@@ -175,8 +163,8 @@ def prepare(args):
 
     # what an earlier call made of other parts
     data.mkdir(exist_ok=True)
-    known = {part.replace("-", "_") for part in OFFICIAL} | {*TRAIN, "dev"}
-    for name in (known | {f"{train_set}_sp"}) - sets.keys():
+    known = {*(p.replace("-", "_") for p in OFFICIAL), *TRAIN, "dev", f"{train_set}_sp"}
+    for name in known - sets.keys():
         shutil.rmtree(data / name, ignore_errors=True)
     (data / "partial").unlink(missing_ok=True)
     if notes:

@@ -46,16 +46,12 @@ def main():
     add_options(parser)
     args = parser.parse_args()
     corpus = args.downloads / "LibriSpeech"
-    size = {
-        part: OFFICIAL[part][1]
-        for part in choose_parts(args)
-        if not (corpus / part).is_dir()
-    }
-    if size:  # an archive and what is in it
-        needed = 2 * sum(size.values())
+    parts = [p for p in choose_parts(args) if not (corpus / p).is_dir()]
+    if parts:  # an archive and what is in it
+        needed = 2 * sum(OFFICIAL[part][1] for part in parts)
         print(need_disk(needed, args.downloads, "downloads"), flush=True)
-    for part, archive in size.items():
-        print(f"{part}: {archive / 1e9:.1f} GB to download", flush=True)
+    for part in parts:
+        print(f"{part}: {OFFICIAL[part][1] / 1e9:.1f} GB to download", flush=True)
         download(part, args.downloads)
 
 

@@ -29,8 +29,7 @@ with reported_errors("words_to_phones.py"):
             # espnet_reuse.data.prepare has put the speaker before the ids
             phones = words[u.utt_id.removeprefix(f"{u.speaker}-")]
             if len(phones) != len(u.words.split()):
-                raise UserError(
-                    f"{source} has not the phones of every word of {u.utt_id}"
-                )
+                lacks = "has not the phones of every word of"
+                raise UserError(f"{source} {lacks} {u.utt_id}")
             utterances.append(replace(u, words=" ".join(phones)))
         write_data_dir(data_dir, utterances)
