@@ -73,8 +73,6 @@ copy_tree() {
     fi
     cd "${espnet}"
     git init -q
-    git config user.name "The espnet-reuse authors"
-    git config user.email "authors@espnet-reuse.invalid"
     git config commit.gpgsign false
     git add -A -f
     git commit -q -m "ESPnet ${espnet_version}"
@@ -124,7 +122,7 @@ run_tests() {
     mapfile -t others < <(added_files test ":!${encoder_tests[0]}")
     there env EVERY="${every}" WHOLE_FILES="$(added_files test)" \
         PYTHONPATH="${espnet}:${root}/tools/upstream" \
-        python3 -m pytest -q -o addopts= -p no:cacheprovider -p every -n "${processes}" \
+        python3 -m pytest -q -o addopts= -p no:cacheprovider -p check_tree -n "${processes}" \
         --execution-timeout 10.0 "${encoder_tests[@]}" "${others[@]}"
 }
 
@@ -174,11 +172,9 @@ exchange_checkpoints() {
 # A plain asr_train with our encoder: refused until this package is installed.
 check_entry_points() {
     local espnet="${entry_points}" source="${work}/source" package="${work}/package"
-    local recipe="${root}/tools/upstream/files/egs2/mini_an4/asr1" tokens="${work}/tokens.txt"
-    local train=(python3 -m espnet2.bin.asr_train --dry_run true --iterator_type none
-        --config "${recipe}/conf/train_asr_conformer_reuse_debug.yaml"
-        --output_dir "${work}/dry_run" --token_list "${tokens}")
-    printf '%s\n' '<blank>' '<unk>' a '<sos/eos>' > "${tokens}"
+    local train=(python3 "${checks}" configs
+        egs2/mini_an4/asr1/conf/train_asr_conformer_reuse_debug.yaml)
+    cd "${root}/tools/upstream/files"
     there "${train[@]}" 2>&1 | tee "${work}/refused" && return 1
     grep "^ValueError: --encoder must be one of .*: --encoder conformer_reuse" "${work}/refused"
     mkdir "${source}"

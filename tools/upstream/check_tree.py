@@ -8,10 +8,13 @@ Usage:
     check_tree.py tasks PACKAGE                 # all tasks have that package's encoders
     check_tree.py encode OUT PACKAGE [CONFIG MODEL]...
                                                 # write what models encode
+    pytest -p check_tree                        # all tests of WHOLE_FILES, of others
+                                                # one in EVERY (environment)
 """
 
 import importlib
-import logging
+import logging.handlers
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -55,10 +58,11 @@ def build_by_espnet3(config, folder):
     )
     config.recipe_dir = str(folder)
     OmegaConf.resolve(config)
-    tokens, stats = config.model.token_list, config.model.normalize_conf.stats_file
+    tokens = Path(config.model.token_list)
+    stats = Path(config.model.normalize_conf.stats_file)
     for made in (tokens, stats):
-        Path(made).parent.mkdir(parents=True, exist_ok=True)
-    Path(tokens).write_text("\n".join(map(str, range(5000))))
+        made.parent.mkdir(parents=True, exist_ok=True)
+    tokens.write_text("\n".join(map(str, range(5000))))
     np.savez(stats, count=2, sum=np.zeros(80), sum_square=np.ones(80))
     with torch.device("meta"):
         encoder = _instantiate_model(config).encoder
@@ -80,9 +84,7 @@ def check_tasks(package):
         if isinstance(choices, ClassChoices)
     }
     assert "espnet_reuse" not in sys.modules
-    said = []
-    handler = logging.Handler()
-    handler.emit = lambda record: said.append(record.getMessage())
+    handler = logging.handlers.BufferingHandler(capacity=1000)
     logging.getLogger().addHandler(handler)
 
     from espnet_reuse.registry import ENCODERS
@@ -98,7 +100,8 @@ def check_tasks(package):
                     "espnet_reuse", package
                 )
                 entries += 1
-    said = [message for message in said if "espnet_reuse" in message]
+    messages = [record.getMessage() for record in handler.buffer]
+    said = [message for message in messages if "espnet_reuse" in message]
     print(entries, "entries", *said, sep="\n")
     # what ESPnet has itself is not registered, and said once
     assert entries and len(said) == (package == "espnet2")
@@ -118,6 +121,14 @@ def encode(out, package, *models):
             outputs.append(model.eval().encode(speech, lengths)[0].numpy())
     assert all(np.isfinite(x).all() and x.std() > 0 for x in outputs)
     Path(out).write_bytes(b"".join(x.tobytes() for x in outputs))
+
+
+def pytest_collection_modifyitems(items):
+    """Leave tests out."""
+    whole = {Path(name).resolve() for name in os.environ["WHOLE_FILES"].split()}
+    others = [item for item in items if item.path not in whole]
+    chosen = set(others[:: int(os.environ["EVERY"])])
+    items[:] = [item for item in items if item in chosen or item.path in whole]
 
 
 if __name__ == "__main__":
