@@ -81,19 +81,17 @@ copy_tree() {
 
 # Apply the patches, or list the files that stand in their way.
 apply_patches() {
-    local patch misfits status=0
+    local patch status=0
     for patch in "${patches[@]}"; do
-        patch=$(realpath "${patch}")
-        if git -C "${espnet}" am -q "${patch}" > "${log}" 2>&1; then
+        if git -C "${espnet}" am -q < "${patch}" > "${log}" 2>&1; then
             echo "${patch##*/}: applies"
             continue
         fi
         status=1
         git -C "${espnet}" am --abort
-        misfits=$(git -C "${espnet}" apply --check "${patch}" 2>&1 \
-            | sed -n 's/^error: \(patch failed: \)\?\([^:]*\):.*/    \2/p' | sort -u)
         echo "${patch##*/}: does not apply; of its $(grep -c '^diff --git' "${patch}") files these differ:"
-        echo "${misfits}"
+        git -C "${espnet}" apply --check < "${patch}" 2>&1 \
+            | sed -n 's/^error: \(patch failed: \)\?\([^:]*\):.*/    \2/p' | sort -u
     done
     return "${status}"
 }
@@ -190,7 +188,7 @@ step "A copy of ESPnet ${espnet_version}" copy_tree
 apply_patches || die "the patches do not apply to ESPnet ${espnet_version}: see the files above"
 entry_points="${work}/entry_points"
 git -C "${espnet}" worktree add -q --detach "${entry_points}" pristine
-git -C "${entry_points}" am -q "$(realpath "${patches[2]}")"
+git -C "${entry_points}" am -q < "${patches[2]}"
 make_venv
 step "isort, black, flake8 and pycodestyle with ESPnet's settings" check_style
 git -C "${espnet}" checkout -q --detach HEAD~

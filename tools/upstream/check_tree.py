@@ -58,11 +58,10 @@ def build_by_espnet3(config, folder):
     )
     config.recipe_dir = str(folder)
     OmegaConf.resolve(config)
-    tokens = Path(config.model.token_list)
-    stats = Path(config.model.normalize_conf.stats_file)
+    tokens, stats = config.model.token_list, config.model.normalize_conf.stats_file
     for made in (tokens, stats):
-        made.parent.mkdir(parents=True, exist_ok=True)
-    tokens.write_text("\n".join(map(str, range(5000))))
+        Path(made).parent.mkdir(parents=True, exist_ok=True)
+    Path(tokens).write_text("\n".join(map(str, range(5000))))
     np.savez(stats, count=2, sum=np.zeros(80), sum_square=np.ones(80))
     with torch.device("meta"):
         encoder = _instantiate_model(config).encoder

@@ -24,20 +24,14 @@ parse_options() {
     words=()
     while [ $# -gt 0 ]; do
         case "$1" in
-            --help | -h)
-                echo "${help_message}"
-                exit 0
-                ;;
+            --help | -h) echo "${help_message}"; exit 0 ;;
             -*)
                 [[ "${help_message}" == *"    $1 "* ]] || die "$1 is not an option: see --help"
                 [ -n "${2:-}" ] || die "$1 needs a value: see --help"
                 printf -v "${1#--}" %s "$2"
                 shift 2
                 ;;
-            *)
-                words+=("$1")
-                shift
-                ;;
+            *) words+=("$1"); shift ;;
         esac
     done
 }
