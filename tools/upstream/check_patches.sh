@@ -126,10 +126,8 @@ run_tests() {
 
 # What ESPnet's ci/test_configuration_espnet2.sh does with every configuration.
 check_configs() {
-    local configs
     cd "${espnet}"
-    mapfile -t configs < <(added_files '*.yaml')
-    there python3 "${checks}" configs "${configs[@]}"
+    added_files '*.yaml' | there xargs python3 "${checks}" configs
 }
 
 # ESPnet's recipe with plain python3. Ours stands in for what needs Kaldi and sph2pipe,
@@ -139,16 +137,15 @@ recipe_options=(--ngpu 0 --use_lm false --test_sets test
     --asr_args "--num_workers 0 --max_epoch 1 --num_att_plot 1")
 run_recipe() {
     cd "${espnet}/egs2/mini_an4/asr1"
-    for name in scripts pyscripts steps utils; do   # the source distribution lacks links
-        [ -e "${name}" ] || ln -s "../../TEMPLATE/asr1/${name}" .
-    done
+    # the source distribution lacks links
+    ln -sf ../../TEMPLATE/asr1/{scripts,pyscripts,steps,utils} .
     # shellcheck disable=SC2016
     printf 'export PATH=%q:${PATH} PYTHONPATH=%q\n' "${venv}/bin" "${espnet}" \
         > "${espnet}/tools/activate_python.sh"
     tar -xzf downloads.tar.gz
-    here python3 "${root}/egs2/mini_an4/asr1/local/data_prep.py" downloads/an4 data
+    python3 "${root}/egs2/mini_an4/asr1/local/data_prep.py" downloads/an4 data
     ./run.sh "${recipe_options[@]}" --stage 2 --stop_stage 12 --asr_tag there
-    here python3 "${root}/local/score.py"
+    python3 "${root}/local/score.py"
     grep "/test|2|" exp/asr_there/RESULTS.md
 }
 
@@ -162,7 +159,7 @@ exchange_checkpoints() {
         --python "python3 -m espnet_reuse.run"
     models=(exp/asr_there/{config.yaml,"${model}"} exp/asr_here/{config.yaml,"${model}"})
     there python3 "${checks}" encode "${work}/there" espnet2 "${models[@]}"
-    here python3 -m espnet_reuse.run \
+    python3 -m espnet_reuse.run \
         "${checks}" encode "${work}/here" espnet_reuse "${models[@]}"
     cmp "${work}/here" "${work}/there"
 }

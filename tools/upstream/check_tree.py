@@ -4,12 +4,10 @@
 """What check_patches.sh asks of a patched ESPnet, and of ESPnet with espnet_reuse.
 
 Usage:
-    check_tree.py configs CONFIG...             # dry runs of training configs
-    check_tree.py tasks PACKAGE                 # all tasks have that package's encoders
+    check_tree.py configs CONFIG...
+    check_tree.py tasks PACKAGE
     check_tree.py encode OUT PACKAGE [CONFIG MODEL]...
-                                                # write what models encode
-    pytest -p check_tree                        # all tests of WHOLE_FILES, of others
-                                                # one in EVERY (environment)
+    WHOLE_FILES="FILE..." EVERY=N pytest -p check_tree
 """
 
 import importlib
@@ -70,7 +68,10 @@ def build_by_espnet3(config, folder):
 
 
 def check_tasks(package):
-    """Look at every option of every task, before and after `import espnet_reuse`."""
+    """Check that all tasks offer the encoders of a package, espnet2 or espnet_reuse.
+
+    Looks at every option of every task, before and after `import espnet_reuse`.
+    """
     import espnet2
     from espnet2.train.class_choices import ClassChoices
 
@@ -94,10 +95,8 @@ def check_tasks(package):
         for parent, encoder in list(choices.classes.items()):
             path = ENCODERS.get(f"{encoder.__module__}.{encoder.__qualname__}")
             if path:
-                found = choices.get_class(f"{parent}_reuse")
-                assert found.__module__ == path.rpartition(".")[0].replace(
-                    "espnet_reuse", package
-                )
+                module = path.rpartition(".")[0].replace("espnet_reuse", package)
+                assert choices.get_class(f"{parent}_reuse").__module__ == module
                 entries += 1
     messages = [record.getMessage() for record in handler.buffer]
     said = [message for message in messages if "espnet_reuse" in message]
@@ -123,7 +122,7 @@ def encode(out, package, *models):
 
 
 def pytest_collection_modifyitems(items):
-    """Leave tests out."""
+    """Keep every test of WHOLE_FILES, and of the others one in EVERY."""
     whole = {Path(name).resolve() for name in os.environ["WHOLE_FILES"].split()}
     others = [item for item in items if item.path not in whole]
     chosen = set(others[:: int(os.environ["EVERY"])])

@@ -101,17 +101,13 @@ there() {
     env PATH="${venv}/bin:${PATH}" PYTHONPATH="${espnet}" "$@"
 }
 
-# Run a program here: with our environment's ESPnet and this repository.
-here() {
-    env PYTHONPATH="${root}" "$@"
-}
-
-# Have our environment, and in `tree` --espnet_root or the source distribution.
+# Have our environment's ESPnet and this repository, and in `tree` the ESPnet to patch.
 set_up() {
     tree="${espnet_root:-}"
     [ -z "${tree}" ] || check_tree
     "${root}/tools/setup.sh" >&2
     # shellcheck source=/dev/null
     . "${root}/tools/activate_python.sh"
+    export PYTHONPATH=${root}   # without an ESPnet of its own
     [ -n "${tree}" ] || fetch_espnet
 }
