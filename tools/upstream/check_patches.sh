@@ -73,8 +73,6 @@ copy_tree() {
     fi
     cd "${espnet}"
     git init -q
-    git config user.name "The espnet-reuse authors"
-    git config user.email "authors@espnet-reuse.invalid"
     git config commit.gpgsign false
     git add -A -f
     git commit -q -m "ESPnet ${espnet_version}"
@@ -83,19 +81,17 @@ copy_tree() {
 
 # Apply the patches, or list the files that stand in their way.
 apply_patches() {
-    local patch misfits status=0
+    local patch status=0
     for patch in "${patches[@]}"; do
-        patch=$(realpath "${patch}")
-        if git -C "${espnet}" am -q "${patch}" > "${log}" 2>&1; then
+        if git -C "${espnet}" am -q < "${patch}" > "${log}" 2>&1; then
             echo "${patch##*/}: applies"
             continue
         fi
         status=1
         git -C "${espnet}" am --abort
-        misfits=$(git -C "${espnet}" apply --check "${patch}" 2>&1 \
-            | sed -n 's/^error: \(patch failed: \)\?\([^:]*\):.*/    \2/p' | sort -u)
         echo "${patch##*/}: does not apply; of its $(grep -c '^diff --git' "${patch}") files these differ:"
-        echo "${misfits}"
+        git -C "${espnet}" apply --check < "${patch}" 2>&1 \
+            | sed -n 's/^error: \(patch failed: \)\?\([^:]*\):.*/    \2/p' | sort -u
     done
     return "${status}"
 }
@@ -124,16 +120,14 @@ run_tests() {
     mapfile -t others < <(added_files test ":!${encoder_tests[0]}")
     there env EVERY="${every}" WHOLE_FILES="$(added_files test)" \
         PYTHONPATH="${espnet}:${root}/tools/upstream" \
-        python3 -m pytest -q -o addopts= -p no:cacheprovider -p every -n "${processes}" \
+        python3 -m pytest -q -o addopts= -p no:cacheprovider -p check_tree -n "${processes}" \
         --execution-timeout 10.0 "${encoder_tests[@]}" "${others[@]}"
 }
 
 # What ESPnet's ci/test_configuration_espnet2.sh does with every configuration.
 check_configs() {
-    local configs
     cd "${espnet}"
-    mapfile -t configs < <(added_files '*.yaml')
-    there python3 "${checks}" configs "${configs[@]}"
+    added_files '*.yaml' | there xargs python3 "${checks}" configs
 }
 
 # ESPnet's recipe with plain python3. Ours stands in for what needs Kaldi and sph2pipe,
@@ -143,16 +137,15 @@ recipe_options=(--ngpu 0 --use_lm false --test_sets test
     --asr_args "--num_workers 0 --max_epoch 1 --num_att_plot 1")
 run_recipe() {
     cd "${espnet}/egs2/mini_an4/asr1"
-    for name in scripts pyscripts steps utils; do   # the source distribution lacks links
-        [ -e "${name}" ] || ln -s "../../TEMPLATE/asr1/${name}" .
-    done
+    # the source distribution lacks links
+    ln -sf ../../TEMPLATE/asr1/{scripts,pyscripts,steps,utils} .
     # shellcheck disable=SC2016
     printf 'export PATH=%q:${PATH} PYTHONPATH=%q\n' "${venv}/bin" "${espnet}" \
         > "${espnet}/tools/activate_python.sh"
     tar -xzf downloads.tar.gz
-    here python3 "${root}/egs2/mini_an4/asr1/local/data_prep.py" downloads/an4 data
+    python3 "${root}/egs2/mini_an4/asr1/local/data_prep.py" downloads/an4 data
     ./run.sh "${recipe_options[@]}" --stage 2 --stop_stage 12 --asr_tag there
-    here python3 "${root}/local/score.py"
+    python3 "${root}/local/score.py"
     grep "/test|2|" exp/asr_there/RESULTS.md
 }
 
@@ -166,7 +159,7 @@ exchange_checkpoints() {
         --python "python3 -m espnet_reuse.run"
     models=(exp/asr_there/{config.yaml,"${model}"} exp/asr_here/{config.yaml,"${model}"})
     there python3 "${checks}" encode "${work}/there" espnet2 "${models[@]}"
-    here python3 -m espnet_reuse.run \
+    python3 -m espnet_reuse.run \
         "${checks}" encode "${work}/here" espnet_reuse "${models[@]}"
     cmp "${work}/here" "${work}/there"
 }
@@ -174,11 +167,9 @@ exchange_checkpoints() {
 # A plain asr_train with our encoder: refused until this package is installed.
 check_entry_points() {
     local espnet="${entry_points}" source="${work}/source" package="${work}/package"
-    local recipe="${root}/tools/upstream/files/egs2/mini_an4/asr1" tokens="${work}/tokens.txt"
-    local train=(python3 -m espnet2.bin.asr_train --dry_run true --iterator_type none
-        --config "${recipe}/conf/train_asr_conformer_reuse_debug.yaml"
-        --output_dir "${work}/dry_run" --token_list "${tokens}")
-    printf '%s\n' '<blank>' '<unk>' a '<sos/eos>' > "${tokens}"
+    local train=(python3 "${checks}" configs
+        egs2/mini_an4/asr1/conf/train_asr_conformer_reuse_debug.yaml)
+    cd "${root}/tools/upstream/files"
     there "${train[@]}" 2>&1 | tee "${work}/refused" && return 1
     grep "^ValueError: --encoder must be one of .*: --encoder conformer_reuse" "${work}/refused"
     mkdir "${source}"
@@ -194,7 +185,7 @@ step "A copy of ESPnet ${espnet_version}" copy_tree
 apply_patches || die "the patches do not apply to ESPnet ${espnet_version}: see the files above"
 entry_points="${work}/entry_points"
 git -C "${espnet}" worktree add -q --detach "${entry_points}" pristine
-git -C "${entry_points}" am -q "$(realpath "${patches[2]}")"
+git -C "${entry_points}" am -q < "${patches[2]}"
 make_venv
 step "isort, black, flake8 and pycodestyle with ESPnet's settings" check_style
 git -C "${espnet}" checkout -q --detach HEAD~

@@ -4,14 +4,15 @@
 """What check_patches.sh asks of a patched ESPnet, and of ESPnet with espnet_reuse.
 
 Usage:
-    check_tree.py configs CONFIG...             # dry runs of training configs
-    check_tree.py tasks PACKAGE                 # all tasks have that package's encoders
+    check_tree.py configs CONFIG...
+    check_tree.py tasks PACKAGE
     check_tree.py encode OUT PACKAGE [CONFIG MODEL]...
-                                                # write what models encode
+    WHOLE_FILES="FILE..." EVERY=N pytest -p check_tree
 """
 
 import importlib
-import logging
+import logging.handlers
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -67,7 +68,10 @@ def build_by_espnet3(config, folder):
 
 
 def check_tasks(package):
-    """Look at every option of every task, before and after `import espnet_reuse`."""
+    """Check that all tasks offer the encoders of a package, espnet2 or espnet_reuse.
+
+    Looks at every option of every task, before and after `import espnet_reuse`.
+    """
     import espnet2
     from espnet2.train.class_choices import ClassChoices
 
@@ -80,9 +84,7 @@ def check_tasks(package):
         if isinstance(choices, ClassChoices)
     }
     assert "espnet_reuse" not in sys.modules
-    said = []
-    handler = logging.Handler()
-    handler.emit = lambda record: said.append(record.getMessage())
+    handler = logging.handlers.BufferingHandler(capacity=1000)
     logging.getLogger().addHandler(handler)
 
     from espnet_reuse.registry import ENCODERS
@@ -93,12 +95,11 @@ def check_tasks(package):
         for parent, encoder in list(choices.classes.items()):
             path = ENCODERS.get(f"{encoder.__module__}.{encoder.__qualname__}")
             if path:
-                found = choices.get_class(f"{parent}_reuse")
-                assert found.__module__ == path.rpartition(".")[0].replace(
-                    "espnet_reuse", package
-                )
+                module = path.rpartition(".")[0].replace("espnet_reuse", package)
+                assert choices.get_class(f"{parent}_reuse").__module__ == module
                 entries += 1
-    said = [message for message in said if "espnet_reuse" in message]
+    messages = [record.getMessage() for record in handler.buffer]
+    said = [message for message in messages if "espnet_reuse" in message]
     print(entries, "entries", *said, sep="\n")
     # what ESPnet has itself is not registered, and said once
     assert entries and len(said) == (package == "espnet2")
@@ -118,6 +119,14 @@ def encode(out, package, *models):
             outputs.append(model.eval().encode(speech, lengths)[0].numpy())
     assert all(np.isfinite(x).all() and x.std() > 0 for x in outputs)
     Path(out).write_bytes(b"".join(x.tobytes() for x in outputs))
+
+
+def pytest_collection_modifyitems(items):
+    """Keep every test of WHOLE_FILES, and of the others one in EVERY."""
+    whole = {Path(name).resolve() for name in os.environ["WHOLE_FILES"].split()}
+    others = [item for item in items if item.path not in whole]
+    chosen = set(others[:: int(os.environ["EVERY"])])
+    items[:] = [item for item in items if item in chosen or item.path in whole]
 
 
 if __name__ == "__main__":

@@ -9,6 +9,9 @@ root="$(cd -P "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 cache="${root}/tools/upstream/cache"
 espnet_version=202611   # the patches are made for it
 espnet=                 # the tree that `there` runs programs with
+export OMP_NUM_THREADS=1
+export GIT_AUTHOR_NAME="The espnet-reuse authors" GIT_AUTHOR_EMAIL=authors@espnet-reuse.invalid
+export GIT_COMMITTER_NAME=${GIT_AUTHOR_NAME} GIT_COMMITTER_EMAIL=${GIT_AUTHOR_EMAIL}
 
 die() {
     echo "${0##*/}: error: $*" >&2
@@ -21,20 +24,14 @@ parse_options() {
     words=()
     while [ $# -gt 0 ]; do
         case "$1" in
-            --help | -h)
-                echo "${help_message}"
-                exit 0
-                ;;
+            --help | -h) echo "${help_message}"; exit 0 ;;
             -*)
                 [[ "${help_message}" == *"    $1 "* ]] || die "$1 is not an option: see --help"
                 [ -n "${2:-}" ] || die "$1 needs a value: see --help"
                 printf -v "${1#--}" %s "$2"
                 shift 2
                 ;;
-            *)
-                words+=("$1")
-                shift
-                ;;
+            *) words+=("$1"); shift ;;
         esac
     done
 }
@@ -56,19 +53,19 @@ check_tree() {
 
 # Set `tree` to ESPnet's source distribution, downloaded once.
 fetch_espnet() {
-    local version=${espnet_version} partial
-    tree="${cache}/espnet-${version}"
-    partial="${tree}.partial"
+    local name="espnet-${espnet_version}"
+    local partial="${cache}/${name}.partial"
+    tree="${cache}/${name}"
     [ ! -d "${tree}" ] || return 0
-    echo "Downloading the source distribution of espnet ${version} (35 MB)" >&2
+    echo "Downloading the source distribution of espnet ${espnet_version} (35 MB)" >&2
     rm -rf "${partial}"
     mkdir -p "${partial}"
     python3 -m pip download --disable-pip-version-check --no-deps --no-binary espnet \
-        "espnet==${version}" -d "${partial}" > "${cache}/pip.log" 2>&1 \
-        || { rm -rf "${partial}"; die "espnet ${version} could not be downloaded: is there" \
-            "such a version, and the network? (log: ${cache}/pip.log)"; }
-    tar -xzf "${partial}/espnet-${version}.tar.gz" -C "${partial}"
-    mv "${partial}/espnet-${version}" "${tree}"
+        "espnet==${espnet_version}" -d "${partial}" > "${cache}/pip.log" 2>&1 \
+        || die "espnet ${espnet_version} could not be downloaded: is there such a" \
+            "version, and the network? (log: ${cache}/pip.log)"
+    tar -xzf "${partial}/${name}.tar.gz" -C "${partial}"
+    mv "${partial}/${name}" "${tree}"
     rm -rf "${partial}"
 }
 
@@ -101,20 +98,16 @@ make_venv() {
 
 # Run a program there: with the ESPnet tree in `espnet` and nothing of espnet_reuse.
 there() {
-    env PATH="${venv}/bin:${PATH}" PYTHONPATH="${espnet}" OMP_NUM_THREADS=1 "$@"
+    env PATH="${venv}/bin:${PATH}" PYTHONPATH="${espnet}" "$@"
 }
 
-# Run a program here: with our environment's ESPnet and this repository.
-here() {
-    env PYTHONPATH="${root}" OMP_NUM_THREADS=1 "$@"
-}
-
-# Have our environment, and in `tree` --espnet_root or the source distribution.
+# Have our environment's ESPnet and this repository, and in `tree` the ESPnet to patch.
 set_up() {
     tree="${espnet_root:-}"
     [ -z "${tree}" ] || check_tree
     "${root}/tools/setup.sh" >&2
     # shellcheck source=/dev/null
     . "${root}/tools/activate_python.sh"
+    export PYTHONPATH=${root}   # without an ESPnet of its own
     [ -n "${tree}" ] || fetch_espnet
 }

@@ -1,11 +1,13 @@
 # Copyright 2026 The espnet-reuse authors
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""Make ESPnet's patches out of this repository's files (see make_patches.sh)."""
+"""Make ESPnet's patches out of this repository's files, for make_patches.sh.
 
-import argparse
+Usage: make_patches.py ESPNET_ROOT OUTPUT_DIR
+"""
+
+import functools
 import itertools
-import os
 import re
 import shutil
 import subprocess
@@ -18,7 +20,6 @@ ROOT = UPSTREAM.parents[1]
 CHANGES = UPSTREAM / "changes"
 VERSION = "202611"  # the ESPnet that the patches are for
 MAX_FILES, MAX_LINES = 30, 1499  # ESPnet's CONTRIBUTING.md, section 2
-AUTHOR = ("The espnet-reuse authors", "authors@espnet-reuse.invalid")
 
 KINDS = {
     "ConformerEncoder": "conformer",
@@ -63,13 +64,11 @@ def fail(message):
     sys.exit(f"make_patches.sh: error: {message}")
 
 
-def run(*command, **kwargs):
-    """Run a program and return what it prints; say what it says if it fails."""
-    result = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, **kwargs
-    )
+def run(folder, *command):
+    """Run a program in a folder and return what it prints, or fail with it."""
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if result.returncode:
-        words = " ".join(map(str, command[:3]))
+        words = " ".join(command[:3])
         fail(f"{words}: {(result.stderr + result.stdout).strip()}")
     return result.stdout
 
@@ -83,10 +82,7 @@ def rewrite(source):
 
 
 def register(source):
-    """Offer an encoder with reuse after each parent that a task offers.
-
-    Args:
-        source: Source of a task's module.
+    """Offer an encoder with reuse after each parent that a task's source offers.
 
     Returns:
         The source with imports and entries added, and the names of the parents.
@@ -129,93 +125,75 @@ def make_registrations(tree):
     return made
 
 
-def commit(repository, made, diff, message):
-    """Commit changed and new files, formatted as ESPnet's pre-commit does."""
-    run("git", "apply", diff, cwd=repository)
-    for there, text in made.items():
-        (repository / there).parent.mkdir(parents=True, exist_ok=True)
-        (repository / there).write_text(text)
-    python_files = [there for there in made if there.endswith(".py")]
-    if python_files:
-        # not all of ESPnet's modules are there for isort to see that they are its own
-        own = ("-p", "espnet2", "-p", "espnet3")
-        run(sys.executable, "-m", "isort", "-q", *own, *python_files, cwd=repository)
-        run(sys.executable, "-m", "black", "-q", *python_files, cwd=repository)
-    run("git", "add", "-A", cwd=repository)
-    run("git", "commit", "-q", "-m", message, cwd=repository)
-
-
 def message_of(text):
     """Return the commit message of a pull request's text: title and first section."""
     title, body = text.split("\n", 1)
     return title.removeprefix("# ") + "\n\n" + body.split("\n## ")[1].split("\n", 1)[1]
 
 
-def write_patches(tree, alternatives, repository, output):
+def write_patches(tree, patches, repository, output):
     """Commit the patches on what they change of ESPnet's tree, and write them.
 
     Args:
         tree: ESPnet's tree.
-        alternatives: Lists of patches, each list for that tree: {name: {path there: new
-            text}}. `changes/NAME.diff` changes further files.
+        patches: {name: {path there: new text}}; `changes/NAME.diff` changes more files.
         repository: Empty folder for a repository with the files that they change.
         output: Empty folder for the patches and the texts.
     """
-    run("git", "init", "-q", cwd=repository)
+    git = functools.partial(run, repository, "git")
+    git("init", "-q")
     needed = ["setup.cfg", "pyproject.toml"]  # of isort and black
-    for name, made in itertools.chain.from_iterable(map(dict.items, alternatives)):
+    for name, made in patches.items():
         diff = (CHANGES / f"{name}.diff").read_text()
         needed += [*made, *re.findall(r"^\+\+\+ b/(.*)", diff, re.MULTILINE)]
     for there in needed:
         if (tree / there).exists():
             (repository / there).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(tree / there, repository / there)
-    run("git", "add", "-A", cwd=repository)
-    run("git", "commit", "-q", "-m", f"ESPnet {VERSION}", cwd=repository)
-    run("git", "tag", "pristine", cwd=repository)
-    number = 1
-    for patches in alternatives:
-        run("git", "checkout", "-q", "pristine", cwd=repository)
-        for name, made in patches.items():
-            text = shutil.copy(UPSTREAM / f"pr_{name}.md", output)
-            message = message_of(Path(text).read_text())
-            commit(repository, made, CHANGES / f"{name}.diff", message)
-            rows = run("git", "diff", "--numstat", "HEAD~", cwd=repository).splitlines()
-            changed = sum(int(n) for row in rows for n in row.split()[:2])
-            print(f"{name}: {len(rows)} files, {changed} changed lines")
-            if len(rows) > MAX_FILES or changed > MAX_LINES:
-                fail(f"{name}: ESPnet takes {MAX_FILES} files and {MAX_LINES} lines")
-        start = ("--start-number", number, "pristine")
-        run("git", "format-patch", "-q", "-o", output, *start, cwd=repository)
-        number += len(patches)
+    git("add", "-A")
+    git("commit", "-q", "-m", f"ESPnet {VERSION}")
+    git("tag", "pristine")
+    for number, (name, made) in enumerate(patches.items(), 1):
+        if name == "entry_points":  # for an ESPnet without the other two
+            git("checkout", "-q", "pristine")
+        git("apply", str(CHANGES / f"{name}.diff"))
+        for there, text in made.items():
+            (repository / there).parent.mkdir(parents=True, exist_ok=True)
+            (repository / there).write_text(text)
+        python_files = [there for there in made if there.endswith(".py")]
+        if python_files:  # as ESPnet's pre-commit formats them
+            python = functools.partial(run, repository, sys.executable, "-m")
+            # not all of ESPnet's modules are there for isort to see that they are own
+            python("isort", "-q", "-p", "espnet2", "-p", "espnet3", *python_files)
+            python("black", "-q", *python_files)
+        git("add", "-A")
+        text = shutil.copy(UPSTREAM / f"pr_{name}.md", output)
+        git("commit", "-q", "-m", message_of(Path(text).read_text()))
+        rows = git("diff", "--numstat", "HEAD~").splitlines()
+        changed = sum(int(n) for row in rows for n in row.split()[:2])
+        print(f"{name}: {len(rows)} files, {changed} changed lines")
+        if len(rows) > MAX_FILES or changed > MAX_LINES:
+            fail(f"{name}: ESPnet takes {MAX_FILES} files and {MAX_LINES} lines")
+        git("format-patch", "-q", "-1", f"--start-number={number}", "-o", str(output))
     shutil.copy(UPSTREAM / "feature_request.md", output)
 
 
 def main():
     """Make the patches and print their sizes."""
-    parser = argparse.ArgumentParser(prog="make_patches.sh", description=__doc__)
-    parser.add_argument("--espnet_root", type=Path, required=True)
-    parser.add_argument("--output_dir", type=Path, required=True)
-    args = parser.parse_args()
-    tree, output = args.espnet_root, args.output_dir.absolute()
-
-    encoder = make_files(tree, ENCODER_FILES) | make_registrations(tree)
-    recipe = make_files(tree, RECIPE_FILES)
-    entry_points = make_files(tree, ENTRY_POINTS_FILES)
-    alternatives = [
-        {"encoder": encoder, "recipe": recipe},
-        {"entry_points": entry_points},
-    ]
-    for who in ("AUTHOR", "COMMITTER"):
-        os.environ[f"GIT_{who}_NAME"], os.environ[f"GIT_{who}_EMAIL"] = AUTHOR
-    os.environ["GIT_CONFIG_GLOBAL"] = os.devnull  # no signing, no hooks
+    tree, output = map(Path, sys.argv[1:])
+    patches = {
+        "encoder": make_files(tree, ENCODER_FILES) | make_registrations(tree),
+        "recipe": make_files(tree, RECIPE_FILES),
+        "entry_points": make_files(tree, ENTRY_POINTS_FILES),
+    }
+    output = output.absolute()
     output.parent.mkdir(parents=True, exist_ok=True)
     # complete or not there at all
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".") as folder:
         repository, made = Path(folder, "repository"), Path(folder, "made")
         repository.mkdir()
         made.mkdir()
-        write_patches(tree, alternatives, repository, made)
+        write_patches(tree, patches, repository, made)
         made.rename(output)
 
 

@@ -33,5 +33,5 @@ parse_options "$@"
 set_up
 make_venv
 espnet="${tree}"
-there python3 "${root}/tools/upstream/make_patches.py" \
-    --espnet_root "${tree}" --output_dir "${output_dir}"
+export GIT_CONFIG_GLOBAL=/dev/null   # no signing, no hooks
+there python3 "${root}/tools/upstream/make_patches.py" "${tree}" "${output_dir}"

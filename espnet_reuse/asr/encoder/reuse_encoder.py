@@ -75,13 +75,10 @@ class ReuseEncoder:
             return
         _, parent = cls.__bases__
         signature = inspect.signature(parent)
-        options = inspect.signature(ReuseEncoder.__init__).parameters.values()
-        cls.__signature__ = signature.replace(
-            parameters=[
-                *signature.parameters.values(),
-                *(option for option in options if option.kind is option.KEYWORD_ONLY),
-            ]
-        )
+        own = inspect.signature(ReuseEncoder.__init__).parameters.values()
+        options = [option for option in own if option.kind is option.KEYWORD_ONLY]
+        parameters = [*signature.parameters.values(), *options]
+        cls.__signature__ = signature.replace(parameters=parameters)
 
     def forward(self, xs_pad, ilens, prev_states=None, masks=None, **kwargs):
         """Calculate forward propagation.

@@ -48,7 +48,11 @@ def naive_attention_map(
         column = len(frames) - 1 - frames[:, None] + frames  # T - 1 - i + j
         by_position = query_pos @ pos.transpose(-2, -1)
         scores = scores + by_position.gather(-1, column.expand_as(scores))
-    scores = scores / math.sqrt(query.size(-1))
+    return masked_softmax(scores / math.sqrt(query.size(-1)), mask)
+
+
+def masked_softmax(scores: Tensor, mask: Optional[Tensor]) -> Tensor:
+    """Turn scores (B, H, T, T) into an attention map; rows without a real key are 0."""
     if mask is None:
         return torch.softmax(scores, dim=-1)
     padded = mask.unsqueeze(1) == 0
@@ -97,19 +101,9 @@ def attend(
 ) -> Tensor:
     """Apply an attention map that nobody else needs, if possible without storing it.
 
-    In inference on a CPU block by block, on CUDA by PyTorch's fused kernels.
-
-    Args:
-        query: As in `naive_attention_map`.
-        key: As in `naive_attention_map`.
-        value: Value (B, H, T, d_k).
-        mask: As in `naive_attention_map`.
-        query_pos: As in `naive_attention_map`.
-        pos: As in `naive_attention_map`.
-        dropout_rate: Dropout rate on the map, 0 in inference.
-
-    Returns:
-        Context (B, H, T, d_k).
+    In inference on a CPU block by block, on CUDA by PyTorch's fused kernels. Arguments
+    are those of `naive_attention_map`, `value` (B, H, T, d_k) and the dropout rate on
+    the map, 0 in inference. Returns the context (B, H, T, d_k).
     """
     if query.is_cuda or (pos is None and not dropout_rate):
         return _fused_attend(query, key, value, mask, query_pos, pos, dropout_rate)
@@ -144,10 +138,8 @@ def apply(attention_map: Tensor, value: Tensor, dropout_rate: float = 0.0) -> Te
 
 
 def _compute_map(query, key, mask, query_pos, pos):
-    if kernel is not None:
-        weights = kernel(query, key, mask, query_pos, pos)
-        if weights is not None:
-            return weights
+    if kernel and (weights := kernel(query, key, mask, query_pos, pos)) is not None:
+        return weights
     weights = query.new_empty(*query.shape[:3], query.size(2))
     flat_weights = weights.flatten(0, 1)
     mask = _unless_all_real(mask)
@@ -237,9 +229,7 @@ def _fused_attend(query, key, value, mask, query_pos, pos, dropout_rate):
 
 def _flat(x, query):
     """Return `x`, of every utterance, as (B * H, T, d_k)."""
-    if x is None:
-        return None
-    return x.expand(len(query), -1, -1, -1).flatten(0, 1)
+    return None if x is None else x.expand(len(query), -1, -1, -1).flatten(0, 1)
 
 
 def _blocks(heads: int, frames: int, device) -> Iterator[Tuple[slice, slice]]:
@@ -248,11 +238,9 @@ def _blocks(heads: int, frames: int, device) -> Iterator[Tuple[slice, slice]]:
     step = max(1, size // frames**2)
     rows = min(frames, max(1, size // frames))
     for head in range(0, heads, step):
+        some_heads = slice(head, min(head + step, heads))
         for row in range(0, frames, rows):
-            yield (
-                slice(head, min(head + step, heads)),
-                slice(row, min(row + rows, frames)),
-            )
+            yield some_heads, slice(row, min(row + rows, frames))
 
 
 def _positions_seen(rows: slice, frames: int) -> slice:
@@ -294,9 +282,7 @@ def _score_blocks(query, key, mask, query_pos, pos):
                 by_position, q[heads, rows], keys, beta=scale, alpha=scale
             )
         if bias is not None:
-            utterances = [
-                head // query.size(1) for head in range(heads.start, heads.stop)
-            ]
+            utterances = torch.arange(heads.start, heads.stop) // query.size(1)
             masked_rows = rows if bias.size(1) > 1 else slice(None)
             scores += bias[utterances, masked_rows]
         yield heads, rows, scores

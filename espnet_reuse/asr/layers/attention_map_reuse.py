@@ -25,7 +25,12 @@ from espnet2.legacy.nets.pytorch_backend.transformer.attention import (
     RelPositionMultiHeadedAttention,
 )
 
-from espnet_reuse.asr.layers.attention_map import apply, attend, attention_map
+from espnet_reuse.asr.layers.attention_map import (
+    apply,
+    attend,
+    attention_map,
+    masked_softmax,
+)
 
 
 class ReuseConfigError(ValueError):
@@ -54,10 +59,7 @@ def resolve_group_sizes(
 ) -> List[int]:
     """Return the number of layers of each group, from the lowest group up.
 
-    Args:
-        reuse_group_size: Layers per group, the last group may be shorter; or the
-            size of every group, which sum to `num_blocks`.
-        num_blocks: Number of encoder layers.
+    The arguments are an encoder's (see `ReuseEncoder`).
 
     Raises:
         ReuseConfigError: The sizes are not positive integers or do not sum to
@@ -202,12 +204,7 @@ class _MapProducer:
         """
         if not isinstance(state, GroupState):
             state = GroupState(None, state)
-        if state.mask is None:
-            weights = torch.softmax(scores, dim=-1)
-        else:
-            padded = state.mask.unsqueeze(1).eq(0)  # (batch, 1, *, time)
-            scores = scores.masked_fill(padded, torch.finfo(scores.dtype).min)
-            weights = torch.softmax(scores, dim=-1).masked_fill(padded, 0.0)
+        weights = masked_softmax(scores, state.mask)
         self.attn = weights.detach()
         dropped = self.dropout(weights)
         state.attention_map = dropped if self.shares_dropout else weights
@@ -290,14 +287,14 @@ class MapConsumer(torch.nn.Module):
         self.dropout = torch.nn.Dropout(dropout_rate)
 
     def forward(self, query, key, value, state, mask=None):
-        """Apply the map of the group's producer.
+        """Apply the map of the group's producer, which is masked already.
 
         Args:
             query: Not used.
             key: Not used.
             value (torch.Tensor): Value tensor (#batch, time, size).
             state (GroupState): State of the group.
-            mask: Not used, since the map is masked already.
+            mask: Not used.
 
         Returns:
             torch.Tensor: Output tensor (#batch, time, size).
@@ -353,33 +350,18 @@ class ReuseLayer:
             if isinstance(x_out, tuple):
                 x_out, _ = x_out
         if state.attention_map is None and not self.ends_group:
-            # The producer was skipped or dropped, but its consumers need the map.
-            self.compute_map(x, state)
+            # The producer was skipped or dropped, but its consumers need the map. The
+            # layer then adds nothing to its input, so that its attention sees that.
+            if getattr(self, "normalize_before", True):
+                x = getattr(self, self.norm_name)(x)
+            getattr(self, self.attention_name)(x, x, x, state)
         if not self.ends_group:
             return self.pack(x_out, state)
         return x_out if state.pos_emb is None else (x_out, state.pos_emb), state.mask
 
     def pack(self, x, state):
-        """Return the arguments of the parent, with the state in its slot.
-
-        Args:
-            x (torch.Tensor): Input tensor (#batch, time, size).
-            state (GroupState): State of the group.
-        """
+        """Return the arguments of the parent for `x`, with the state in its slot."""
         return (x, state), state.mask
-
-    def compute_map(self, x, state):
-        """Put the map of a layer that was not computed into `state`.
-
-        Such a layer adds nothing to its input, so its attention sees that.
-
-        Args:
-            x (torch.Tensor): Input tensor (#batch, time, size).
-            state (GroupState): State of the group.
-        """
-        if getattr(self, "normalize_before", True):
-            x = getattr(self, self.norm_name)(x)
-        getattr(self, self.attention_name)(x, x, x, state)
 
 
 def reuse_attention_maps(
@@ -431,14 +413,14 @@ def reuse_attention_maps(
             if layer.starts_group:
                 attention.__class__ = PRODUCER_CLASSES[type(attention)]
                 attention.is_fast = uses_fast_paths()
+                if size > 1:
+                    attention.use_sdpa = attention.use_flash_attn = False
+                    attention.dropout = torch.nn.Dropout(attention.dropout_rate)
+                    attention.has_consumers = True
+                    attention.shares_dropout = shared
             else:
                 rate = 0.0 if shared else attention.dropout_rate
                 attention = MapConsumer(attention, rate)
                 setattr(layer, layer_class.attention_name, attention)
             attention.register_load_state_dict_pre_hook(refuse_other_groups)
-            if layer.starts_group and size > 1:
-                attention.use_sdpa = attention.use_flash_attn = False
-                attention.dropout = torch.nn.Dropout(attention.dropout_rate)
-                attention.has_consumers = True
-                attention.shares_dropout = shared
         first += size

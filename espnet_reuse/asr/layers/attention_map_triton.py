@@ -28,16 +28,13 @@ def kernel(
     query_pos: Optional[torch.Tensor] = None,
     pos: Optional[torch.Tensor] = None,
 ) -> Optional[torch.Tensor]:
-    """Compute the map of `attention_map.naive_attention_map`'s arguments.
+    """Compute the map of tensors that are for Triton, of all others return None.
 
-    Returns:
-        Attention map (batch, head, time, time); None if Triton does not take the query.
+    Arguments and result are those of `attention_map.naive_attention_map`.
     """
     if not is_available(query):
         return None
-    by_position = None
-    if pos is not None:
-        by_position = torch.matmul(query_pos, pos.transpose(-2, -1))
+    by_position = None if pos is None else query_pos @ pos.transpose(-2, -1)
     real = None if mask is None else mask != 0
     scale = 1 / math.sqrt(query.size(-1))
     return triton_attention_map(query, key, by_position, real, scale)
@@ -73,8 +70,7 @@ def triton_attention_map(
     batch, head, time, d_k = query.shape
     assert query.stride(-1) == key.stride(-1) == 1
     assert position_scores is None or position_scores.is_contiguous()
-    has_mask = mask is not None
-    mask_strides = mask.expand(batch, time, time).stride() if has_mask else (0, 0, 0)
+    mask_strides = (0,) * 3 if mask is None else mask.expand(batch, time, time).stride()
     attention_map = query.new_empty(batch, head, time, time)
     # Chosen by registers per thread (sm_90, bfloat16): 100, 4 warps would need 214.
     row_block, column_block, num_warps = 64, 64, 8
