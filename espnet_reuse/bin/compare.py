@@ -177,7 +177,7 @@ def read_options(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
 
 
 def main(argv=None):
-    """Compare the models; the exit status is 0 if all that was asked for is done."""
+    """Do what the command line asks for."""
     argv = sys.argv[1:] if argv is None else argv
     options, others = read_options(argv)
 
@@ -185,7 +185,7 @@ def main(argv=None):
     from espnet_reuse.errors import reported_errors
 
     with reported_errors("run.sh", "the same command continues"):
-        sys.exit(compare(options, others, argv))
+        compare(options, others, argv)
 
 
 if __name__ == "__main__":

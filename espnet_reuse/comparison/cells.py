@@ -22,13 +22,7 @@ from espnet_reuse.files import write_text
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A model of the comparison with a seed.
-
-    Attributes:
-        model: The model.
-        seed: None for the config's.
-        folder: ESPnet's folder of the experiment.
-    """
+    """A model of the comparison, a seed (None: the config's), ESPnet's folder of it."""
 
     model: models.Model
     seed: int | None
@@ -55,14 +49,10 @@ class Comparison:
     """Models and seeds of a recipe, and how they are decoded.
 
     Attributes:
-        recipe: The recipe with its options.
-        options: The command line's.
         command: What the user typed.
-        exp: The recipe's folder exp.
         models: The models, the first of which is the baseline.
         cells: Each model with each seed, seed by seed.
-        inference_config: The decoding's config.
-        inference: The options in it.
+        inference: The options in `inference_config`.
         inference_tag: Name of the decoding's folders.
         lm_exp: Folder of the language model, None where there is none.
         checked: Folder for the configs of the models and what was found out of them;

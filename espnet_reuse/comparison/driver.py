@@ -27,16 +27,13 @@ from espnet_reuse.errors import UserError
 PUBLISHED = ("RESULTS.md", "comparison.json", "comparison.png")
 
 
-def compare(options: Namespace, others: dict[str, str], argv: list[str]) -> int:
+def compare(options: Namespace, others: dict[str, str], argv: list[str]) -> None:
     """Do what the command line asks for.
 
     Args:
         options: The driver's own options, see espnet_reuse/bin/compare.py.
         others: {option: value} for the recipe's data.sh and for ESPnet's asr.sh.
         argv: The command line.
-
-    Returns:
-        0 if all that was asked for is done.
 
     Raises:
         UserError: An option is wrong, or a step failed.
@@ -52,11 +49,10 @@ def compare(options: Namespace, others: dict[str, str], argv: list[str]) -> int:
         if options.dry_run:
             lines = explain(s for s in steps.all if s.stage <= options.stop_stage)
             display.console.print("\n".join(lines), soft_wrap=True, markup=False)
-            return 0
+            return
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.default_int_handler)
         run(steps, comparison, runner)
-    return 0
 
 
 def format_command(argv: list[str], published: bool) -> str:

@@ -98,13 +98,9 @@ class Step:
         write_json(record, self.record)
 
     def changes(self, but: Iterable[str] = ()) -> list[str]:
-        """Return what has changed since it was done or begun.
+        """Return `input: old value -> new value` of what has changed since it was done.
 
-        Args:
-            but: Inputs that do not count.
-
-        Returns:
-            `input: old value -> new value` of each.
+        Inputs in `but` do not count.
         """
         then, now = self.read_record().get("inputs", {}), self.all_inputs()
         return [

@@ -34,21 +34,16 @@ class Recipe:
     """
 
     def __init__(self, root: Path, name: str, chosen: dict[str, str]):
-        """Read the recipe and share the user's options out.
-
-        Args:
-            root: The repository.
-            name: A folder of egs2.
-            chosen: The user's {option: value} for asr.sh and local/data.sh.
+        """Read the recipe, and share out the user's options for asr.sh and data.sh.
 
         Raises:
             UserError: There is no such recipe, or an option is wrong.
         """
         recipes = sorted(p.parts[-3] for p in (root / "egs2").glob("*/asr1/run.sh"))
         if name not in recipes:
+            choice = " ".join(recipes)
             raise UserError(
-                f"--corpus: no recipe '{name}' in egs2; choose from: "
-                f"{' '.join(recipes)}"
+                f"--corpus: no recipe '{name}' in egs2; choose from: {choice}"
             )
         self.root, self.name = root, name
         self.folder = root / "egs2" / name / "asr1"

@@ -50,13 +50,9 @@ class Runner:
     """
 
     def __init__(self, folder: Path, display: Display, jobs: int, gpus: Sequence[str]):
-        """Make a runner.
+        """Make a runner of a recipe's folder, which does `jobs` steps side by side.
 
-        Args:
-            folder: The recipe's folder, in which commands run.
-            display: Where to show what is going on.
-            jobs: Steps to run side by side.
-            gpus: CUDA_VISIBLE_DEVICES of each of them; empty to leave it as it is.
+        `gpus` are the CUDA_VISIBLE_DEVICES of each; empty to leave it as it is.
         """
         self.folder, self.display, self.jobs = folder, display, jobs
         self._gpus = queue.SimpleQueue()

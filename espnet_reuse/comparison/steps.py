@@ -54,17 +54,32 @@ class Steps:
     """
 
     def __init__(self, comparison: Comparison, actions: Actions):
-        """Make the steps.
-
-        Args:
-            comparison: What is compared.
-            actions: What does the steps.
-        """
+        """Make the steps of what is compared, and of what does them."""
         self._compared, self._actions = comparison, actions
         self._recipe, self._options = comparison.recipe, comparison.options
-        self._configs = self._plan_configs()
-        self._data = self._plan_data()
-        self._dump = self._plan_dump()
+        checked = comparison.checked
+        self._configs = Step(
+            "check of the configs",
+            0,
+            checked / "record.json",
+            lambda: {"configs": checked.name},
+            actions.check_configs,
+        )
+        self._data = Step(
+            "data preparation",
+            1,
+            self._recipe.path("data/.record.json"),
+            functools.cache(self._data_inputs),
+            actions.prepare_data,
+        )
+        self._dump = Step(
+            "formatting of the data",
+            1,
+            self._recipe.path("dump/raw/.record.json"),
+            dict,
+            actions.format_data,
+            needs=(self._data,),
+        )
         self._tokens = self._plan_tokens()
         self._lm = [self._plan_lm()] if comparison.lm_exp else []
         self.shared = [self._configs, self._data, self._dump, self._tokens, *self._lm]
@@ -96,16 +111,6 @@ class Steps:
             for place in (f"dump/raw/{name}" for name in sets)
         }
 
-    def _plan_configs(self) -> Step:
-        folder = self._compared.checked
-        return Step(
-            "check of the configs",
-            0,
-            folder / "record.json",
-            lambda: {"configs": folder.name},
-            self._actions.check_configs,
-        )
-
     def _data_inputs(self) -> dict[str, str]:
         options = self._recipe.data_options
         inputs = {f"--{option}": value for option, value in options.items()}
@@ -119,25 +124,6 @@ class Steps:
                 digest = hashlib.sha256(code_of(path).encode()).hexdigest()[:8]
                 inputs[f"local/{path.name}"] = digest
         return inputs | self._options_but(OF_TOKENS, OF_LM, OF_TRAINING, OF_DECODING)
-
-    def _plan_data(self) -> Step:
-        return Step(
-            "data preparation",
-            1,
-            self._recipe.path("data/.record.json"),
-            functools.cache(self._data_inputs),
-            self._actions.prepare_data,
-        )
-
-    def _plan_dump(self) -> Step:
-        return Step(
-            "formatting of the data",
-            1,
-            self._recipe.path("dump/raw/.record.json"),
-            dict,
-            self._actions.format_data,
-            needs=(self._data,),
-        )
 
     def _token_inputs(self) -> dict[str, str]:
         inputs = self._options_but(OF_LM, OF_TRAINING, OF_DECODING, TEST_SETS)
