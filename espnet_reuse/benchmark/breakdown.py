@@ -61,14 +61,9 @@ def measure_breakdown(
 ) -> dict[str, float]:
     """Return the milliseconds of one step by category, and their `total`.
 
-    CPU times are an operator's own, without those it calls; Python's time counts for
-    the module. GPU times are those of kernels.
-
-    Args:
-        encoder: The encoder that the step runs.
-        step: One forward, warmed up.
-        conf: The encoder's arguments.
-        device: `cpu` or `cuda`.
+    The step is one forward of the encoder, built from `conf`. CPU times are an
+    operator's own, without those it calls; Python's time counts for the module. GPU
+    times are those of kernels.
     """
     on_gpu = device == "cuda"
     microseconds = dict.fromkeys(CATEGORIES, 0.0)

@@ -14,19 +14,17 @@ from espnet_reuse.benchmark.measure import MEASURED, attempt, make_step
 
 logger = logging.getLogger(__name__)
 
-PROFILED_STEPS = 3
-
 
 def _fit_layers(baseline, ours, encoders, inputs, settings):
     """Return how many layers of the baseline fit into our latency: one or more."""
     one_layer = peers.build_encoder(peers.with_layers(baseline, 1)).to(settings.device)
     timed = one_layer, encoders[baseline.name], encoders[ours.name]
     steps = {i: make_step(encoder, inputs, settings) for i, encoder in enumerate(timed)}
-    results = measure.time_interleaved(steps, min_time=0).values()
-    if any(status != MEASURED for _, status in results):
+    times = [ms for ms, _ in measure.time_interleaved(steps, min_time=0).values()]
+    if None in times:
         return None
     # the fastest, for one disturbed round of few would change the number
-    one_ms, baseline_ms, our_ms = (min(times) for times, _ in results)
+    one_ms, baseline_ms, our_ms = map(min, times)
     num_blocks = baseline.conf["num_blocks"]
     if baseline_ms <= one_ms:
         return num_blocks
@@ -42,11 +40,8 @@ def compare_at(
 ) -> list[dict]:
     """Measure memory, time and breakdown of all encoders at one length.
 
-    Args:
-        seconds: Length of every utterance, seconds of audio.
-        listed: The baseline first, ours in increasing group size, the limit last.
-        encoders: Their modules by name, on the device.
-        settings: What holds for all.
+    `listed` has the baseline first, ours in increasing group size, the limit last;
+    `encoders` has their modules by name, on the device.
 
     Returns:
         A row for each encoder: its status, size and peak memory (MB); the time of each
@@ -70,36 +65,39 @@ def compare_at(
             "status": status,
             "parameters": sum(p.numel() for p in encoders[peer.name].parameters()),
             "layers": peer.conf["num_blocks"],
-            "group_size": peer.group_size,
+            "group_size": peer.conf.get("reuse_group_size"),
             "peak_memory_mb": peak,
             **dict.fromkeys(("times_ms", "products_ms", "breakdown_ms")),
         }
 
     def measured():
-        return [peer for peer in listed if rows[peer.name]["status"] == MEASURED]
+        return {name: r for name, r in rows.items() if r["status"] == MEASURED}
 
     logger.info(f"{seconds:g} s: memory of a step of each encoder by itself")
     for peer in listed:
         add_row(peer)
 
     inputs = attempt(measure.make_inputs, settings, frames)[0] if measured() else None
-    if inputs and baseline in measured() and largest in measured():
+    if inputs is None:
+        return list(rows.values())
+    if {baseline.name, largest.name} <= measured().keys():
         logger.info(f"{seconds:g} s: how many of ESPnet's layers fit our latency")
         num_blocks = _fit_layers(baseline, largest, encoders, inputs, settings)
         if num_blocks:
             fewer = peers.with_layers(baseline, num_blocks)
             encoders[fewer.name] = peers.build_encoder(fewer, first).to(settings.device)
             add_row(fewer)
-            listed = [*listed[:-1], fewer, limit]
+            rows[limit.name] = rows.pop(limit.name)  # the last one
 
     logger.info(f"{seconds:g} s: time, in interleaved rounds")
     steps = {}
-    for peer in measured() if inputs else ():
-        steps[peer.name, "times_ms"] = make_step(encoders[peer.name], inputs, settings)
-        if peer.group_size:
-            args = settings, peer.group_size, output_frames
-            steps[peer.name, "products_ms"], _ = attempt(measure.make_products, *args)
-    steps = {key: step for key, step in steps.items() if step}
+    for name, row in measured().items():
+        steps[name, "times_ms"] = make_step(encoders[name], inputs, settings)
+        if row["group_size"]:
+            args = settings, row["group_size"], output_frames
+            products, _ = attempt(measure.make_products, *args)
+            if products:
+                steps[name, "products_ms"] = products
     timed = measure.time_interleaved(steps, settings.min_time)
     for (name, column), (times, status) in timed.items():
         rows[name][column] = times
@@ -109,12 +107,11 @@ def compare_at(
 
     logger.info(f"{seconds:g} s: breakdown by module")
     inference = dataclasses.replace(settings, mode="infer")
-    for peer in measured() if inputs else ():
-        if peer.group_size or peer.name in (peers.EAGER, peers.SDPA):
-            encoder = encoders[peer.name]
-            args = encoder, make_step(encoder, inputs, inference), conf, settings.device
-            tries = range(PROFILED_STEPS)
-            tried = [attempt(measure_breakdown, *args)[0] for _ in tries]
-            parts = min(filter(None, tried), key=lambda ms: ms["total"], default=None)
-            rows[peer.name]["breakdown_ms"] = parts
-    return [rows[peer.name] for peer in listed]
+    for name, row in measured().items():
+        if row["group_size"] or name in (peers.EAGER, peers.SDPA):
+            step = make_step(encoders[name], inputs, inference)
+            args = encoders[name], step, conf, settings.device
+            tries = [attempt(measure_breakdown, *args)[0] for _ in range(3)]
+            fastest = min(filter(None, tries), key=lambda ms: ms["total"], default=None)
+            row["breakdown_ms"] = fastest
+    return list(rows.values())

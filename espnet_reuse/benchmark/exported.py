@@ -16,10 +16,7 @@ from espnet_reuse.export import Runner, make_features, open_exported
 
 
 def open_files(paths: list[Path], threads: int) -> tuple[dict[str, Runner], int]:
-    """Open exported encoders, ONNX Runtime's on so many CPU threads.
-
-    Returns:
-        Functions that run them, by path; and the size of the features they take.
+    """Return functions that run exported files, by path, and their features' size.
 
     Raises:
         UserError: A file cannot be opened, or takes features of another size.
@@ -37,20 +34,15 @@ def open_files(paths: list[Path], threads: int) -> tuple[dict[str, Runner], int]
             ) from None
         first_size = first_size or size
         if size != first_size:
-            raise UserError(
-                f"{path} takes features of size {size}, but {paths[0]} of size "
-                f"{first_size}: time each by itself"
-            )
+            takes = f"{path} takes features of size {size}, but {paths[0]} of size"
+            raise UserError(f"{takes} {first_size}: time each by itself")
     return runners, first_size
 
 
 def count_frames(
     seconds: float, model: ESPnetASRModel | None, config: dict | None
 ) -> int:
-    """Return how many feature vectors the model's frontend makes of so much audio.
-
-    Without a frontend, 100 a second.
-    """
+    """Return how many frames the frontend makes of audio; without one, 100 a second."""
     if model is None or model.frontend is None:
         return round(100 * seconds)
     rate = (config.get("frontend_conf") or {}).get("fs", "16k")
@@ -63,26 +55,24 @@ def count_frames(
 def time_runners(
     runners: dict[str, Runner], frames: int, input_size: int, min_time: float
 ) -> dict[str, float]:
-    """Return the median milliseconds of each, measured in turns on one utterance.
-
-    Each is measured for `min_time` seconds, at least.
+    """Return each one's median milliseconds, over `min_time` seconds or more of turns.
 
     Raises:
         UserError: One does not run on such an utterance.
     """
     inputs = make_features((frames,), input_size)
+    utterance = f"{frames} frames of size {input_size}"
     steps = {name: lambda run=run: run(*inputs) for name, run in runners.items()}
     with torch.inference_mode():
         for name, step in steps.items():
             try:
                 step()
             except Exception as error:  # whatever a runtime raises
-                raise UserError(
-                    f"{name} does not run on {frames} frames of size {input_size}: "
-                    f"{one_line(error)}"
-                ) from None
-        timed = time_interleaved(steps, min_time)
-    for name, (times, status) in timed.items():
-        if times is None:
-            raise UserError(f"{name}, {frames} frames: {status}")
-    return {name: statistics.median(times) for name, (times, _) in timed.items()}
+                failed = f"{name} does not run on {utterance}"
+                raise UserError(f"{failed}: {one_line(error)}") from None
+        medians = {}
+        for name, (times, status) in time_interleaved(steps, min_time).items():
+            if times is None:
+                raise UserError(f"{name}, {utterance}: {status}")
+            medians[name] = statistics.median(times)
+    return medians

@@ -24,16 +24,11 @@ from espnet_reuse.benchmark.peers import SEED, EncoderConfig, Peer, build_encode
 
 MIN_ROUNDS = 5
 MAX_ROUNDS = 50
-PROGRESS_SECONDS = 20
-WARM_UP_FRAMES = 64
-MB = 2**20  # bytes
 MEASURED = "measured"
 OUT_OF_MEMORY = "out of memory"
 ALLOCATION_ERRORS = ("can't allocate memory", "DefaultCPUAllocator", "bad_alloc")
 
 logger = logging.getLogger(__name__)
-
-Step = Callable[[], None]
 
 # Forked from a server that has imported torch, a child starts at once. A spawned one
 # would also take over its parent's peak as its own ru_maxrss.
@@ -42,16 +37,7 @@ CHILDREN = multiprocessing.get_context("forkserver")
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What holds for all encoders of a run.
-
-    Attributes:
-        config: Sizes, features and frame rate.
-        device: `cpu` or `cuda`.
-        mode: `infer`, forward; or `train`, forward and backward.
-        dtype: `float32`, or `bfloat16` by autocast.
-        batch: Utterances, all of the same length.
-        min_time: Seconds that each encoder is measured at each length, at least.
-    """
+    """What holds for all encoders of a run: the command's options of these names."""
 
     config: EncoderConfig
     device: str
@@ -69,8 +55,7 @@ def attempt(function: Callable, *args) -> tuple[Any, str]:
     """Call a function whose failure costs a row and not the run.
 
     Returns:
-        Its result, None where it failed; and `measured`, `out of memory` or
-        `failed: ...`.
+        Its result or None; and `measured`, `out of memory` or `failed: ...`.
     """
     try:
         return function(*args), MEASURED
@@ -98,7 +83,7 @@ def make_inputs(settings: Settings, frames: int) -> tuple[torch.Tensor, torch.Te
 
 def make_step(
     encoder: torch.nn.Module, inputs: tuple[torch.Tensor, ...], settings: Settings
-) -> Step:
+) -> Callable:
     """Return a function that infers once, or trains forward and backward once."""
     training = settings.mode == "train"
     encoder.train(training)
@@ -119,7 +104,7 @@ def make_step(
     return train if training else infer
 
 
-def make_products(settings: Settings, group_size: int, frames: int) -> Step:
+def make_products(settings: Settings, group_size: int, frames: int) -> Callable:
     """Return a function that computes the matrix products which reuse cannot avoid.
 
     A producer has the projections of query, key, value, output and positions, QK^T
@@ -131,8 +116,8 @@ def make_products(settings: Settings, group_size: int, frames: int) -> Step:
     conf = settings.config.conf
     size, heads = conf["output_size"], conf["attention_heads"]
     layers = list(range(conf["num_blocks"]))
-    maps, latest = settings.batch * heads, conf.get("rel_pos_type") == "latest"
-    offsets = 2 * frames - 1 if latest else frames
+    maps = settings.batch * heads
+    offsets = 2 * frames - 1 if conf.get("rel_pos_type") == "latest" else frames
 
     def noise(*shape):
         dtype = getattr(torch, settings.dtype)
@@ -158,65 +143,51 @@ def make_products(settings: Settings, group_size: int, frames: int) -> Step:
     return products
 
 
-def run_block(step: Step, repeats: int) -> float:
-    """Return the milliseconds of a step, a mean of `repeats`; waits for a GPU."""
-    timer = timeit.Timer(step, timer=torch.utils.benchmark.timer)
-    return 1000 * timer.timeit(repeats) / repeats
-
-
-def warm_up(step: Step) -> float:
-    """Run a step, and return the milliseconds of the next."""
-    step()
-    return run_block(step, 1)
-
-
 def time_interleaved(
-    steps: dict[Any, Step], min_time: float
+    steps: dict[Any, Callable], min_time: float
 ) -> dict[Any, tuple[list[float] | None, str]]:
     """Time steps in rounds, each round a block of each step in a new order.
 
-    Args:
-        steps: What to time, by name.
-        min_time: Seconds that each is measured, at least, within MIN_ROUNDS and
-            MAX_ROUNDS; with 0, MIN_ROUNDS of single steps.
+    Each is measured for `min_time` seconds or more, within MIN_ROUNDS and MAX_ROUNDS;
+    with 0, for MIN_ROUNDS of single steps.
 
     Returns:
         By name, milliseconds of each round (None where a step failed) and the status.
     """
-    first, statuses = {}, {}
+    timers, first, results = {}, {}, {}  # what fails is in the results alone
     for name, step in steps.items():
-        first[name], statuses[name] = attempt(warm_up, step)
-    slowest = max((ms for ms in first.values() if ms), default=1.0)
-    rounds = math.ceil(1000 * min_time / slowest)
-    rounds = max(MIN_ROUNDS, min(rounds, MAX_ROUNDS))
-    logger.info(f"  {rounds} rounds; the slowest takes {slowest:.0f} ms")
-    times = {name: [] for name in steps}
+        # PyTorch's timer waits for a GPU
+        timer = timeit.Timer(step, timer=torch.utils.benchmark.timer)
+        tried, status = attempt(timer.repeat, 2, 1)
+        results[name] = (tried and []), status
+        if tried:
+            timers[name], first[name] = timer, tried[1]  # [0] is the warm-up
+    slowest = max(first.values(), default=0.001)
+    rounds = max(MIN_ROUNDS, min(math.ceil(min_time / slowest), MAX_ROUNDS))
+    logger.info(f"  {rounds} rounds; the slowest takes {1000 * slowest:.0f} ms")
     generator, said = random.Random(SEED), time.monotonic()
     for done in range(rounds):
-        for name in generator.sample(list(steps), len(steps)):
-            if statuses[name] == MEASURED:
-                repeats = max(1, round(1000 * min_time / rounds / first[name]))
-                ms, statuses[name] = attempt(run_block, steps[name], repeats)
-                times[name].append(ms)
-        if time.monotonic() > said + PROGRESS_SECONDS:
+        for name in generator.sample(list(timers), len(timers)):
+            repeats = max(1, round(min_time / rounds / first[name]))
+            block, status = attempt(timers[name].timeit, repeats)
+            if block is None:
+                results[name] = None, status
+                del timers[name]
+            else:
+                results[name][0].append(1000 * block / repeats)
+        if time.monotonic() > said + 20:
             logger.info(f"  {done + 1} of {rounds} rounds")
             said = time.monotonic()
-    return {
-        name: (times[name] if status == MEASURED else None, status)
-        for name, status in statuses.items()
-    }
+    return results
 
 
 def peak_memory(
     peer: Peer, settings: Settings, frames: int
 ) -> tuple[float | None, str]:
-    """Measure the MB (2**20 bytes) that a step adds at its peak.
+    """Measure the MB (2**20 bytes) that a step adds at its peak, as `attempt` does.
 
     On a GPU, of the memory that tensors take. On a CPU, of the resident memory of a
     process that does nothing else.
-
-    Returns:
-        The MB, None where it failed; and the status, as of `attempt`.
     """
     if settings.device == "cuda":
         return attempt(_peak_of_a_step, peer, settings, frames)
@@ -229,12 +200,12 @@ def peak_memory(
     with contextlib.suppress(EOFError):
         return receiver.recv()
     child.join()
-    killed = child.exitcode < 0
-    return None, OUT_OF_MEMORY if killed else f"failed: exit status {child.exitcode}"
+    if child.exitcode < 0:  # killed
+        return None, OUT_OF_MEMORY
+    return None, f"failed: exit status {child.exitcode}"
 
 
 def _send_peak(sender, threads, *args):
-    """Measure in this process, which may run out of memory, and send the result."""
     # the system shall kill this process and not the one that holds the results
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
@@ -246,8 +217,8 @@ def _send_peak(sender, threads, *args):
 def _peak_of_a_step(peer, settings, frames):
     encoder = build_encoder(peer).to(settings.device)
     # libraries load and threads start with a short step first
-    short = dataclasses.replace(settings, batch=1)
-    make_step(encoder, make_inputs(short, WARM_UP_FRAMES), settings)()
+    short = make_inputs(dataclasses.replace(settings, batch=1), frames=64)
+    make_step(encoder, short, settings)()
     step = make_step(encoder, make_inputs(settings, frames), settings)
     if settings.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -261,4 +232,4 @@ def _peak_of_a_step(peer, settings, frames):
 
     before = peak_now()
     step()
-    return (peak_now() - before) / MB
+    return (peak_now() - before) / 2**20

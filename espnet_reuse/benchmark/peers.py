@@ -23,15 +23,7 @@ with contextlib.redirect_stderr(io.StringIO()):  # ESPnet prints that flash_attn
         for path in (*ENCODERS, *ENCODERS.values())
     }
 
-SIZES = {
-    "output_size": 256,
-    "attention_heads": 4,
-    "num_blocks": 12,
-    "dropout_rate": 0.1,
-    "positional_dropout_rate": 0.1,
-    "attention_dropout_rate": 0.1,
-    "input_layer": "conv2d",
-}
+SIZES = {"num_blocks": 12, "attention_dropout_rate": 0.1}
 # What ESPnet's egs2/librispeech_100/asr1/conf/tuning/train_asr_{conformer_lr2e-3_
 # warmup15k_amp_nondeterministic,e_branchformer_size256_mlp1024_linear1024_e12_mactrue_
 # edrop0.0_ddrop0.0}.yaml change of the defaults; the others keep ESPnet's defaults.
@@ -61,19 +53,12 @@ SEED = 0
 
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig:
-    """What a training configuration says about the encoder and its input.
+    """What a training configuration says about the encoder and its input."""
 
-    Attributes:
-        encoder: Name of the parent, such as `conformer`.
-        conf: Arguments of the parent, with its defaults.
-        reuse_dropout: Argument of the encoder that reuses maps.
-        frames_per_second: Frames per second of audio, before subsampling.
-    """
-
-    encoder: str
-    conf: dict
+    encoder: str  # the parent, such as conformer
+    conf: dict  # arguments of the parent, with its defaults
     reuse_dropout: str
-    frames_per_second: float
+    frames_per_second: float  # before subsampling
 
     @property
     def relative_option(self) -> str | None:
@@ -86,24 +71,11 @@ class EncoderConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Peer:
-    """An encoder that takes part; small, so that another process can build it.
+    """An encoder that takes part; small, so that another process can build it."""
 
-    Attributes:
-        name: Name in tables.
-        encoder: Key in ENCODER_CLASSES.
-        conf: Arguments of the encoder.
-        without_attention: Whether attention is taken out of its layers.
-    """
-
-    name: str
-    encoder: str
-    conf: dict
-    without_attention: bool = False
-
-    @property
-    def group_size(self) -> int | None:
-        """Layers per attention map, None where the encoder is not of this package."""
-        return self.conf.get("reuse_group_size")
+    name: str  # in tables; LIMIT has no attention in its layers
+    encoder: str  # a key in ENCODER_CLASSES
+    conf: dict  # arguments of the encoder
 
 
 class NoAttention(torch.nn.Module):
@@ -126,31 +98,25 @@ def read_config(path: Path) -> EncoderConfig:
     config = pretrained.read_config(path)
     encoder, conf = config["encoder"], config["encoder_conf"]
     if encoder not in ENCODER_CLASSES:
-        raise UserError(
-            f"{path} has encoder: {encoder}; use a config with "
-            f"{', '.join(STANDARD_CONFS)} or one of these with _reuse"
-        )
+        known = ", ".join(ENCODER_CLASSES)
+        raise UserError(f"{path} has encoder: {encoder}; use a config with {known}")
     frontend = config.get("frontend_conf") or {}
     if not isinstance(conf, dict) or not isinstance(frontend, dict):
         raise UserError(f"{path}: encoder_conf and frontend_conf must be mappings")
     try:
-        rate = humanfriendly.parse_size(str(frontend.get("fs", "16k")))
-        frames_per_second = rate / int(frontend.get("hop_length", 128))
+        fs = humanfriendly.parse_size(str(frontend.get("fs", "16k")))
+        rate = fs / int(frontend.get("hop_length", 128))
         input_size = int(frontend.get("n_mels", 80))
     except (humanfriendly.InvalidSize, ValueError, TypeError, ZeroDivisionError):
         raise UserError(
             f"{path}: fs, hop_length and n_mels in frontend_conf must be positive"
         ) from None
-    parent = encoder.removesuffix("_reuse")
-    config = make_config(parent, conf, input_size, frames_per_second)
+    config = make_config(encoder.removesuffix("_reuse"), conf, input_size, rate)
     num_blocks, input_layer = config.conf["num_blocks"], config.conf["input_layer"]
     if type(num_blocks) is not int or num_blocks < 1:  # bool is an int in Python
         raise UserError(f"{path}: num_blocks: {num_blocks} must be a positive integer")
     if input_layer in ("embed", None):
-        raise UserError(
-            f"{path}: input_layer: {input_layer} takes no features; use one that does, "
-            "such as conv2d"
-        )
+        raise UserError(f"{path}: use input_layer: conv2d, not {input_layer}")
     return config
 
 
@@ -160,14 +126,9 @@ def make_config(
     input_size: int = 80,
     frames_per_second: float = 100.0,
 ) -> EncoderConfig:
-    """Complete the arguments of an encoder with the defaults of its parent.
+    """Complete the arguments of a parent, or of the reuse encoder, with the defaults.
 
-    Args:
-        encoder: Name of the parent.
-        conf: Arguments of the parent or of the encoder that reuses maps; None for the
-            standard sizes: 12 layers, width 256, 4 heads.
-        input_size: Features per frame.
-        frames_per_second: Before subsampling.
+    Without `conf`, it has the standard sizes: 12 layers, width 256, 4 heads.
     """
     parameters = inspect.signature(ENCODER_CLASSES[encoder]).parameters.values()
     full = {p.name: p.default for p in parameters}
@@ -181,11 +142,7 @@ def make_config(
 
 
 def list_peers(config: EncoderConfig, group_sizes: list[int]) -> list[Peer]:
-    """Return all peers but the parent with fewer layers.
-
-    Returns:
-        The baseline first, ours in the order of `group_sizes`, the limit last.
-    """
+    """Return the baseline, ESPnet's others, ours by `group_sizes`, and the limit."""
     parent, conf = config.encoder, config.conf
     ours, sdpa = parent + "_reuse", conf | {"use_sdpa": True}
     peers = [Peer(EAGER, parent, conf), Peer(SDPA, parent, sdpa)]
@@ -199,7 +156,7 @@ def list_peers(config: EncoderConfig, group_sizes: list[int]) -> list[Peer]:
         name = "ours, no reuse" if size == 1 else f"reuse, groups of {size}"
         peers.append(Peer(name, ours, conf | reuse))
     # of our class, whose mask of padded frames costs less: nothing of ours beats it
-    return [*peers, Peer(LIMIT, ours, conf, without_attention=True)]
+    return [*peers, Peer(LIMIT, ours, conf)]
 
 
 def _e_branchformer_of(conf):
@@ -208,7 +165,6 @@ def _e_branchformer_of(conf):
         *("input_size", "output_size", "attention_heads", "linear_units"),
         *("dropout_rate", "positional_dropout_rate", "attention_dropout_rate"),
         *("num_blocks", "input_layer", "max_pos_emb_len", "padding_idx"),
-        "use_flash_attn",
     )
     return {name: conf[name] for name in shared} | {
         "cgmlp_linear_units": conf["linear_units"],
@@ -234,7 +190,7 @@ def build_encoder(peer: Peer, source: torch.nn.Module | None = None) -> torch.nn
     """Build an encoder on the CPU, with a source's weights where their shapes agree."""
     torch.manual_seed(SEED)
     encoder = ENCODER_CLASSES[peer.encoder](**peer.conf)
-    if peer.without_attention:
+    if peer.name == LIMIT:
         attention = encoder.layer_class.attention_name
         for layer in encoder.encoders:
             if getattr(layer, attention) is not None:
@@ -258,16 +214,14 @@ def build_encoders(peers: list[Peer]) -> dict[str, torch.nn.Module]:
         try:
             encoders[peer.name] = build_encoder(peer, encoders.get(peers[0].name))
         except Exception as error:  # ESPnet's constructors raise anything
-            raise UserError(
-                f"'{peer.name}' cannot be built from the encoder_conf: "
-                f"{one_line(error)}"
-            ) from error
+            failed = f"'{peer.name}' cannot be built from the encoder_conf"
+            raise UserError(f"{failed}: {one_line(error)}") from error
     return encoders
 
 
 def count_output_frames(encoder: torch.nn.Module, input_size: int, frames: int) -> int:
     """Return how many frames subsampling leaves, without computing them."""
-    if frames < 1 or not hasattr(encoder.embed, "conv"):
+    if not hasattr(encoder.embed, "conv"):
         return frames
     convolutions = copy.deepcopy(encoder.embed.conv).to("meta")
     is_1d = isinstance(convolutions[0], torch.nn.Conv1d)

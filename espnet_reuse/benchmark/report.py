@@ -39,12 +39,11 @@ def _ratio(of):
 
 
 # By heading, how a row's values are written.
-TIME = "time (ms)"
 VERSUS = {f"vs {rival}": _ratio(f"vs {rival}") for rival in (EAGER, SDPA)}
 LENGTH_TABLE = {
     "encoder": "{encoder}",
     "parameters": "{parameters:,}",
-    TIME: "{median_ms:.1f} ({lower_ms:.1f}-{upper_ms:.1f})",
+    "time (ms)": "{median_ms:.1f} ({lower_ms:.1f}-{upper_ms:.1f})",
     **VERSUS,
     "attention time removed": "{attention_time_removed:.2f}",
     "floor (ms)": "{floor_ms:.1f}",
@@ -70,10 +69,7 @@ GROWTH_TABLE |= {part: f"{{{part}:.2f}}" for part in (*PARTS, "peak memory")}
 
 
 def summarise(rows: list[dict]) -> pandas.DataFrame:
-    """Complete measurements with medians, ratios and shares.
-
-    Args:
-        rows: What `compare.compare_at` returns, of any number of lengths.
+    """Complete the rows of `compare.compare_at`, of any number of lengths.
 
     Returns:
         The rows with `rounds`; `median_ms` and its quartiles `lower_ms` and `upper_ms`;
@@ -113,10 +109,7 @@ def _summarise_length(rows):
 
 
 def find_slower(table: pandas.DataFrame) -> list[str]:
-    """Say where an encoder of ours is slower than one of ESPnet's.
-
-    Beyond the spread: in three rounds of four or more.
-    """
+    """Say where ours is slower than ESPnet's, in three rounds of four or more."""
     return [
         f"{row['seconds']:g} s: {row['encoder']} than {rival} "
         f"({row[f'vs {rival}']:.2f}x)"
@@ -153,7 +146,7 @@ def _markdown(table, columns):
     def write(heading, row):
         text = columns[heading].format(**row)
         if "nan" in text:
-            return row["status"] if heading == TIME else ""
+            return row["status"] if heading == "time (ms)" else ""
         return text
 
     rows = table.to_dict("records")
@@ -199,19 +192,19 @@ def format_markdown(benchmark: dict) -> str:
             f"{frames} frames after subsampling, {rounds} rounds"
         )
         sections.append(_markdown(rows, LENGTH_TABLE))
-    if slower := find_slower(table):
+    if slower := [f"- {place}" for place in find_slower(table)]:
         sections.append("**Slower beyond the spread** (in three of four rounds):")
-        sections.append("\n".join(f"- {place}" for place in slower))
+        sections.append("\n".join(slower))
     elif table["rounds"].any():
         sections.append(
             "Nowhere was an encoder of ours slower than one of ESPnet's of as many "
             "layers beyond the spread (in three of four rounds)."
         )
-    parts = _markdown(list_parts(table), BREAKDOWN_TABLE)
-    sections += ["## Breakdown", BREAKDOWN, parts]
+    sections += ["## Breakdown", BREAKDOWN]
+    sections.append(_markdown(list_parts(table), BREAKDOWN_TABLE))
     if table.seconds.nunique() > 1:
-        growth = _markdown(fit_growth(table), GROWTH_TABLE)
-        sections += ["## Growth with length", GROWTH, growth]
+        sections += ["## Growth with length", GROWTH]
+        sections.append(_markdown(fit_growth(table), GROWTH_TABLE))
     return "\n\n".join(sections) + "\n"
 
 
@@ -248,10 +241,8 @@ def plot(table: pandas.DataFrame, path: Path) -> None:
 def write_reports(benchmark: dict, output: Path) -> None:
     """Write benchmark.json, benchmark.md and benchmark.png into a folder.
 
-    Args:
-        benchmark: `finished`, `run`, `settings`, and as `measurements` the rows of
-            `compare.compare_at` of all lengths so far, at least one.
-        output: The folder.
+    `benchmark` has `finished`, `run`, `settings`, and as `measurements` the rows of
+    `compare.compare_at` of all lengths so far, at least one.
     """
     table = summarise(benchmark["measurements"])
     tables = {"measurements": table, "growth": fit_growth(table)}

@@ -22,9 +22,6 @@ from espnet_reuse.bin.parser import Parser, existing_file, named, positive
 from espnet_reuse.errors import UserError, reported_errors
 from espnet_reuse.files import write_json, write_text
 
-# options of encoders, which --exported does not have
-ENCODER_OPTIONS = ("device", "batch", "group_size", "mode", "dtype", "output")
-
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
@@ -43,15 +40,10 @@ def get_parser() -> argparse.ArgumentParser:
     text = "bfloat16: by autocast (default: float32)"
     add("--dtype", choices=["float32", "bfloat16"], default="float32", help=text)
     which = parser.add_mutually_exclusive_group()
-    which.add_argument(
-        "--encoders",
-        choices=["conformer", "transformer", "branchformer", "e_branchformer"],
-        nargs="+",
-        default=["conformer"],
-        metavar="ENCODER",
-        help="which of %(choices)s, of 12 layers, width 256 and 4 heads (default: "
-        "conformer)",
-    )
+    names = ["conformer", "transformer", "branchformer", "e_branchformer"]
+    text = "which of %(choices)s (default: conformer); 12 layers, width 256, 4 heads"
+    encoders = {"default": ["conformer"], "nargs": "+", "metavar": "ENCODER"}
+    which.add_argument("--encoders", choices=names, **encoders, help=text)
     text = "instead: training YAML of an ESPnet recipe with one of them, or its _reuse"
     which.add_argument("--config", type=Path, help=text)
     text = "instead: files of espnet_reuse.bin.export, .onnx or .pt2"
@@ -67,13 +59,10 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure and report each encoder.
-
-    Returns:
-        0, or 1 where an encoder failed for another reason than memory.
+    """Measure and report; return 1 if an encoder failed for more than lack of memory.
 
     Raises:
-        UserError: An encoder cannot be built or measured.
+        UserError: An encoder or file cannot be built, read or measured.
     """
     # after the command line has been read, for these take seconds
     import torch
@@ -92,32 +81,24 @@ def run(args: argparse.Namespace) -> int:
             configs = [peers.read_config(args.config)]
     else:
         configs = [peers.make_config(name) for name in dict.fromkeys(args.encoders)]
-    benchmarks = []
+    info, benchmarks = compare.logger.info, []
     for config in configs:
+        info(f"encoder: {config.encoder}")
         output = args.output / config.encoder if len(configs) > 1 else args.output
-        compare.logger.info(f"encoder: {config.encoder}")
         benchmarks.append(run_encoder(config, output, args))
-        compare.logger.info(f"wrote {output}/benchmark.json, .md and .png")
+        info(f"wrote {output}/benchmark.json, .md and .png")
+    markdown = report.format_markdown(benchmarks[0])
     if len(configs) > 1:
         markdown = report.format_encoders(benchmarks)
         write_text(markdown, args.output / "encoders.md")
-        compare.logger.info(f"wrote {args.output}/encoders.md")
-    else:
-        markdown = report.format_markdown(benchmarks[0])
+        info(f"wrote {args.output}/encoders.md")
     print(markdown, end="")
     rows = [row for benchmark in benchmarks for row in benchmark["measurements"]]
     return int(any(row["status"].startswith("failed") for row in rows))
 
 
 def run_encoder(config, output: Path, args: argparse.Namespace) -> dict:
-    """Check the arguments for an encoder, measure it, and report after each length.
-
-    Returns:
-        What the report is made of.
-
-    Raises:
-        UserError: An argument does not fit the encoder, a `peers.EncoderConfig`.
-    """
+    """Check the arguments for an encoder, measure it, and report after each length."""
     from espnet_reuse.benchmark import compare, measure, peers, report
     from espnet_reuse.provenance import describe_run
 
@@ -125,8 +106,7 @@ def run_encoder(config, output: Path, args: argparse.Namespace) -> dict:
     group_sizes = sorted(set(args.group_size or range(1, min(4, num_blocks) + 1)))
     if group_sizes[-1] > num_blocks:
         raise UserError(
-            f"argument --group_size: {group_sizes[-1]} is more than the encoder's "
-            f"{num_blocks} layers; use 1 to {num_blocks}"
+            f"argument --group_size: {group_sizes[-1]} is more than {num_blocks} layers"
         )
     listed = peers.list_peers(config, group_sizes)
     encoders = peers.build_encoders(listed)
@@ -141,8 +121,7 @@ def run_encoder(config, output: Path, args: argparse.Namespace) -> dict:
     if left < needed:
         raise UserError(
             f"argument --seconds: {lengths[0]:g} s are {frames} frames, of which "
-            f"subsampling leaves {left}, but at least {needed} must be left; use a "
-            "longer one"
+            f"subsampling leaves {left}; it must leave {needed} or more"
         )
     benchmark = {
         "finished": False,
@@ -173,11 +152,7 @@ def run_encoder(config, output: Path, args: argparse.Namespace) -> dict:
 
 
 def time_files(args: argparse.Namespace) -> None:
-    """Time exported files, and beside them their model, and print the times.
-
-    Raises:
-        UserError: A file or the model cannot be read or run.
-    """
+    """Time exported files, and beside them their model, and print the times."""
     from espnet_reuse.benchmark import exported
     from espnet_reuse.export import ServedEncoder
     from espnet_reuse.pretrained import load_model
@@ -192,11 +167,9 @@ def time_files(args: argparse.Namespace) -> None:
         frames = exported.count_frames(seconds, model, config)
         medians = exported.time_runners(runners, frames, input_size, args.min_time)
         first = next(iter(medians.values()))
-        for name, median in medians.items():
-            print(
-                f"{seconds:g} s of audio, {frames} frames: {median:.1f} ms, "
-                f"x{median / first:.2f}: {name}"
-            )
+        for name, ms in medians.items():
+            print(f"{seconds:g} s of audio, {frames} frames: ", end="")
+            print(f"{ms:.1f} ms, x{ms / first:.2f}: {name}")
 
 
 def main(argv=None):
@@ -207,7 +180,8 @@ def main(argv=None):
         parser.error("name the model by --asr_train_config and --asr_model_file")
     if args.asr_model_file and not args.exported:
         parser.error("argument --asr_model_file: add --exported FILE")
-    for name in ENCODER_OPTIONS if args.exported else ():
+    encoder_options = ("device", "batch", "group_size", "mode", "dtype", "output")
+    for name in encoder_options if args.exported else ():
         if getattr(args, name) != parser.get_default(name):
             parser.error(f"argument --{name}: not for --exported")
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")

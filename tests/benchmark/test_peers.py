@@ -125,7 +125,7 @@ def test_peers_differ_from_the_baseline_in_what_their_names_say(family):
     if has_positions:
         assert attention_of(encoders[ABSOLUTE]).use_sdpa
         assert not hasattr(attention_of(encoders[ABSOLUTE]), "linear_pos")
-    sizes = [peer.group_size for peer in PEERS[name].values()]
+    sizes = [p.conf.get("reuse_group_size") for p in PEERS[name].values()]
     assert sizes == [None] * (len(sizes) - 3) + [1, 2, None]
     assert hasattr(attention_of(encoders["ours, no reuse"], layer=1), "linear_q")
     reuse = attention_of(encoders["reuse, groups of 2"], layer=1)
