@@ -137,7 +137,8 @@ def run(steps: Steps, comparison: Comparison, runner: Runner) -> None:
         if steps.comparison in asked:
             failed |= compare_complete(steps, comparison, runner)
     if failed:
-        raise UserError("\n".join(str(error) for error in failed.values()))
+        names = [step.name for step in asked if step.name in failed]
+        raise UserError("\n".join(str(failed[name]) for name in names))
 
 
 def raise_first(failed: dict[str, UserError]) -> None:

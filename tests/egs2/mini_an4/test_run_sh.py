@@ -366,8 +366,8 @@ def test_stage_7_analyses_each_model_that_was_trained(compared):
             assert own == {**own, "reuse_group_size": groups, "cost": 0}
     assert "reuse_group_size: [3, 3]  # suggested for 2 producers" in output
     status, output = compared.run(*command, "--analysis_args", "--num_utts 3")
-    assert status == 0 and output.count("Analysis of ") == 2
-    assert output.count("done already") == len(re.findall("Stage 7", output)) == 2
+    assert status == 0
+    assert len(re.findall("Stage 7: Analysis of .*: done already", output)) == 2
 
 
 @pytest.mark.slow
