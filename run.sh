@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 
-# Copyright 2026 The espnet-reuse authors
-#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+# Copyright 2026 The espnet-reuse authors  SPDX-License-Identifier: Apache-2.0
 
 # Train, decode and score models with and without reuse of attention maps, and compare.
 # See ./run.sh --help; the program is espnet_reuse/bin/compare.py.

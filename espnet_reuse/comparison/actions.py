@@ -1,5 +1,4 @@
-# Copyright 2026 The espnet-reuse authors
-#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+# Copyright 2026 The espnet-reuse authors  SPDX-License-Identifier: Apache-2.0
 
 """What the steps of a comparison run: the recipe's run.sh, and programs of ours."""
 
@@ -36,6 +35,12 @@ class Actions:
     def _relative(self, path: Path) -> str:
         return str(path.relative_to(self._recipe.folder))
 
+    def _show(self, log: Path, pattern: str) -> None:
+        """Show the lines of a log that begin with a pattern."""
+        for line in log.read_text("utf-8", "replace").splitlines():
+            if re.match(pattern, line):
+                self.runner.display.log(line)
+
     def _asr_sh(self, step: Step, stages: str, log: Path, *options, train_log=None):
         """Run stages of asr.sh, `first-last`, by way of the recipe's run.sh."""
         nj = max(1, self._options.nj // self._options.jobs)
@@ -71,7 +76,7 @@ class Actions:
         for model in self._compared.models:
             path = self._compared.checked_config(model)
             write_config(model.config, path)
-            sources[self._relative(path)] = f"{model.sources['encoder']} ({model.name})"
+            sources[self._relative(path)] = f"{model.base} ({model.name})"
         try:
             self.runner.command(
                 step.title,
@@ -93,9 +98,7 @@ class Actions:
         options = [self._recipe["local_data_opts"], *pairs(self._recipe.data_options)]
         log = self._log("data")
         self._asr_sh(step, "1-1", log, "--local_data_opts", " ".join(options).strip())
-        for line in log.read_text("utf-8", "replace").splitlines():
-            if line.startswith("note: "):
-                self.runner.display.log(f"Note: {line.removeprefix('note: ')}")
+        self._show(log, "note: ")
         self._check_sets(step, "data")
 
     def format_data(self, step: Step) -> None:
@@ -179,12 +182,7 @@ class Actions:
 
     def _make_start(self, cell: Cell) -> None:
         """Make the model that a fine-tuned one starts from, of the first model."""
-        size = cell.config["encoder_conf"].get("reuse_group_size")
-        if size is None:
-            raise UserError(
-                f"--models: '{cell.model.name}' does not reuse maps: only models that "
-                "do are made of the first one and fine-tuned"
-            )
+        size = cell.config["encoder_conf"]["reuse_group_size"]
         first, start = self._compared.first(cell.seed), cell.folder / "warm_start"
         log = cell.folder / "run_convert.log"
         shutil.rmtree(start, ignore_errors=True)
@@ -196,19 +194,14 @@ class Actions:
             *("--output_dir", self._relative(start)),
             log=log,
         )
-        for line in log.read_text("utf-8", "replace").splitlines():
-            if re.match("Kept|Dropped|Jensen|    layer|Heads", line):
-                self.runner.display.log(line)
+        self._show(log, "Kept|Dropped|Jensen|    layer|Heads")
 
     def _trained(self, cell: Cell) -> list[str]:
         """Return the options that name a trained model."""
-        config, checkpoint = "config.yaml", self._compared.checkpoint(cell)
-        return pairs(
-            {
-                "asr_train_config": self._relative(cell.folder / config),
-                "asr_model_file": self._relative(cell.folder / checkpoint),
-            }
-        )
+        folder = self._relative(cell.folder)
+        model_file = f"{folder}/{self._compared.checkpoint(cell)}"
+        config = f"{folder}/config.yaml"
+        return pairs({"asr_train_config": config, "asr_model_file": model_file})
 
     def decode(self, cell: Cell, name: str, step: Step) -> None:
         """Decode a set."""
@@ -272,9 +265,7 @@ class Actions:
             *shlex.split(self._options.analysis_args),
             log=log,
         )
-        for line in log.read_text("utf-8", "replace").splitlines():
-            if line.startswith(("reuse_group_size", "Written")):
-                self.runner.display.log(line)
+        self._show(log, "reuse_group_size|Written")
 
 
 def pairs(options: dict[str, str]) -> list[str]:

@@ -1,5 +1,4 @@
-# Copyright 2026 The espnet-reuse authors
-#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+# Copyright 2026 The espnet-reuse authors  SPDX-License-Identifier: Apache-2.0
 
 """Models by name: a name stands for a whole training config.
 
@@ -36,6 +35,7 @@ class Model:
 
     Attributes:
         name: As the user gives it, such as `ctc_reuse4_warm`.
+        base: The config that it changes, relative to the recipe.
         config: The whole training config.
         sources: {key: the file its value comes from}, keys flattened as in
             `encoder_conf.reuse_group_size`, files relative to the recipe, or to the
@@ -43,6 +43,7 @@ class Model:
     """
 
     name: str
+    base: str
     config: dict
     sources: dict
 
@@ -100,7 +101,7 @@ def resolve(name: str, recipe: Path) -> Model:
                 "another"
             )
         _quarter(config)
-    return Model(name, config, {k: sources.get(k, NAME) for k in flatten(config)})
+    return Model(name, base, config, {k: sources.get(k, NAME) for k in flatten(config)})
 
 
 def names(recipe: Path) -> list[str]:

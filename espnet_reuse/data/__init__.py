@@ -1,4 +1,3 @@
-# Copyright 2026 The espnet-reuse authors
-#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+# Copyright 2026 The espnet-reuse authors  SPDX-License-Identifier: Apache-2.0
 
 """Data preparation that the recipes share."""

@@ -1,5 +1,4 @@
-# Copyright 2026 The espnet-reuse authors
-#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+# Copyright 2026 The espnet-reuse authors  SPDX-License-Identifier: Apache-2.0
 
 """The egs3 configs of LibriSpeech 100 h, read and built by ESPnet3's own code."""
 

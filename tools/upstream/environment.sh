@@ -1,7 +1,6 @@
 # shellcheck shell=bash
 
-# Copyright 2026 The espnet-reuse authors
-#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+# Copyright 2026 The espnet-reuse authors  SPDX-License-Identifier: Apache-2.0
 
 # Sourced by make_patches.sh and check_patches.sh: what both need.
 

@@ -1,5 +1,4 @@
-# Copyright 2026 The espnet-reuse authors
-#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+# Copyright 2026 The espnet-reuse authors  SPDX-License-Identifier: Apache-2.0
 
 """Models and seeds side by side: ./run.sh --jobs 2 --seeds "1 2" --results DIR."""
 

@@ -1,5 +1,4 @@
-# Copyright 2026 The espnet-reuse authors
-#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+# Copyright 2026 The espnet-reuse authors  SPDX-License-Identifier: Apache-2.0
 
 """The comparison run.sh and the mini_an4 recipe, run as a user runs them."""
 

@@ -1,7 +1,6 @@
 #!/usr/bin/env python3
 
-# Copyright 2026 The espnet-reuse authors
-#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+# Copyright 2026 The espnet-reuse authors  SPDX-License-Identifier: Apache-2.0
 
 """Make Kaldi data directories from the AN4 recordings that come with ESPnet.
 
