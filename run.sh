@@ -13,10 +13,14 @@ if [[ "${root}" = *[[:space:]]* ]]; then
     exit 1
 fi
 # the help, and what is wrong with the options, before anything is installed
-python3 "${root}/espnet_reuse/bin/compare.py" "$@"
-for option in "$@"; do
-    case "${option}" in --help | -h) exit 0 ;; esac
-done
+python="${root}/.venv/bin/python3"
+[ -x "${python}" ] || python=${PYTHON:-python3}
+if "${python}" -c 'import sys; sys.exit(sys.version_info < (3, 9))'; then
+    "${python}" "${root}/espnet_reuse/bin/compare.py" "$@"
+    for ((n = 1; n <= $#; n += 2)); do
+        case "${!n}" in --help | -h) exit 0 ;; esac
+    done
+fi
 "${root}/tools/setup.sh"
 # shellcheck source=/dev/null
 . "${root}/tools/activate_python.sh"

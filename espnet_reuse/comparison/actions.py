@@ -2,6 +2,7 @@
 
 """What the steps of a comparison run: the recipe's run.sh, and programs of ours."""
 
+import contextlib
 import json
 import re
 import shlex
@@ -43,7 +44,9 @@ class Actions:
 
     def _asr_sh(self, step: Step, stages: str, log: Path, *options, train_log=None):
         """Run stages of asr.sh, `first-last`, by way of the recipe's run.sh."""
-        nj = max(1, self._options.nj // self._options.jobs)
+        # the data and what all models share are made with nothing beside them
+        jobs = self._options.jobs if step.stage > 2 else 1
+        nj = max(1, self._options.nj // jobs)
         decoding = {"inference_nj": str(nj)}
         if self._recipe["gpu_inference"] == "true":
             decoding = {}  # on GPUs the recipe knows how many decode side by side
@@ -129,7 +132,12 @@ class Actions:
             )
         lm_exp = ("--lm_exp", self._compared.lm_exp)
         statistics = (*lm_exp, "--skip_stages", "5 ")
+        # stage 4 makes dump/raw again: killed in it, the data are to be formatted again
+        record = self._recipe.path("dump/raw/.record.json")
+        kept = record.read_text(encoding="utf-8")
+        record.unlink()
         self._asr_sh(step, "4-6", self._log("lm_stats"), *statistics)
+        write_text(kept, record)
         train_log = self._recipe.path(self._compared.lm_exp, "train.log")
         self._asr_sh(step, "7-8", self._log("lm"), *lm_exp, train_log=train_log)
 
@@ -223,9 +231,11 @@ class Actions:
         current = but_contents(step.needs[0].read_record())
         for record in folder.glob("**/.record.json"):
             # decoded when the model was in an earlier state, of a set not asked for now
-            found = json.loads(record.read_text(encoding="utf-8"))
-            if but_contents(found) != current:
-                shutil.rmtree(record.parent)
+            with contextlib.suppress(
+                OSError, ValueError
+            ):  # another run is at work there
+                if but_contents(json.loads(record.read_text("utf-8"))) != current:
+                    shutil.rmtree(record.parent)
         self.runner.command(
             step.title,
             *(*PYTHON, "espnet_reuse.comparison.score", "--dumpdir", "dump/raw"),

@@ -19,11 +19,9 @@ from espnet_reuse.comparison.display import Display
 from espnet_reuse.comparison.plan import explain
 from espnet_reuse.comparison.recipe import ROOT, Recipe
 from espnet_reuse.comparison.runner import Runner
-from espnet_reuse.comparison.steps import Steps
+from espnet_reuse.comparison.steps import PUBLISHED, Steps
 from espnet_reuse.comparison.tables import print_comparison
 from espnet_reuse.errors import UserError
-
-PUBLISHED = ("RESULTS.md", "comparison.json", "comparison.png")
 
 
 def compare(options: Namespace, others: dict[str, str], argv: list[str]) -> None:
@@ -50,7 +48,8 @@ def compare(options: Namespace, others: dict[str, str], argv: list[str]) -> None
             display.console.print("\n".join(lines), soft_wrap=True, markup=False)
             return
         for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.default_int_handler)
+            if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP
+                signal.signal(number, signal.default_int_handler)
         run(steps, comparison, runner)
 
 
@@ -59,9 +58,8 @@ def format_command(argv: list[str], published: bool) -> str:
     words = list(argv)
     for n in range(1, len(words) if published else 0, 2):
         name = words[n - 1].removeprefix("--").replace("-", "_")
-        keep = name in ("inference_config", "results")
-        if name == "data" or ("/" in words[n] and not keep):
-            words[n] = "DIR"
+        if name not in ("inference_config", "results"):
+            words[n] = re.sub(r"\S*/\S*" if name != "data" else ".+", "DIR", words[n])
     return shlex.join(["./run.sh", *words])
 
 
@@ -75,7 +73,8 @@ def share_gpus(recipe: Recipe, options: Namespace, display: Display) -> list[str
         UserError: There are fewer GPUs than one training needs.
     """
     wanted = options.ngpu
-    if recipe.cluster() == "run.pl":
+    local = recipe.cluster() in ("run.pl", "stdout.pl")
+    if local:
         there = visible_gpus()
         asked = int(recipe["ngpu"] or 1) if wanted is None else wanted
         if wanted is None and asked and not there:
@@ -91,7 +90,7 @@ def share_gpus(recipe: Recipe, options: Namespace, display: Display) -> list[str
     if wanted == 0 and "gpu_inference" not in recipe.chosen:
         recipe.choose("gpu_inference", "false")
     each = int(recipe["ngpu"] or 1)
-    if recipe.cluster() != "run.pl" or options.jobs == 1 or not each:
+    if not local or options.jobs == 1 or not each:
         return []
     groups = [there[n : n + each] for n in range(0, len(there) - each + 1, each)]
     return [",".join(groups[job % len(groups)]) for job in range(options.jobs)]
@@ -101,7 +100,7 @@ def visible_gpus() -> list[str]:
     """Return the numbers of this machine's GPUs that a program may use."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
-        return [number for number in chosen.split(",") if number]
+        return [number for number in chosen.split(",") if number and number != "-1"]
     if not shutil.which("nvidia-smi"):
         return []
     listed = os.popen("nvidia-smi -L 2> /dev/null").read()
@@ -117,18 +116,21 @@ def run(steps: Steps, comparison: Comparison, runner: Runner) -> None:
     first, last = comparison.options.stage, comparison.options.stop_stage
     asked = [step for step in steps.all if first <= step.stage <= last]
     data = [step for step in asked if step.stage in (1, 2)]
-    raise_first(runner.run(steps.shared[:1]))
+    runner.run_all(steps.shared[:1])
     prepared = all(step.is_done() for step in data)
     with runner.locked("the data", shared=prepared) as lock:
         runner.held.append(lock)
         for step in asked:
-            for needed in step.before:
+            for needed in (*step.ancestors(), *step.after):
                 if needed.stage < first and not needed.is_done():
                     raise UserError(
                         f"--stage {first}: {needed.name} is not done; start from "
                         f"--stage {needed.stage}"
                     )
-        raise_first(runner.run(data))
+        if prepared and not all(step.is_done() for step in data):
+            prepared = False  # another run made other data before we had the lock
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        runner.run_all(data)
         if not prepared:
             with contextlib.suppress(OSError):  # where there are no locks
                 fcntl.flock(lock, fcntl.LOCK_SH)
@@ -138,12 +140,6 @@ def run(steps: Steps, comparison: Comparison, runner: Runner) -> None:
     if failed:
         names = [step.name for step in asked if step.name in failed]
         raise UserError("\n".join(str(failed[name]) for name in names))
-
-
-def raise_first(failed: dict[str, UserError]) -> None:
-    """Raise the error of a step without which nothing goes on."""
-    for error in failed.values():
-        raise error
 
 
 def compare_complete(steps: Steps, comparison: Comparison, runner: Runner) -> dict:

@@ -90,7 +90,7 @@ def resolve(name: str, recipe: Path) -> Model:
         source = NAME if part in sizes else MODELS
         sources |= dict.fromkeys(flatten(known[part]), source)
 
-    has_groups = "reuse_group_size" in config.get("encoder_conf", {})
+    has_groups = "reuse_group_size" in (config.get("encoder_conf") or {})
     encoder = config.get("encoder", "rnn")  # ESPnet's default
     if has_groups and change_encoder and not encoder.endswith("_reuse"):
         config["encoder"], sources["encoder"] = f"{encoder}_reuse", NAME

@@ -29,7 +29,8 @@ class Step:
             Names of files' contents begin with the file.
         action: Function that does it.
         needs: Steps whose inputs are inputs of this one, too.
-        after: Steps that go before it, but count by what is found on the disk.
+        after: Steps that go before it, but count by what they leave on the disk: data
+            that were made again and are the same make nothing stale.
         made: Patterns of files without which it is not done.
         resumed: File that the action goes on from, if it is there. A change of the
             inputs, but of the adaptable ones, is then refused.
@@ -90,11 +91,12 @@ class Step:
         except (OSError, ValueError) as e:
             raise UserError(f"{self.record} cannot be read: remove it") from e
 
-    def write_record(self, done: bool, **more) -> None:
-        """Note that the step is done, or that it has begun, with the present inputs."""
+    def write_record(self, done: bool, inputs: dict | None = None) -> dict:
+        """Note that the step has begun, or is done; return with which inputs."""
         self.record.parent.mkdir(parents=True, exist_ok=True)
-        record = {"step": self.name, "done": done, "inputs": self.all_inputs(), **more}
-        write_json(record, self.record)
+        inputs = inputs or self.all_inputs()
+        write_json({"step": self.name, "done": done, "inputs": inputs}, self.record)
+        return inputs
 
     def changes(self, but: Iterable[str] = ()) -> list[str]:
         """Return `input: old value -> new value` of what has changed since it was done.

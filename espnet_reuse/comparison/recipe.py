@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # A run sets these itself, or does without them.
 RESERVED = re.compile(
     "config|dumpdir|expdir|asr_(exp|tag|config|stats_dir)|lm_exp|inference_tag"
-    "|feats_type|skip_.*|use_lightning|download_model|hyp_cleaner|(local_)?score_opts"
-    "|local_data_opts"
+    "|inference_asr_model|eval_valid_set|.*ngram.*|feats_type|skip_.*|use_lightning"
+    "|download_model|hyp_cleaner|(local_)?score_opts|local_data_opts"
 )
 # Words with spaces or commas between them.
 SETS = ("train_set", "valid_set", "test_sets")
@@ -149,5 +149,5 @@ class Recipe:
         return self.options.get("use_lm", "true") == "true"
 
     def cluster(self) -> str:
-        """Return the program that cmd.sh starts trainings with; run.pl is none."""
+        """Return the program that cmd.sh starts trainings with, e.g. slurm.pl."""
         return self.bash(". ./cmd.sh && echo ${cuda_cmd%% *}").stdout.strip()

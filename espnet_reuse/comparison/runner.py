@@ -166,25 +166,24 @@ class Runner:
         Raises:
             UserError: It failed, or what is there cannot be gone on with.
         """
-        title = f"Stage {step.stage}: {step.name[0].upper()}{step.name[1:]}"
         with contextlib.ExitStack() as stack:
             if not step.is_done():
                 self._local.held = [stack.enter_context(self.locked(step.name))]
             if step.is_done():  # perhaps by the run that had the lock
-                self.display.log(f"{title}: done already")
+                self.display.log(f"{step.title}: done already")
                 return
             refusals = step.refusals()
             if refusals:
                 folder = self._shown(step.record.parent)
                 raise UserError(
                     f"{folder} was made with other settings, or of other data: "
-                    f"{some(refusals)}; remove it, undo the change, or give the new "
+                    f"{some(refusals)}; remove it, undo the change, or give another "
                     "config a name of its own"
                 )
-            self.display.log(title)
-            step.write_record(done=False)
+            self.display.log(step.title)
+            inputs = step.write_record(done=False)
             step.action(step)
-            step.write_record(done=True)
+            step.write_record(True, inputs)
 
     def run(self, steps: Sequence[Step]) -> dict[str, UserError]:
         """Do steps, as many side by side as `jobs`; a failed one stops only its heirs.
@@ -218,13 +217,18 @@ class Runner:
                         try:
                             future.result()
                             sorter.done(name)
-                        except UserError as e:
-                            failed[name] = e
+                        except (UserError, OSError) as e:
+                            failed[name] = UserError(str(e))
                             self.display.log(f"{name}: failed")
             except BaseException:
                 self.stop()
                 raise
         return failed
+
+    def run_all(self, steps: Sequence[Step]) -> None:
+        """Do steps without which nothing goes on; raise the error of a failed one."""
+        for error in self.run(steps).values():
+            raise error
 
     def _work(self, step: Step) -> None:
         devices = self._gpus.get()

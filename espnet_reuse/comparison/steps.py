@@ -2,7 +2,6 @@
 
 """The steps of a comparison, and what the result of each depends on."""
 
-import ast
 import functools
 import hashlib
 import re
@@ -18,10 +17,10 @@ from espnet_reuse.comparison.plan import Step, digest_of, flatten
 WITHOUT_EFFECT = "nj|inference_nj|ngpu|num_nodes|gpu_inference|python|config|skip_.*"
 # and for those that only other steps read.
 OF_DECODING = (
-    "inference_(?!lm|ngram).*|batch_size|use_k2|k2_.*|use_streaming|use_maskctc"
-    "|num_paths|nll_batch_size|use_nbest_rescoring|eval_valid_set"
+    "inference_(?!lm).*|batch_size|use_k2|k2_.*|use_streaming|use_maskctc"
+    "|num_paths|nll_batch_size|use_nbest_rescoring"
 )
-OF_LM = "use_lm|lm_.*|inference_lm|use_word_lm|word_vocab_size|num_splits_lm|.*ngram.*"
+OF_LM = "use_lm|lm_.*|inference_lm|use_word_lm|word_vocab_size|num_splits_lm"
 OF_TRAINING = (
     "asr_.*|pretrained_model|ignore_init_mismatch|feats_normalize|num_splits_asr"
 )
@@ -30,14 +29,13 @@ OF_TOKENS = (
     "|hugging_face_model_name_or_path|use_(lang_|nlp_)?prompt"
 )
 TEST_SETS = "test_sets"
+PUBLISHED = ("RESULTS.md", "comparison.json", "comparison.png")
 
 
 def code_of(path: Path) -> str:
     """Return a script without its comments: a changed comment changes no data."""
-    text = path.read_text(encoding="utf-8")
-    if path.suffix == ".py":
-        return ast.dump(ast.parse(text))
-    return "\n".join(x for x in text.splitlines() if not re.match(r"\s*(#|$)", x))
+    lines = path.read_text("utf-8", "replace").splitlines()
+    return "\n".join(line for line in lines if not re.match(r"\s*(#|$)", line))
 
 
 class Steps:
@@ -70,14 +68,18 @@ class Steps:
             self._recipe.path("data/.record.json"),
             functools.cache(self._data_inputs),
             actions.prepare_data,
+            made=(str(self._recipe.path("data", self._recipe["train_set"], "text")),),
         )
         self._dump = Step(
             "formatting of the data",
             1,
             self._recipe.path("dump/raw/.record.json"),
-            dict,
+            lambda: {TEST_SETS: self._recipe[TEST_SETS]},
             actions.format_data,
             needs=(self._data,),
+            made=(
+                str(self._recipe.path("dump/raw", self._recipe["valid_set"], "text")),
+            ),
         )
         self._tokens = self._plan_tokens()
         self._lm = [self._plan_lm()] if comparison.lm_exp else []
@@ -118,11 +120,14 @@ class Steps:
                 if path.name in ("wav.scp", "text", "utt2spk", "segments"):
                     part = path.relative_to(value)
                     inputs[f"--{option} {part}"] = digest_of(path)
-        for path in sorted(self._recipe.path("local").iterdir()):
+        scripts = sorted(self._recipe.path("local").glob("*.*"))
+        for path in (*scripts, self._recipe.path("db.sh")):  # db.sh: where corpora are
             if path.suffix in (".py", ".sh"):
                 digest = hashlib.sha256(code_of(path).encode()).hexdigest()[:8]
-                inputs[f"local/{path.name}"] = digest
-        return inputs | self._options_but(OF_TOKENS, OF_LM, OF_TRAINING, OF_DECODING)
+                inputs[str(path.relative_to(self._recipe.folder))] = digest
+        return inputs | self._options_but(
+            OF_TOKENS, OF_LM, OF_TRAINING, OF_DECODING, TEST_SETS
+        )
 
     def _token_inputs(self) -> dict[str, str]:
         inputs = self._options_but(OF_LM, OF_TRAINING, OF_DECODING, TEST_SETS)
@@ -149,6 +154,7 @@ class Steps:
 
     def _plan_lm(self) -> Step:
         inputs = self._options_but(OF_TRAINING, OF_DECODING, TEST_SETS)
+        texts = [self._recipe.path(x) for x in self._recipe["lm_train_text"].split()]
         config = self._recipe["lm_config"]
         if config:
             inputs |= flatten(load(self._recipe.folder, config), f"{config} ")
@@ -156,7 +162,7 @@ class Steps:
             "language model",
             2,
             self._recipe.path(self._compared.lm_exp, ".record.json"),
-            lambda: inputs,
+            lambda: inputs | {"contents of --lm_train_text": digest_of(*texts)},
             self._actions.train_lm,
             needs=(self._tokens,),
         )
@@ -176,6 +182,7 @@ class Steps:
             functools.partial(self._actions.train, cell),
             needs=tuple(needs),
             after=tuple(self._lm),
+            made=(f"{cell.folder}/config.yaml", f"{cell.folder}/*.ave*.pth"),
             resumed=cell.folder / "checkpoint.pth",
             adaptable=("config max_epoch",),
             labels={f"config {k}": f"{v} {k}" for k, v in cell.model.sources.items()},
@@ -218,7 +225,7 @@ class Steps:
         }
         if self._options.results:
             inputs["command"] = self._compared.command
-        exp = self._compared.exp
+        exp, files = self._compared.exp, (*PUBLISHED, "comparison_details.md")
         return Step(
             "comparison",
             6,
@@ -226,7 +233,7 @@ class Steps:
             lambda: inputs,
             functools.partial(self._actions.compare, cells),
             needs=tuple(self.scoring[cell.name] for cell in cells),
-            made=(str(exp / "comparison.json"), str(exp / "RESULTS.md")),
+            made=tuple(str(exp / name) for name in files),
         )
 
     def _plan_analysis(self, cell: Cell) -> Step:

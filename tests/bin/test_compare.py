@@ -70,10 +70,10 @@ def test_values_may_begin_with_dashes_and_options_be_written_with_them():
 def test_a_published_command_names_no_folders():
     argv = shlex.split(
         "--data corpus --librispeech /a/b --lm-train-text x/y --results results/z "
-        "--inference_config conf/x.yaml --seeds '1 2'"
+        "--inference_config conf/x.yaml --asr_args '--init_param a/b.pth --max_epoch 3'"
     )
     assert format_command(argv, published=True) == (
         "./run.sh --data DIR --librispeech DIR --lm-train-text DIR --results results/z "
-        "--inference_config conf/x.yaml --seeds '1 2'"
+        "--inference_config conf/x.yaml --asr_args '--init_param DIR --max_epoch 3'"
     )
     assert "/a/b" in format_command(argv, published=False)

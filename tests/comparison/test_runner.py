@@ -98,7 +98,7 @@ def test_another_run_waits_for_a_step_and_does_not_do_it_again(tmp_path):
     assert (
         sum("Another run is at work on a, perhaps left over" in x for x in lines) == 1
     )
-    assert sum("A: done already" in x for x in lines) == 1
+    assert sum("a: done already" in x for x in lines) == 1
 
 
 def test_what_a_killed_run_leaves_behind_is_waited_for(tmp_path):

@@ -126,7 +126,7 @@ def trained_on_cluster(cluster):
     cluster.status_of_stopped = process.returncode
     status, output = cluster.run(*command)
     assert status == 0, cluster.output + output
-    assert "Training reuse2: done already" in output
+    assert "training reuse2: done already" in output
     return cluster
 
 

@@ -114,7 +114,7 @@ def test_any_rate_is_taken_and_what_is_edited_is_prepared_anew(
     assert status == 0, output
     assert set(read_scp(data / "train/text").values()) == {"TEA"}
     status, output = prepare(repository, second, "test")
-    assert status == 0 and "Data preparation: done already" in output
+    assert status == 0 and "data preparation: done already" in output
 
 
 @pytest.mark.parametrize("sets", ["test,dev", "audio/test"])
@@ -140,7 +140,7 @@ def test_what_an_earlier_state_of_a_model_decoded_is_not_kept(compared, corpus):
     assert not (decode_dir / "unseen").exists()
     options = ("--models", "baseline", "--test_sets", "unseen")
     status, output = run(compared, corpus, *options)
-    assert status == 0 and "Training baseline: done already" in output
+    assert status == 0 and "training baseline: done already" in output
     for name in ("org/dev", "unseen"):
         assert (decode_dir / name / "text").is_file()
 

@@ -129,7 +129,7 @@ def test_a_model_with_ctc_alone_is_trained_with_each_seed(compared, corpus):
         *("--inference_config", "conf/decode_asr_ctc_greedy.yaml"),
     )
     assert status == 0, output
-    assert "Data preparation: done already" in output
+    assert "data preparation: done already" in output
     exp = compared.recipe_of("librispeech_100") / "exp"
     model = json.loads((exp / "comparison.json").read_text())["models"]["ctc_reuse3"]
     wer = model["scores"]["test_other"]["wer"]
@@ -157,7 +157,7 @@ def test_a_language_model_is_trained_once_and_used_in_decoding(compared, corpus)
     )
     status, output = compared.run(*command(corpus, *PARTIAL), *use)
     assert status == 0, output
-    assert "Data preparation: done already" in output
+    assert "data preparation: done already" in output
     assert "training" not in re.findall(r"Stage 3: (\w+) .*: done in", output)
     assert "GO ON" in (recipe / "dump/raw/lm_train.txt").read_text()
     (log,) = recipe.glob(
@@ -165,7 +165,7 @@ def test_a_language_model_is_trained_once_and_used_in_decoding(compared, corpus)
     )
     assert "--lm_file exp/lm_train_lm_transformer" in log.read_text()
     status, output = compared.run(*command(corpus, *PARTIAL), *use)
-    assert status == 0 and "Stage 2: Language model: done already" in output
+    assert status == 0 and "Stage 2: language model: done already" in output
 
 
 @pytest.mark.slow

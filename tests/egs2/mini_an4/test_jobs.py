@@ -70,7 +70,7 @@ def test_another_decoding_has_results_of_its_own_and_trains_nothing(studied):
     (studied.recipe / "conf/decode_greedy.yaml").write_text("beam_size: 1\n")
     config = ("--inference_config", "conf/decode_greedy.yaml")
     status, output = studied.run(*COMMAND, *config)
-    assert status == 0 and output.count("Training") == 4, output
+    assert status == 0 and output.count(": training") == 4, output
     assert "training baseline, seed 1: epoch" not in output
     results = (studied.recipe / "exp/RESULTS.md").read_text()
     assert "- decoding: `decode_greedy`" in results

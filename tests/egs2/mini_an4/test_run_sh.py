@@ -137,8 +137,8 @@ def test_broken_data_is_named_before_training(unpacked, name, size, message):
 
 def test_a_run_shows_stage_model_and_epoch(trained):
     for part in (
-        "Stage 1: Data preparation",
-        "Stage 3: Training reuse2",
+        "Stage 1: data preparation",
+        "Stage 3: training reuse2",
         "Stage 3: training reuse2: epoch 1/1",
         "Stage 5: scoring reuse2: done in",
     ):
@@ -257,7 +257,7 @@ def test_another_test_set_does_not_train_a_model_anew(trained):
     command[command.index("--test_sets") + 1] = "test train_nodev_eval"
     status, output = trained.run(*command)
     assert status == 0, output
-    assert "Training reuse2: done already" in output
+    assert "training reuse2: done already" in output
     assert (trained.asr_exp / "decode_asr/train_nodev_eval/score_wer").is_dir()
 
 
@@ -366,7 +366,7 @@ def test_stage_7_analyses_each_model_that_was_trained(compared):
     assert "reuse_group_size: [3, 3]  # suggested for 2 producers" in output
     status, output = compared.run(*command, "--analysis_args", "--num_utts 3")
     assert status == 0
-    assert len(re.findall("Stage 7: Analysis of .*: done already", output)) == 2
+    assert len(re.findall("Stage 7: analysis of .*: done already", output)) == 2
 
 
 @pytest.mark.slow
@@ -399,10 +399,10 @@ def test_a_run_killed_in_data_training_and_decoding_ends_in_the_same_table(
     repository = copy_repository()
     command = ["./run.sh", "--models", "baseline reuse3"]
     for pattern, pause in (
-        ("Stage 1: Data preparation", 2.5),
+        ("Stage 1: data preparation", 2.5),
         # an epoch shorter than five seconds may not be shown
         ("Stage 3: training baseline: epoch ([5-9]|1[0-9])", 0.5),
-        ("Stage 4: Decoding baseline", 5),
+        ("Stage 4: decoding baseline", 5),
     ):
         process = run_until(repository, command, pattern)
         time.sleep(pause)
