@@ -143,8 +143,7 @@ def read_options(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     A value may begin with dashes (`--asr_args "--max_epoch 10"`), and an option may be
     written with dashes for underscores, as in ESPnet's scripts.
 
-    Returns:
-        The driver's own options, and {name: value} of those to pass on.
+    Returns the driver's own options, and {name: value} of those to pass on.
     """
     parser = get_parser()
     mine, others, rest = [], {}, list(argv)

@@ -17,7 +17,6 @@ from espnet_reuse.comparison.runner import Runner
 from espnet_reuse.errors import UserError
 from espnet_reuse.files import need_disk, write_text
 
-WORTH_TELLING = 100 * 2**20  # bytes
 PYTHON = (sys.executable, "-m")
 RUNNER = (*PYTHON, "espnet_reuse.run", "-m")  # registers the encoders
 
@@ -173,7 +172,7 @@ class Actions:
             self._make_start(cell)
         needed = self._compared.facts[cell.model.name]["disk_bytes"]
         room = need_disk(needed, folder, f"the checkpoints of {cell.name}")
-        if needed > WORTH_TELLING:
+        if needed > 100 * 2**20:
             self.runner.display.log(f"{step.title}: {room}")
         if begun:
             self.runner.command(
@@ -191,7 +190,8 @@ class Actions:
     def _make_start(self, cell: Cell) -> None:
         """Make the model that a fine-tuned one starts from, of the first model."""
         size = cell.config["encoder_conf"]["reuse_group_size"]
-        first, start = self._compared.first(cell.seed), cell.folder / "warm_start"
+        first = self._compared.cell(self._compared.models[0], cell.seed)
+        start = cell.folder / "warm_start"
         log = cell.folder / "run_convert.log"
         shutil.rmtree(start, ignore_errors=True)
         self.runner.command(

@@ -114,10 +114,6 @@ class Comparison:
         tag += "" if seed is None else f"_seed{seed}"
         return Cell(model, seed, self.exp / f"asr_{tag}")
 
-    def first(self, seed: int | None) -> Cell:
-        """Return the first model with a seed: fine-tuned ones start from it."""
-        return self.cell(self.models[0], seed)
-
     def checked_config(self, model: models.Model) -> Path:
         """Return the file that a model's config is checked in."""
         return self.checked / f"{model.tag}.yaml"

@@ -143,10 +143,9 @@ def run(steps: Steps, comparison: Comparison, runner: Runner) -> None:
 
 
 def compare_complete(steps: Steps, comparison: Comparison, runner: Runner) -> dict:
-    """Compare the models of which every seed is scored, and show the table.
+    """Compare the models that are scored with every seed, and show the table.
 
-    Returns:
-        {step: error} if that failed.
+    Returns {step: error} if that failed.
     """
 
     def is_complete(cell: Cell) -> bool:

@@ -55,11 +55,6 @@ class Step:
         """Its stage and name."""
         return f"Stage {self.stage}: {self.name}"
 
-    @property
-    def before(self) -> tuple["Step", ...]:
-        """The steps that go before it."""
-        return (*self.needs, *self.after)
-
     def ancestors(self) -> list["Step"]:
         """Return the steps whose inputs count for this one, each once."""
         found = {}
@@ -111,7 +106,7 @@ class Step:
         ]
 
     def refusals(self) -> list[str]:
-        """Return the changes after which its result cannot be gone on with."""
+        """Return the changes after which its result cannot be resumed."""
         if self.resumed is None or not self.resumed.is_file():
             return []
         return self.changes(but=self.adaptable)

@@ -25,8 +25,6 @@ class Recipe:
     """A folder egs2/<corpus>/asr1, and the options of its asr.sh in this run.
 
     Attributes:
-        name: The corpus.
-        folder: The recipe's folder.
         options: {option of asr.sh: value}, of conf/asr.conf and of the user.
         chosen: The user's alone.
         data_options: {option of local/data.sh: value}, the user's.

@@ -42,11 +42,7 @@ class Stopped(Exception):
 
 
 class Runner:
-    """Runs steps, each of which holds a lock while it is at work.
-
-    Attributes:
-        held: Locks that all commands hold.
-    """
+    """Runs steps, each of which holds a lock while it is at work."""
 
     def __init__(self, folder: Path, display: Display, jobs: int, gpus: Sequence[str]):
         """Make a runner of a recipe's folder, which does `jobs` steps side by side.
@@ -60,7 +56,7 @@ class Runner:
         self._stopping = threading.Event()
         self._children = set()
         self._local = threading.local()  # of a step: its lock, its environment
-        self.held = []
+        self.held = []  # locks that all commands hold
 
     def _shown(self, path: Path) -> str:
         """Return a path in the recipe as messages name it, from the top level on."""
@@ -115,7 +111,7 @@ class Runner:
             os.close(descriptor)
 
     def command(self, what: str, *command, log: Path, train_log: Path | None = None):
-        """Run a command in the recipe's folder, and show how it gets on.
+        """Run a command in the recipe's folder, and show how far it is.
 
         Args:
             what: What it does, as messages name it.
@@ -124,7 +120,7 @@ class Runner:
             train_log: ESPnet's log of the training, if it trains.
 
         Raises:
-            UserError: It failed; the message is the deciding line of its log.
+            UserError: It failed; the message is the line of its log that says why.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
         started = time.time()
@@ -161,11 +157,7 @@ class Runner:
         self.display.log(f"{what}: done in {time.time() - started:.0f} s")
 
     def run_step(self, step: Step) -> None:
-        """Do a step if it is not done.
-
-        Raises:
-            UserError: It failed, or what is there cannot be gone on with.
-        """
+        """Do a step if it is not done; a UserError says why it cannot be done."""
         with contextlib.ExitStack() as stack:
             if not step.is_done():
                 self._local.held = [stack.enter_context(self.locked(step.name))]
@@ -186,18 +178,14 @@ class Runner:
             step.write_record(True, inputs)
 
     def run(self, steps: Sequence[Step]) -> dict[str, UserError]:
-        """Do steps, as many side by side as `jobs`; a failed one stops only its heirs.
+        """Do steps, begun in this order, as many side by side as `jobs`.
 
-        Args:
-            steps: In the order to begin them.
-
-        Returns:
-            {name: error} of those that failed.
+        A failed one stops only those that need it. Returns {name: error} of the failed.
         """
         chosen = {step.name: step for step in steps}
         sorter = graphlib.TopologicalSorter(
             {
-                step.name: [s.name for s in step.before if s.name in chosen]
+                step.name: chosen.keys() & {s.name for s in step.needs + step.after}
                 for step in steps
             }
         )

@@ -39,15 +39,12 @@ def code_of(path: Path) -> str:
 
 
 class Steps:
-    """The plan of a comparison.
+    """The plan of a comparison: `all` steps, in the order to begin them.
 
     Attributes:
-        shared: Steps that all models share, up to tokens and the language model.
-        training: {name of a cell: step}.
-        scoring: The same.
-        cells: All steps of the models, in the order to begin them.
+        shared: The check of the configs, and steps whose results all models share.
+        training: {name of a cell: step}; `scoring` alike.
         comparison: The step that compares all models.
-        analyses: A step for each cell.
     """
 
     def __init__(self, comparison: Comparison, actions: Actions):
@@ -84,7 +81,7 @@ class Steps:
         self._tokens = self._plan_tokens()
         self._lm = [self._plan_lm()] if comparison.lm_exp else []
         self.shared = [self._configs, self._data, self._dump, self._tokens, *self._lm]
-        self.training, self.scoring, self.cells, self.analyses = {}, {}, [], []
+        self.training, self.scoring, cells, analyses = {}, {}, [], []
         for cell in comparison.cells:
             training = self._plan_training(cell)
             decoding = [
@@ -93,10 +90,10 @@ class Steps:
             ]
             scoring = self._plan_scoring(cell, decoding)
             self.training[cell.name], self.scoring[cell.name] = training, scoring
-            self.cells += [training, *decoding, scoring]
-            self.analyses.append(self._plan_analysis(cell))
+            cells += [training, *decoding, scoring]
+            analyses.append(self._plan_analysis(cell))
         self.comparison = self.plan_comparison(comparison.cells)
-        self.all = [*self.shared, *self.cells, self.comparison, *self.analyses]
+        self.all = [*self.shared, *cells, self.comparison, *analyses]
 
     def _options_but(self, *patterns: str) -> dict[str, str]:
         """Return the options of asr.sh that a step's result depends on."""
@@ -173,7 +170,8 @@ class Steps:
         inputs |= self._options_but(OF_LM, OF_TOKENS, OF_DECODING, TEST_SETS)
         needs = [self._tokens]
         if cell.model.warm:
-            needs.append(self.training[self._compared.first(cell.seed).name])
+            first = self._compared.cell(self._compared.models[0], cell.seed)
+            needs.append(self.training[first.name])
         return Step(
             f"training {cell.name}",
             3,
