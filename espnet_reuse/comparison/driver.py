@@ -121,7 +121,7 @@ def run(steps: Steps, comparison: Comparison, runner: Runner) -> None:
     with runner.locked("the data", shared=prepared) as lock:
         runner.held.append(lock)
         for step in asked:
-            for needed in (*step.ancestors(), *step.after):
+            for needed in step.ancestors(after=True):
                 if needed.stage < first and not needed.is_done():
                     raise UserError(
                         f"--stage {first}: {needed.name} is not done; start from "

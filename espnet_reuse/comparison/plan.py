@@ -55,11 +55,11 @@ class Step:
         """Its stage and name."""
         return f"Stage {self.stage}: {self.name}"
 
-    def ancestors(self) -> list["Step"]:
-        """Return the steps whose inputs count for this one, each once."""
+    def ancestors(self, after: bool = False) -> list["Step"]:
+        """Return the steps that it needs, also those it only comes after, each once."""
         found = {}
-        for step in self.needs:
-            found |= {s.name: s for s in (*step.ancestors(), step)}
+        for step in self.needs + (self.after if after else ()):
+            found |= {s.name: s for s in (*step.ancestors(after), step)}
         return list(found.values())
 
     def all_inputs(self) -> dict[str, str]:
