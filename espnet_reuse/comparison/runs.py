@@ -26,7 +26,7 @@ def read_runs(paths: list[Path]) -> dict:
     for path in paths:
         try:
             comparison = json.loads(path.read_text(encoding="utf-8"))
-            decodings.setdefault(comparison["run"]["decoding"], path)
+            decodings.setdefault(comparison["run"].get("decoding"), path)
             found = [
                 (name, run["asr_exp"], run["utterances"])
                 for name, model in comparison["models"].items()
@@ -43,6 +43,8 @@ def read_runs(paths: list[Path]) -> dict:
                     f"{path}: {asr_exp} has other errors than in a file before: "
                     "compare the files one by one"
                 )
+    if not models:
+        raise UserError(f"{paths[0]} compares no models")
     if len(decodings) > 1:
         raise UserError(
             "the runs were decoded differently: "

@@ -118,3 +118,14 @@ def test_the_published_tables_are_what_the_published_runs_give():
     for set_, model, _, rate, *difference in table[2:]:
         (row,) = (row for row in published if row[::2][:2] == [set_, model])
         assert row[3:7] == [rate, *difference]
+
+
+PUBLISHED = [
+    *ROOT.glob("results/**/comparison.json"),
+    *ROOT.glob("results/*/d256*.json"),
+]
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=str)
+def test_every_published_comparison_makes_a_table(path):
+    assert "error rate" in format_rates(read_runs([path]))
