@@ -46,10 +46,8 @@ def read_runs(paths: list[Path]) -> dict:
     if not models:
         raise UserError(f"{paths[0]} compares no models")
     if len(decodings) > 1:
-        raise UserError(
-            "the runs were decoded differently: "
-            + ", ".join(f"{path}: {name}" for name, path in decodings.items())
-        )
+        listed = ", ".join(f"{path}: {name}" for name, path in decodings.items())
+        raise UserError(f"the runs were decoded differently: {listed}")
     return models
 
 
