@@ -25,7 +25,7 @@ POLL = 0.3  # seconds
 DECIDING = re.compile(
     r"error: |^[A-Za-z_.]*(Error|Exception): .|Error: .|no longer exists"
 )
-OWN_ERROR = re.compile(r"^[A-Za-z_.]+: error: ")
+OWN_ERROR = re.compile(r"^(espnet_reuse[\w.]+|\w+\.py): error: ")
 
 
 def deciding_lines(log: str) -> list[str]:

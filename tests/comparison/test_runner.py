@@ -167,14 +167,13 @@ def test_what_cannot_be_gone_on_with_is_refused_with_both_values(shop):
         ("one\ntwo\n", ["two"]),
         ("", ["it printed nothing"]),
         ("ValueError: bad\nfollows\n", ["ValueError: bad"]),
-        ("x.check: error: a\nx.check: error: b\nend", ["a", "b"]),
-        ("sbatch: error: Invalid partition\nend", ["sbatch: error: Invalid partition"]),
+        ("x.py: error: a\nx.py: error: b\nend", ["a", "b"]),
+        ("sbatch: error: no\nsbatch: error: Invalid\nend", ["sbatch: error: Invalid"]),
     ],
 )
 def test_the_deciding_lines_say_why_a_command_failed(log, lines):
-    assert [line.removeprefix("x.check: error: ") for line in deciding_lines(log)] == (
-        lines
-    )
+    found = [line.removeprefix("x.py: error: ") for line in deciding_lines(log)]
+    assert found == lines
 
 
 def test_progress_is_the_epoch_the_stage_or_the_utterance(tmp_path):
