@@ -34,7 +34,8 @@ def deciding_lines(log: str) -> list[str]:
     line = next((x for x in reversed(lines) if DECIDING.search(x)), lines[-1])
     own = OWN_ERROR.match(line)
     # a program of ours lists all that is wrong
-    return [x for x in lines if own and x.startswith(own[0])] or [line]
+    listed = [x.removeprefix(own[0]) for x in lines if own and x.startswith(own[0])]
+    return listed if len(listed) > 1 else [line]
 
 
 class Stopped(Exception):

@@ -102,11 +102,8 @@ def test_any_rate_is_taken_and_what_is_edited_is_prepared_anew(
     for problem, message in zip(
         problems, ("dev/text is missing", "test/text is empty"), strict=True
     ):
-        assert (
-            problem.startswith("espnet_reuse.data.prepare: error: ")
-            and message in problem
-        )
-    assert "Stage 1: data/ failed: for the 2 reasons above" in last
+        assert problem.startswith("run.sh: error: ") and message in problem
+    assert "Stage 1: data preparation failed: for the 2 reasons above" in last
 
     for name in ("dev", "test"):
         (second / name / "text").write_text(f"{name}0 TEA\n{name}1 TEA\n")
