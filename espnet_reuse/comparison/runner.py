@@ -35,7 +35,7 @@ def deciding_lines(log: str) -> list[str]:
     own = OWN_ERROR.match(line)
     # a program of ours lists all that is wrong
     listed = [x.removeprefix(own[0]) for x in lines if own and x.startswith(own[0])]
-    return listed if len(listed) > 1 else [line]
+    return listed if listed[1:] else [line]
 
 
 class Stopped(Exception):
