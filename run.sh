@@ -22,7 +22,6 @@ if "${python}" -c 'import sys; sys.exit(sys.version_info < (3, 9))'; then
     done
 fi
 "${root}/tools/setup.sh"
-# shellcheck source=/dev/null
 . "${root}/tools/activate_python.sh"
 export ESPNET_REUSE_ROOT=${root}
 exec python3 -m espnet_reuse.bin.compare "$@"
