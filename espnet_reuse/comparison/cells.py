@@ -86,6 +86,12 @@ class Comparison:
                 f"--models: '{self.models[0].name}' is fine-tuned from the first "
                 "model: put a baseline before it"
             )
+        for model in self.models:
+            if model.warm and "reuse_group_size" not in model.config["encoder_conf"]:
+                raise UserError(
+                    f"--models: '{model.name}' does not reuse maps: only models that "
+                    "do are made of the first one and fine-tuned"
+                )
         if options.seeds and re.search(r"--seed\b", options.asr_args):
             raise UserError("--asr_args: it has --seed: name the seeds with --seeds")
         self.cells = [

@@ -16,8 +16,9 @@ from pathlib import Path
 from espnet_reuse.comparison.actions import Actions
 from espnet_reuse.comparison.cells import Cell, Comparison
 from espnet_reuse.comparison.display import Display
+from espnet_reuse.comparison.models import ROOT
 from espnet_reuse.comparison.plan import explain
-from espnet_reuse.comparison.recipe import ROOT, Recipe
+from espnet_reuse.comparison.recipe import Recipe
 from espnet_reuse.comparison.runner import Runner
 from espnet_reuse.comparison.steps import PUBLISHED, Steps
 from espnet_reuse.comparison.tables import print_comparison

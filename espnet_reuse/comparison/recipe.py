@@ -10,7 +10,6 @@ from pathlib import Path
 
 from espnet_reuse.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[2]
 # A run sets these itself, or does without them.
 RESERVED = re.compile(
     "config|dumpdir|expdir|asr_(exp|tag|config|stats_dir)|lm_exp|inference_tag"

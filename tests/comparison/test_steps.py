@@ -366,6 +366,16 @@ def test_what_cannot_be_planned_is_said_in_one_line(root, argv, message):
     assert message in str(raised.value) and "\n" not in str(raised.value)
 
 
+def test_a_warm_config_of_the_users_own_needs_reuse(root):
+    (recipe_of(root) / "conf/tuning").mkdir()
+    shutil.copy(
+        recipe_of(root) / "conf/train_asr_conformer.yaml",
+        recipe_of(root) / "conf/tuning/train_asr_conformer_mine_warm.yaml",
+    )
+    with pytest.raises(UserError, match="--models: 'mine_warm' does not reuse maps"):
+        plan(root, "--models", "baseline mine_warm")
+
+
 def test_a_decoding_with_a_language_model_needs_one(root):
     config = recipe_of(root) / "conf/decode_lm.yaml"
     config.write_text("lm_weight: 0.3\n")
