@@ -66,8 +66,12 @@ class Comparison:
         """
         self.recipe, self.options, self.command = recipe, options, command
         self.exp = recipe.path("exp")
-        self.inference_config = self._find_inference_config()
-        config = self.inference_config
+        name = options.inference_config  # of the recipe, or of the current folder
+        config = recipe.path(name)
+        config = config if config.is_file() else Path(name).absolute()
+        if not config.is_file():
+            raise UserError(f"--inference_config: there is no file '{name}'")
+        self.inference_config = config
         self.inference = models.load(config.parent, config.name)
         if self.inference.get("lm_weight") and not recipe.has_lm:
             raise UserError(
@@ -104,15 +108,6 @@ class Comparison:
         configs["asr_args"] = options.asr_args
         digest = hashlib.sha256(json.dumps(configs).encode()).hexdigest()[:8]
         self.checked = self.exp / "configs" / digest
-
-    def _find_inference_config(self) -> Path:
-        """Return the decoding's config, of the recipe or of the current folder."""
-        name = self.options.inference_config
-        path = self.recipe.path(name)
-        path = path if path.is_file() else Path(name)
-        if not path.is_file():
-            raise UserError(f"--inference_config: there is no file '{name}'")
-        return path.absolute()
 
     def cell(self, model: models.Model, seed: int | None) -> Cell:
         """Return a model with a seed."""

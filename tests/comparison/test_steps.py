@@ -290,7 +290,9 @@ def test_dry_run_says_that_later_steps_depend_on_what_the_data_become(finished):
 
 
 def test_what_a_folder_held_is_made_again_if_its_record_alone_is_left(finished):
-    for path in (recipe_of(finished) / "exp/asr_train_asr_conformer_reuse3").glob("*"):
+    for path in (recipe_of(finished) / "exp/asr_train_asr_conformer_reuse3").glob(
+        "[!.]*"
+    ):
         if path.is_file():
             path.unlink()
     step = plan(finished).training["reuse3"]
