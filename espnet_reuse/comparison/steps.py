@@ -51,7 +51,7 @@ class Steps:
         """Make the steps of what is compared, and of what does them."""
         self._compared, self._actions = comparison, actions
         self._recipe, self._options = comparison.recipe, comparison.options
-        checked = comparison.checked
+        checked, path = comparison.checked, self._recipe.path
         self._configs = Step(
             "check of the configs",
             0,
@@ -62,21 +62,19 @@ class Steps:
         self._data = Step(
             "data preparation",
             1,
-            self._recipe.path("data/.record.json"),
+            path("data/.record.json"),
             functools.cache(self._data_inputs),
             actions.prepare_data,
-            made=(str(self._recipe.path("data", self._recipe["train_set"], "text")),),
+            made=(str(path("data", self._recipe["train_set"], "text")),),
         )
         self._dump = Step(
             "formatting of the data",
             1,
-            self._recipe.path("dump/raw/.record.json"),
+            path("dump/raw/.record.json"),
             lambda: {TEST_SETS: self._recipe[TEST_SETS]},
             actions.format_data,
             needs=(self._data,),
-            made=(
-                str(self._recipe.path("dump/raw", self._recipe["valid_set"], "text")),
-            ),
+            made=(str(path("dump/raw", self._recipe["valid_set"], "text")),),
         )
         self._tokens = self._plan_tokens()
         self._lm = [self._plan_lm()] if comparison.lm_exp else []
