@@ -238,7 +238,7 @@ def test_a_config_that_was_edited_after_training_is_refused_and_both_values_name
         assert_fails_in_one_line(
             trained,
             trained.command,
-            f"{trained.asr_exp.name} was made with other settings, or of other data: "
+            f"{trained.asr_exp.name} was made before a change: "
             f"conf/train_asr_conformer.yaml {change}; remove it",
         )
         status, output = trained.run(*trained.command, "--dry_run", "true")
