@@ -113,12 +113,9 @@ class Comparison:
         digest = hashlib.sha256(json.dumps(configs).encode()).hexdigest()[:8]
         self.checked = self.exp / "configs" / digest
 
-    def cell(
-        self, model: models.Model, seed: int | None, asr_args: str | None = None
-    ) -> Cell:
-        """Return a model with a seed; with other asr_args, if there are any."""
-        args = self.options.asr_args if asr_args is None else asr_args
-        tag = model.tag + slug(args)
+    def cell(self, model: models.Model, seed: int | None) -> Cell:
+        """Return a model with a seed."""
+        tag = model.tag + slug(self.options.asr_args)
         tag += "" if seed is None else f"_seed{seed}"
         return Cell(model, seed, self.exp / f"asr_{tag}")
 

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from espnet_reuse.comparison.actions import RUNNER
-from espnet_reuse.comparison.cells import Cell, Comparison
+from espnet_reuse.comparison.cells import Cell, Comparison, slug
 from espnet_reuse.comparison.plan import Step, some
 from espnet_reuse.comparison.runner import Runner
 from espnet_reuse.errors import UserError
@@ -53,8 +53,9 @@ class Checks:
         room = need_disk(needed, cell.folder, f"the checkpoints of {cell.name}")
         if needed > 100 * 2**20:
             self._runner.display.log(f"{step.title}: {room}")
-        others = re.sub(r"\s*--max_epoch[\s=]+\S+", "", args).strip()
-        other = self._compared.cell(cell.model, cell.seed, others).folder
+        others = re.sub(r"\s*--max_epoch[\s=]+\S+", "", args)
+        name = cell.folder.name.replace(slug(args), slug(others), 1)
+        other = cell.folder.with_name(name)
         begun = step.resumed.name
         if (other / begun).is_file() and not (cell.folder / begun).is_file():
             file = cell.model.sources.get("max_epoch", cell.model.base)

@@ -47,53 +47,43 @@ def repair(exp: Path, args: argparse.Namespace) -> list[str]:
     reporter = Reporter()
     reporter.load_state_dict(states["reporter"])
     epoch, stats = reporter.get_epoch(), states["reporter"]["stats"]
-    models = {n: exp / f"{n}epoch.pth" for n in stats}
     if epoch > args.max_epoch:
         raise UserError(
             f"{exp} is trained for {epoch} epochs, more than max_epoch "
             f"{args.max_epoch}: raise it, or give a config with fewer a name of its own"
         )
-    # as ESPnet chooses what it averages
-    averaged = {
-        n
-        for phase, key, mode in args.best_model_criterion
-        if reporter.has(phase, key)
-        for n in reporter.sort_epochs(phase, key, mode)[
-            : numpy.max(args.keep_nbest_models or 1)
-        ]
-    } - {epoch}
-    there = [models[n] for n in sorted(averaged) if models[n].exists()]
-    if damaged := [path for path in there if _read(path) is None]:
-        raise UserError(
-            "\n".join(
-                f"{path} is damaged, one of the best epochs, which are averaged: move "
-                "it away to have the average made without it"
-                for path in damaged
-            )
-        )
+    models = {n: exp / f"{n}epoch.pth" for n in stats}
+    best = [  # as ESPnet chooses what it averages
+        reporter.sort_epochs(*criterion)[: numpy.max(args.keep_nbest_models or 1)]
+        for criterion in args.best_model_criterion
+        if reporter.has(*criterion[:2])
+    ]
+    averaged = [models[n] for n in sorted(set().union(*best) - {epoch})]
+    lost = [path.name for path in averaged if not path.exists()]
+    if damaged := [p for p in averaged if p.exists() and _read(p) is None]:
+        way_on = "move it away to have the average made without it"
+        what = f"is damaged, one of the best epochs, which are averaged: {way_on}"
+        raise UserError("\n".join(f"{path} {what}" for path in damaged))
     notes = []
     latest = exp / "latest.pth"  # made after the model was saved
     model, named = models[epoch], latest.is_symlink() and os.readlink(latest)
-    if named != model.name or not model.exists() or _read(model) is None:
+    if named != model.name or _read(model) is None:
         with written_whole(model) as partial:
             torch.save(states["model"], partial)
         latest.unlink(missing_ok=True)
         latest.symlink_to(model.name)
         notes.append(f"{model} was not saved: restored from {checkpoint.name}")
-    if lost := [models[n].name for n in sorted(averaged) if not models[n].exists()]:
-        # ESPnet averages the epochs that it has statistics of
+    if lost:  # ESPnet averages the best of the epochs that it has statistics of
         kept = {n: value for n, value in stats.items() if models[n].exists()}
         states["reporter"]["stats"] = kept
         with written_whole(checkpoint) as partial:
             torch.save(states, partial)
         notes.append(f"{exp} lacks {some(lost)}: the average is made without")
-    stopping = args.early_stopping_criterion
-    if args.patience is not None and reporter.check_early_stopping(
-        args.patience, *stopping
-    ):
+    patience, stopping = args.patience, args.early_stopping_criterion
+    if patience is not None and reporter.check_early_stopping(patience, *stopping):
         notes.append(
-            f"{exp} was stopped early at epoch {epoch}, by its patience of "
-            f"{args.patience}: no more epochs are trained"
+            f"{exp} was stopped early at epoch {epoch}, by its patience of {patience}: "
+            "no more epochs are trained"
         )
     return notes
 

@@ -152,18 +152,20 @@ class Steps:
     def _plan_lm(self) -> Step:
         inputs = self._options_but(OF_TRAINING, OF_DECODING, TEST_SETS)
         texts = [self._recipe.path(x) for x in self._recipe["lm_train_text"].split()]
-        config = self._recipe["lm_config"]
+        config, text = self._recipe["lm_config"], "contents of --lm_train_text"
         if config:
             inputs |= flatten(load(self._recipe.folder, config), f"{config} ")
         return Step(
             "language model",
             2,
             self._recipe.path(self._compared.lm_exp, ".record.json"),
-            lambda: inputs | {"contents of --lm_train_text": digest_of(*texts)},
+            lambda: inputs | {text: digest_of(*texts)},
             self._actions.train_lm,
             self._checks.language_model,
             needs=(self._tokens,),
             made=(str(self._compared.lm_file),),
+            resumed=self._compared.lm_file.with_name("checkpoint.pth"),
+            adaptable=(f"{config} max_epoch", text),  # it may fetch text itself
         )
 
     def _plan_training(self, cell: Cell) -> Step:

@@ -576,3 +576,45 @@ def test_a_warm_model_of_a_baseline_with_other_epochs_says_so(finished, model):
         in line
     )
     assert f"training baseline: conf/{CONFIG} max_epoch: 20 -> 99; remove it" in line
+
+
+@pytest.fixture
+def lm(finished, model):
+    """A function that plans a run with a language model, which is trained."""
+    config = recipe_of(finished) / "conf/lm.yaml"
+    config.write_text("max_epoch: 3\n")
+    text = recipe_of(finished) / "dump/raw/train/more"
+    text.touch()
+
+    def run():
+        argv = ("--lm_config", "conf/lm.yaml", "--lm_train_text", str(text))
+        return Run(finished, "--use_lm", "true", *argv)
+
+    first = run()
+    first.file, first.again = first.steps._compared.lm_file, run
+    first.file.parent.mkdir()
+    for name in ("3epoch.pth", "checkpoint.pth"):
+        shutil.copy(model / name, first.file.with_name(name))
+    shutil.copy(model / AVERAGE, first.file)
+    first.step["language model"].write_record(done=True)
+    assert first.step["language model"].is_done()
+    return first
+
+
+def test_a_damaged_language_model_is_named_before_decoding(lm):
+    damage(lm.file)
+    line = refusal(lm, "decoding baseline, test_a")
+    assert f"exp/lm_lm/{lm.file.name} is damaged or not there: remove it" in line
+    lm.file.unlink()
+    assert lm.step["language model"].state() == ("to do", f"{lm.file} is not there")
+
+
+def test_a_language_model_is_trained_on_with_more_epochs_alone(lm, finished):
+    (recipe_of(finished) / "conf/lm.yaml").write_text("max_epoch: 2\n")
+    line = refusal(lm.again(), "language model")
+    assert "exp/lm_lm is trained for 3 epochs, more than max_epoch 2: raise it" in line
+    (recipe_of(finished) / "conf/lm.yaml").write_text("max_epoch: 3\noptim: sgd\n")
+    text = recipe_of(finished) / "dump/raw/train/more"
+    text.write_text("train-9 fetched by the step itself\n")
+    line = refusal(lm.again(), "language model")
+    assert "exp/lm_lm was made before a change: conf/lm.yaml optim: none -> sgd" in line

@@ -316,3 +316,9 @@ def test_a_damaged_model_is_not_read_as_if_it_were_whole(training, damage):
     damage(training)
     with pytest.raises(UserError, match="3epoch.pth is damaged or cut short"):
         read_parameters(training / "3epoch.pth")
+
+
+def test_what_deepspeed_saves_is_left_to_espnet(training):
+    gone("checkpoint.pth")(training)
+    training.args.use_deepspeed = True
+    assert repair(training.folder, training.args) == []
