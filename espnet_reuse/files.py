@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Iterator
 
@@ -32,6 +33,15 @@ def written_whole(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def is_whole(path: Path) -> bool:
+    """Return whether what PyTorch saved, a zip archive, is as its checksums say."""
+    with path.open("rb") as file:
+        try:
+            return zipfile.ZipFile(file).testzip() is None
+        except Exception:  # whatever bytes of any kind make zipfile raise
+            return False
 
 
 def write_text(text: str, path: Path) -> None:

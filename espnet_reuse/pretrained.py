@@ -15,6 +15,7 @@ from espnet2.train.abs_espnet_model import AbsESPnetModel
 
 from espnet_reuse.asr.layers.attention_map_reuse import ReuseConfigError
 from espnet_reuse.errors import UserError, one_line
+from espnet_reuse.files import is_whole
 
 
 class Trained(NamedTuple):
@@ -52,8 +53,12 @@ def read_parameters(path: Path) -> dict[str, torch.Tensor]:
 
     Raises:
         OSError: The file cannot be read.
-        UserError: It is not a state dict.
+        UserError: It is damaged, or not a state dict.
     """
+    with path.open("rb") as file:
+        is_zip = file.read(2) == b"PK"  # PyTorch's own archives are: it checks no sums
+    if is_zip and not is_whole(path):
+        raise UserError(f"{path} is damaged or cut short")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:

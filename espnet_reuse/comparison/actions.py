@@ -4,7 +4,6 @@
 
 import contextlib
 import json
-import re
 import shlex
 import shutil
 import subprocess
@@ -15,7 +14,7 @@ from espnet_reuse.comparison.cells import Cell, Comparison, write_config
 from espnet_reuse.comparison.plan import Step
 from espnet_reuse.comparison.runner import Runner
 from espnet_reuse.errors import UserError
-from espnet_reuse.files import need_disk, write_text
+from espnet_reuse.files import write_text
 
 PYTHON = (sys.executable, "-m")
 RUNNER = (*PYTHON, "espnet_reuse.run", "-m")  # registers the encoders
@@ -34,12 +33,6 @@ class Actions:
 
     def _relative(self, path: Path) -> str:
         return str(path.relative_to(self._recipe.folder))
-
-    def _show(self, log: Path, pattern: str) -> None:
-        """Show the lines of a log that begin with a pattern."""
-        for line in log.read_text("utf-8", "replace").splitlines():
-            if re.match(pattern, line):
-                self.runner.display.log(line)
 
     def _asr_sh(self, step: Step, stages: str, log: Path, *options, train_log=None):
         """Run stages of asr.sh, `first-last`, by way of the recipe's run.sh."""
@@ -100,7 +93,7 @@ class Actions:
         options = [self._recipe["local_data_opts"], *pairs(self._recipe.data_options)]
         log = self._log("data")
         self._asr_sh(step, "1-1", log, "--local_data_opts", " ".join(options).strip())
-        self._show(log, "note: ")
+        self.runner.show(log, "note: ")
         self._check_sets(step, "data")
 
     def format_data(self, step: Step) -> None:
@@ -175,27 +168,10 @@ class Actions:
     def train(self, cell: Cell, step: Step) -> None:
         """Train a model, or continue a training that was stopped."""
         folder = cell.folder
-        begun = step.resumed.is_file()
-        if begun and not self._options.resume:
-            raise UserError(
-                f"--resume false: {self._relative(folder)} holds a training that was "
-                "stopped: remove it to start anew"
-            )
         write_config(cell.config, cell.config_file)
-        if cell.model.warm and not begun:
-            self._make_start(cell)
-        needed = self._compared.facts[cell.model.name]["disk_bytes"]
-        room = need_disk(needed, folder, f"the checkpoints of {cell.name}")
-        if needed > 100 * 2**20:
-            self.runner.display.log(f"{step.title}: {room}")
-        if begun:
-            self.runner.command(
-                f"{step.title}: check of the checkpoint",
-                *(*PYTHON, "espnet_reuse.comparison.repair_checkpoint"),
-                self._relative(folder),
-                log=folder / "run_repair.log",
-            )
-        else:
+        if not step.resumed.is_file():
+            if cell.model.warm:
+                self._make_start(cell)
             write_text(commit_of(self._recipe.root) + "\n", folder / "commit")
         options = self._model_options(cell)
         log, train_log = folder / "run_train.log", folder / "train.log"
@@ -216,7 +192,7 @@ class Actions:
             *("--output_dir", self._relative(start)),
             log=log,
         )
-        self._show(log, "Kept|Dropped|Jensen|    layer|Heads")
+        self.runner.show(log, "Kept|Dropped|Jensen|    layer|Heads")
 
     def _trained(self, cell: Cell) -> list[str]:
         """Return the options that name a trained model."""
@@ -289,7 +265,7 @@ class Actions:
             *shlex.split(self._options.analysis_args),
             log=log,
         )
-        self._show(log, "reuse_group_size|Written")
+        self.runner.show(log, "reuse_group_size|Written")
 
 
 def pairs(options: dict[str, str]) -> list[str]:

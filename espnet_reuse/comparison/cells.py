@@ -54,6 +54,7 @@ class Comparison:
         inference: The options in `inference_config`.
         inference_tag: Name of the decoding's folders.
         lm_exp: Folder of the language model, None where there is none.
+        lm_file: The language model that is decoded with, if there is one.
         checked: Folder for the configs of the models and what was found out of them;
             another one for other configs, for runs may go on side by side.
     """
@@ -84,6 +85,9 @@ class Comparison:
             name = Path(recipe["lm_config"] or "train").stem + slug(recipe["lm_args"])
             self.lm_exp = f"exp/lm_{name}"
             self.inference_tag += f"_lm_{name}"
+            self.lm_file = recipe.path(
+                self.lm_exp, recipe["inference_lm"] or "valid.loss.ave.pth"
+            )
         self.models = [models.resolve(name, recipe.folder) for name in options.models]
         if self.models[0].warm:
             raise UserError(

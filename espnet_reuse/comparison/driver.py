@@ -139,8 +139,8 @@ def run(steps: Steps, comparison: Comparison, runner: Runner) -> None:
         if steps.comparison in asked:
             failed |= compare_complete(steps, comparison, runner)
     if failed:
-        names = [step.name for step in asked if step.name in failed]
-        raise UserError("\n".join(str(failed[name]) for name in names))
+        errors = [str(failed[step.name]) for step in asked if step.name in failed]
+        raise UserError("\n".join(dict.fromkeys(errors)))  # several may say the same
 
 
 def compare_complete(steps: Steps, comparison: Comparison, runner: Runner) -> dict:

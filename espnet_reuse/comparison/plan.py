@@ -7,6 +7,7 @@ import functools
 import glob
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -28,6 +29,7 @@ class Step:
         inputs: Function that returns {name: value} of what its result depends on.
             Names of files' contents begin with the file.
         action: Function that does it.
+        check: Function that raises a UserError if the action would lose something.
         needs: Steps whose inputs are inputs of this one, too.
         after: Steps that go before it, but count by what they leave on the disk: data
             that were made again and are the same make nothing stale.
@@ -43,6 +45,7 @@ class Step:
     record: Path
     inputs: Callable[[], dict]
     action: Callable[["Step"], None]
+    check: Callable[["Step"], None] = lambda step: None
     needs: tuple["Step", ...] = ()
     after: tuple["Step", ...] = ()
     made: tuple[str, ...] = ()
@@ -126,7 +129,7 @@ class Step:
             return "to do", "it was begun" if record else ""
         if waiting:
             return "to do", f"after {waiting[0]}"
-        lacking = [p for p in self.made if not glob.glob(p)]
+        lacking = [p for p in self.made if not any(map(os.path.exists, glob.glob(p)))]
         return ("to do", f"{lacking[0]} is not there") if lacking else ("done", "")
 
 

@@ -41,25 +41,34 @@ def read_training(asr_exp: Path) -> dict:
 
     The median of the seconds per epoch is without the first epoch, which warms up, if
     there are more. The best epoch is by the config's criterion; the seconds up to its
-    end are of training and validation. The peak memory is the GPU's if there was one.
+    end are of training and validation, None if an epoch's are lost. The peak memory is
+    the GPU's if there was one.
     """
     config = yaml.safe_load((asr_exp / "config.yaml").read_text(encoding="utf-8"))
     phase, criterion, mode = config["best_model_criterion"][0]
-    stats = safe_torch_load(asr_exp / "checkpoint.pth", "cpu")["reporter"]["stats"]
+    checkpoint = asr_exp / "checkpoint.pth"
+    try:
+        stats = safe_torch_load(checkpoint, "cpu")["reporter"]["stats"]
+    except Exception as e:  # whatever damaged bytes make PyTorch raise
+        raise UserError(
+            f"{checkpoint} is damaged or not there, so that the training's times are "
+            f"not known: name other --models, or move {asr_exp} away to train anew"
+        ) from e
     stats = pandas.json_normalize([{"epoch": n} | stats[n] for n in sorted(stats)])
     stats = stats.set_index("epoch")
     best = int(stats[f"{phase}.{criterion}"].agg(f"idx{mode}"))
     seconds = stats[
         [f"{part}.time.__timedelta_seconds__" for part in ("train", "valid")]
     ]
+    to_best = math.fsum(seconds.reindex(range(1, best + 1)).to_numpy().flat)
     gpu_gb = stats.get("train.gpu_max_cached_mem_GB", pandas.Series(0.0)).max()
     log = (asr_exp / "train.log").read_text(encoding="utf-8", errors="replace")
     peak = re.findall(r"Peak memory: (\d+) MB", log)
     return {
-        "epochs": len(stats),
+        "epochs": int(stats.index[-1]),
         "seconds_per_epoch": seconds.iloc[min(len(stats) - 1, 1) :, 0].median(),
         "best_epoch": best,
-        "seconds_to_best": math.fsum(seconds.loc[:best].to_numpy().flat),
+        "seconds_to_best": None if math.isnan(to_best) else to_best,
         "peak_memory_mb": gpu_gb * 1024 or (float(peak[-1]) if peak else None),
         "peak_memory_of": "gpu" if gpu_gb else "process",
     }

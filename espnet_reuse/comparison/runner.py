@@ -157,6 +157,12 @@ class Runner:
             raise UserError("\n".join(lines))
         self.display.log(f"{what}: done in {time.time() - started:.0f} s")
 
+    def show(self, log: Path, pattern: str) -> None:
+        """Show the lines of a log that begin with a pattern."""
+        for line in log.read_text("utf-8", "replace").splitlines():
+            if re.match(pattern, line):
+                self.display.log(line)
+
     def run_step(self, step: Step) -> None:
         """Do a step if it is not done; a UserError says why it cannot be done."""
         with contextlib.ExitStack() as stack:
@@ -169,11 +175,11 @@ class Runner:
             if refusals:
                 folder = self._shown(step.record.parent)
                 raise UserError(
-                    f"{folder} was made with other settings, or of other data: "
-                    f"{some(refusals)}; remove it, undo the change, or give another "
-                    "config a name of its own"
+                    f"{folder} was made before a change: {some(refusals)}; remove it, "
+                    "undo the change, or give the changed config a name of its own"
                 )
             self.display.log(step.title)
+            step.check(step)
             inputs = step.write_record(done=False)
             step.action(step)
             step.write_record(True, inputs)

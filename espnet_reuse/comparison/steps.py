@@ -9,6 +9,7 @@ from pathlib import Path
 
 from espnet_reuse.comparison.actions import Actions
 from espnet_reuse.comparison.cells import Cell, Comparison
+from espnet_reuse.comparison.checks import Checks
 from espnet_reuse.comparison.models import load
 from espnet_reuse.comparison.plan import Step, digest_of, flatten
 
@@ -50,6 +51,7 @@ class Steps:
     def __init__(self, comparison: Comparison, actions: Actions):
         """Make the steps of what is compared, and of what does them."""
         self._compared, self._actions = comparison, actions
+        self._checks = Checks(comparison, actions.runner)
         self._recipe, self._options = comparison.recipe, comparison.options
         checked, path = comparison.checked, self._recipe.path
         self._configs = Step(
@@ -159,16 +161,20 @@ class Steps:
     def _plan_lm(self) -> Step:
         inputs = self._options_but(OF_TRAINING, OF_DECODING, TEST_SETS)
         texts = [self._recipe.path(x) for x in self._recipe["lm_train_text"].split()]
-        config = self._recipe["lm_config"]
+        config, text = self._recipe["lm_config"], "contents of --lm_train_text"
         if config:
             inputs |= flatten(load(self._recipe.folder, config), f"{config} ")
         return Step(
             "language model",
             2,
             self._recipe.path(self._compared.lm_exp, ".record.json"),
-            lambda: inputs | {"contents of --lm_train_text": digest_of(*texts)},
+            lambda: inputs | {text: digest_of(*texts)},
             self._actions.train_lm,
+            self._checks.language_model,
             needs=(self._tokens,),
+            made=(str(self._compared.lm_file),),
+            resumed=self._compared.lm_file.with_name("checkpoint.pth"),
+            adaptable=(f"{config} max_epoch", text),  # it may fetch text itself
         )
 
     def _plan_training(self, cell: Cell) -> Step:
@@ -185,9 +191,10 @@ class Steps:
             cell.folder / ".training.json",
             lambda: inputs,
             functools.partial(self._actions.train, cell),
+            functools.partial(self._checks.training, cell),
             needs=tuple(needs),
             after=tuple(self._lm),
-            made=(f"{cell.folder}/config.yaml", f"{cell.folder}/*.ave*.pth"),
+            made=(f"{cell.folder}/config.yaml", f"{cell.folder}/*.ave.pth"),
             resumed=cell.folder / "checkpoint.pth",
             adaptable=("config max_epoch",),
             labels={f"config {k}": f"{v} {k}" for k, v in cell.model.sources.items()},
@@ -207,6 +214,7 @@ class Steps:
             folder / ".record.json",
             lambda: inputs | self._contents(place),
             functools.partial(self._actions.decode, cell, name),
+            functools.partial(self._checks.models, [cell]),
             needs=(training, *self._lm),
         )
 
@@ -237,6 +245,7 @@ class Steps:
             exp / ".comparison.json",
             lambda: inputs,
             functools.partial(self._actions.compare, cells),
+            functools.partial(self._checks.models, cells),
             needs=tuple(self.scoring[cell.name] for cell in cells),
             made=tuple(str(exp / name) for name in files),
         )
@@ -252,5 +261,6 @@ class Steps:
                 **self._contents(name),
             },
             functools.partial(self._actions.analyse, cell, name),
+            functools.partial(self._checks.models, [cell]),
             needs=(self.training[cell.name],),
         )

@@ -59,7 +59,7 @@ def model_cells(models: dict) -> list[dict[str, str]]:
         runs = [run["seconds_per_epoch"] for run in model["runs"]]
         spread = f" ({min(runs):.2f}-{max(runs):.2f})" if len(runs) > 1 else ""
         rtf = "{rtf:.5f} ({rtf_min:.5f}-{rtf_max:.5f})".format(**model)
-        peak = model["peak_memory_mb"]
+        peak, to_best = model["peak_memory_mb"], model["seconds_to_best"]
         rows.append(
             {
                 "model": name,
@@ -68,7 +68,7 @@ def model_cells(models: dict) -> list[dict[str, str]]:
                 "epochs (best)": f"{model['epochs']:g} ({model['best_epoch']:g})",
                 "training s/epoch": f"{model['seconds_per_epoch']:.2f}{spread}",
                 "ratio of s/epoch": ratio("seconds_per_epoch", model, first),
-                "s to best": f"{model['seconds_to_best']:.0f}",
+                "s to best": "unknown" if to_best is None else f"{to_best:.0f}",
                 "memory": "unknown" if peak is None else f"{peak:.0f}",
                 "encoder RTF": rtf,
                 "ratio of RTF": ratio("rtf", model, first),

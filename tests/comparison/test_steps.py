@@ -3,19 +3,26 @@
 """The plan of a comparison: what is stale after which change. Nothing is trained."""
 
 import glob
+import io
+import json
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from rich.console import Console
 
 from espnet_reuse.bin.compare import read_options
 from espnet_reuse.comparison.actions import Actions
 from espnet_reuse.comparison.cells import Comparison
+from espnet_reuse.comparison.display import Display
 from espnet_reuse.comparison.plan import explain
 from espnet_reuse.comparison.recipe import Recipe
+from espnet_reuse.comparison.runner import Runner
 from espnet_reuse.comparison.steps import Steps
 from espnet_reuse.errors import UserError
+from espnet_reuse.files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 MADE_BY_RUNS = shutil.ignore_patterns("data", "downloads", "dump", "exp")
@@ -413,3 +420,202 @@ def test_librispeech_is_tested_on_the_parts_that_are_asked_for(root):
     assert recipe.data_options["parts"] == "train-clean-100,test-other"
     with pytest.raises(UserError, match="--parts: none of them is to test on: add one"):
         Recipe(root, "librispeech_100", given | {"parts": "train-clean-100"})
+
+
+# ------------------------------ what is finished is kept ------------------------------
+
+CONFIG = "train_asr_conformer.yaml"
+AVERAGE = "valid.acc.ave.pth"
+
+
+class Run:
+    """A run of the plan, with what it shows; its configs have been checked."""
+
+    def __init__(self, root, *argv):
+        steps = plan(root, *argv)
+        compared, self.output = steps._compared, io.StringIO()
+        display = Display(Console(file=self.output, width=1000))
+        runner = Runner(recipe_of(root), display, 1, [])
+        facts = {"disk_bytes": 1, "checkpoint": AVERAGE}
+        for model in compared.models:
+            shutil.copy(recipe_of(root) / "conf" / CONFIG, self.config(compared, model))
+        names = {compared.checked_config(m).name: facts for m in compared.models}
+        write_json(names, compared.checked / "checked.json")
+        self.steps = Steps(compared, Actions(compared, runner))
+        self.step = {step.name: step for step in self.steps.all}
+        self.do = lambda name: runner.run_step(self.step[name])
+
+    def config(self, compared, model):
+        compared.checked.mkdir(parents=True, exist_ok=True)
+        return compared.checked_config(model)
+
+    def lines(self):
+        return [x.split(") ", 1)[1] for x in self.output.getvalue().splitlines()]
+
+
+@pytest.fixture
+def model(finished):
+    """The folder of a baseline of three epochs whose average is a file of its own."""
+    folder = recipe_of(finished) / "exp/asr_train_asr_conformer"
+    weights = {"w": torch.ones(5000)}
+    for name in ("1epoch.pth", "3epoch.pth", AVERAGE):
+        torch.save(weights, folder / name)
+    stats = {n: {"valid": {"acc": 1.0 / n}} for n in (1, 2, 3)}
+    states = {"model": weights, "reporter": {"stats": stats, "epoch": 3}}
+    torch.save(states, folder / "checkpoint.pth")
+    return folder
+
+
+def damage(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 :][:500] = bytes(500)
+    data[5000:5500] = bytes(500)
+    path.write_bytes(data)
+
+
+def refusal(run, name):
+    with pytest.raises(UserError) as raised:
+        run.do(name)
+    (line,) = str(raised.value).splitlines()
+    return line
+
+
+def make_stale(path):
+    record = json.loads(path.read_text())
+    write_json(record | {"done": False}, path)
+
+
+READERS = (
+    "decoding baseline, test_a",
+    "analysis of baseline",
+    "comparison",
+    "training reuse3_warm",
+)
+
+
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("spoil", [damage, lambda path: path.write_bytes(b"")])
+def test_a_damaged_average_is_named_before_what_reads_it(finished, model, name, spoil):
+    spoil(model / AVERAGE)
+    for other in ("reuse3", "reuse3_warm"):
+        shutil.copy(model / "3epoch.pth", f"{model}_{other}/{AVERAGE}")
+    run = Run(finished)
+    step = run.step[name]
+    make_stale(step.record)
+    if step.resumed:
+        step.resumed.unlink()
+    before = step.record.read_text()
+    assert refusal(run, name) == (
+        f"egs2/custom/asr1/exp/{model.name}/{AVERAGE} is damaged or not there: remove "
+        "it and run all stages: the average is made anew of the epochs' models"
+    )
+    assert step.record.read_text() == before
+
+
+def test_an_average_that_was_removed_is_made_anew(finished, model):
+    assert plan(finished).training["baseline"].is_done()
+    (model / "valid.acc.ave_3best.pth").symlink_to("3epoch.pth")
+    (model / AVERAGE).unlink()
+    (model / AVERAGE).symlink_to("gone.pth")
+    assert plan(finished).training["baseline"].state() == (
+        "to do",
+        f"{model}/*.ave.pth is not there",
+    )
+
+
+def test_a_finished_model_is_not_unmarked_if_it_cannot_be_trained_on(finished, model):
+    edit_config(CONFIG, max_epoch=99)(finished)
+    damage(model / "checkpoint.pth")
+    run = Run(finished)
+    before = {p.name: p.read_bytes() for p in model.iterdir() if p.is_file()}
+    line = refusal(run, "training baseline")
+    assert f"exp/{model.name}/checkpoint.pth is damaged, without which ESPnet" in line
+    assert line.endswith(
+        f"the finished model stays usable: undo conf/{CONFIG} max_epoch: 20 -> 99"
+    )
+    after = {p.name: p.read_bytes() for p in model.iterdir() if p.is_file()}
+    del after["run_repair.log"]
+    assert after == before
+    edit_config(CONFIG, max_epoch=20)(finished)
+    assert all(step.is_done() for step in Run(finished).steps.training.values())
+
+
+def test_resume_false_unmarks_nothing(finished, model):
+    edit_config(CONFIG, max_epoch=99)(finished)
+    run = Run(finished, "--resume", "false")
+    before = run.step["training baseline"].record.read_text()
+    assert refusal(run, "training baseline") == (
+        f"--resume false: exp/{model.name} holds a training: remove it to start anew"
+    )
+    assert run.step["training baseline"].record.read_text() == before
+
+
+def test_max_epoch_in_asr_args_is_said_to_train_from_nothing(finished, model):
+    for argv, told in (
+        (("--asr_args", "--max_epoch 40"), True),
+        (("--asr_args", "--max_epoch=40"), True),
+        (("--asr_args", "--max_epoch 40 --seed 3"), False),  # there is no other
+        (("--seeds", "3", "--asr_args", "--max_epoch 40"), False),
+    ):
+        run = Run(finished, *argv)
+        (name, *_) = run.steps.training
+        step = run.steps.training[name]
+        step.check(step)
+        note = (
+            "note: with --max_epoch in --asr_args baseline is trained from nothing, in "
+            f"{step.record.parent.name}; to continue {model.name}, raise max_epoch in "
+            f"conf/{CONFIG}"
+        )
+        assert run.lines() == [note] * told
+
+
+def test_a_warm_model_of_a_baseline_with_other_epochs_says_so(finished, model):
+    edit_config(CONFIG, max_epoch=99)(finished)
+    line = refusal(Run(finished), "training reuse3_warm")
+    assert (
+        "asr_train_asr_conformer_reuse3_warm was made before a change: training "
+        in line
+    )
+    assert f"training baseline: conf/{CONFIG} max_epoch: 20 -> 99; remove it" in line
+
+
+@pytest.fixture
+def lm(finished, model):
+    """A function that plans a run with a language model, which is trained."""
+    config = recipe_of(finished) / "conf/lm.yaml"
+    config.write_text("max_epoch: 3\n")
+    text = recipe_of(finished) / "dump/raw/train/more"
+    text.touch()
+
+    def run():
+        argv = ("--lm_config", "conf/lm.yaml", "--lm_train_text", str(text))
+        return Run(finished, "--use_lm", "true", *argv)
+
+    first = run()
+    first.file, first.again = first.steps._compared.lm_file, run
+    first.file.parent.mkdir()
+    for name in ("3epoch.pth", "checkpoint.pth"):
+        shutil.copy(model / name, first.file.with_name(name))
+    shutil.copy(model / AVERAGE, first.file)
+    first.step["language model"].write_record(done=True)
+    assert first.step["language model"].is_done()
+    return first
+
+
+def test_a_damaged_language_model_is_named_before_decoding(lm):
+    damage(lm.file)
+    line = refusal(lm, "decoding baseline, test_a")
+    assert f"exp/lm_lm/{lm.file.name} is damaged or not there: remove it" in line
+    lm.file.unlink()
+    assert lm.step["language model"].state() == ("to do", f"{lm.file} is not there")
+
+
+def test_a_language_model_is_trained_on_with_more_epochs_alone(lm, finished):
+    (recipe_of(finished) / "conf/lm.yaml").write_text("max_epoch: 2\n")
+    line = refusal(lm.again(), "language model")
+    assert "exp/lm_lm is trained for 3 epochs, more than max_epoch 2: raise it" in line
+    (recipe_of(finished) / "conf/lm.yaml").write_text("max_epoch: 3\noptim: sgd\n")
+    text = recipe_of(finished) / "dump/raw/train/more"
+    text.write_text("train-9 fetched by the step itself\n")
+    line = refusal(lm.again(), "language model")
+    assert "exp/lm_lm was made before a change: conf/lm.yaml optim: none -> sgd" in line

@@ -3,9 +3,11 @@
 """The comparison run.sh and the mini_an4 recipe, run as a user runs them."""
 
 import contextlib
+import io
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 import yaml
 
 TESTS = Path(__file__).resolve().parents[2]
@@ -238,7 +241,7 @@ def test_a_config_that_was_edited_after_training_is_refused_and_both_values_name
         assert_fails_in_one_line(
             trained,
             trained.command,
-            f"{trained.asr_exp.name} was made with other settings, or of other data: "
+            f"{trained.asr_exp.name} was made before a change: "
             f"conf/train_asr_conformer.yaml {change}; remove it",
         )
         status, output = trained.run(*trained.command, "--dry_run", "true")
@@ -249,6 +252,24 @@ def test_a_config_that_was_edited_after_training_is_refused_and_both_values_name
         config.write_text(content)
     status, output = trained.run(*trained.command, "--dry_run", "true")
     assert status == 0 and not re.search("stale|to do", output), output
+
+
+@pytest.mark.slow
+def test_a_damaged_model_is_refused_and_made_anew_once_it_is_removed(trained):
+    (model,) = trained.asr_exp.glob("[0-9]*epoch.pth")
+    data = model.read_bytes()
+    half = len(data) // 2
+    model.write_bytes(data[:half] + bytes(4096) + data[half + 4096 :])
+    shutil.rmtree(trained.asr_exp / "decode_asr/test")
+    refusal = f"{model.name} is damaged or not there: remove it and run all stages"
+    assert_fails_in_one_line(trained, trained.command, refusal)
+    model.unlink()
+    status, output = trained.run(*trained.command)
+    assert status == 0, output
+    assert f"{model.name} was not saved: restored from checkpoint.pth" in output
+    again = torch.load(model, weights_only=True)
+    before = torch.load(io.BytesIO(data), weights_only=True)
+    assert all(torch.equal(value, before[name]) for name, value in again.items())
 
 
 @pytest.mark.slow
