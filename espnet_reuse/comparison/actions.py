@@ -11,6 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import joblib
+
 from espnet_reuse.comparison.cells import Cell, Comparison, write_config
 from espnet_reuse.comparison.plan import Step
 from espnet_reuse.comparison.runner import Runner
@@ -45,7 +47,7 @@ class Actions:
         """Run stages of asr.sh, `first-last`, by way of the recipe's run.sh."""
         # the data and what all models share are made with nothing beside them
         jobs = self._options.jobs if step.stage > 2 else 1
-        nj = max(1, self._options.nj // jobs)
+        nj = max(1, (self._options.nj or joblib.cpu_count()) // jobs)
         decoding = {"inference_nj": str(nj)}
         if self._recipe["gpu_inference"] == "true":
             decoding = {}  # on GPUs the recipe knows how many decode side by side
@@ -86,6 +88,7 @@ class Actions:
                 *("--configs", *sources, "--asr_args", self._options.asr_args),
                 *("--inference_config", self._compared.inference_config),
                 *("--inference_args", self._options.inference_args),
+                *("--analysis_args", self._options.analysis_args),
                 *("--output", self._compared.checked / "checked.json"),
                 log=self._log("check_configs"),
             )
@@ -286,5 +289,5 @@ def pairs(options: dict[str, str]) -> list[str]:
 def commit_of(root: Path) -> str:
     """Return the commit that the repository is at."""
     command = ["git", "-C", str(root), "rev-parse", "--short", "HEAD"]
-    run = subprocess.run(command, capture_output=True, text=True)
+    run = subprocess.run(command, capture_output=True, encoding="utf-8")
     return run.stdout.strip() or "unknown"

@@ -90,7 +90,12 @@ class Comparison:
                 f"--models: '{self.models[0].name}' is fine-tuned from the first "
                 "model: put a baseline before it"
             )
-        for model in self.models:
+        for n, model in enumerate(self.models):
+            for other in self.models[:n]:
+                if (other.config, other.warm) == (model.config, model.warm):
+                    raise UserError(
+                        f"--models: '{other.name}' and '{model.name}' are the same"
+                    )
             if model.warm and "reuse_group_size" not in model.config["encoder_conf"]:
                 raise UserError(
                     f"--models: '{model.name}' does not reuse maps: only models that "
@@ -106,6 +111,7 @@ class Comparison:
         configs = {model.name: model.config for model in self.models}
         configs["decoding"] = [flatten(self.inference), options.inference_args]
         configs["asr_args"] = options.asr_args
+        configs["analysis_args"] = options.analysis_args
         digest = hashlib.sha256(json.dumps(configs).encode()).hexdigest()[:8]
         self.checked = self.exp / "configs" / digest
 
