@@ -65,12 +65,10 @@ class Actions:
     def _check_sets(self, step: Step, folder: str) -> None:
         """Check the tables and the audio of all sets in a folder."""
         recipe = self._recipe
-        # not the sets that an earlier run has left beside them
-        sets = [*recipe.train_sets, recipe["valid_set"], *recipe.test_sets]
         self.runner.command(
             f"{step.title}: check of {folder}",
             *(*PYTHON, "espnet_reuse.data.check"),
-            *(f"{folder}/{name}" for name in sets),
+            *(f"{folder}/{name}" for name in recipe.sets),
             log=self._log("check_data"),
         )
 
@@ -262,13 +260,6 @@ class Actions:
 
     def analyse(self, cell: Cell, name: str, step: Step) -> None:
         """Analyse the attention maps of a model on a set."""
-        sets = self._recipe.path("dump/raw")
-        if not (sets / name).is_dir():
-            there = " ".join(sorted(path.name for path in sets.glob("[!.]*")))
-            raise UserError(
-                f"--analysis_set: there is no set '{name}' in dump/raw; choose from: "
-                f"{there}"
-            )
         output, log = step.record.parent, cell.folder / "run_analysis.log"
         self.runner.command(
             step.title,

@@ -14,7 +14,7 @@ import yaml
 
 from espnet_reuse.comparison import models
 from espnet_reuse.comparison.plan import flatten
-from espnet_reuse.comparison.recipe import Recipe
+from espnet_reuse.comparison.recipe import Recipe, refuse_spaces
 from espnet_reuse.errors import UserError
 from espnet_reuse.files import write_text
 
@@ -71,6 +71,7 @@ class Comparison:
         config = config if config.is_file() else Path(name).absolute()
         if not config.is_file():
             raise UserError(f"--inference_config: there is no file '{name}'")
+        refuse_spaces("inference_config", str(config))
         self.inference_config = config
         self.inference = models.load(config.parent, config.name)
         if self.inference.get("lm_weight") and not recipe.has_lm:
@@ -78,13 +79,21 @@ class Comparison:
                 f"--inference_config: {config.name} weighs a language model, of which "
                 "there is none: add --use_lm true, or take another"
             )
+        there = [path.name for path in recipe.path("dump/raw").glob("[!.]*")]
+        name, sets = options.analysis_set, sorted({*recipe.sets, *there})
+        if name and name not in sets:
+            choice = " ".join(sets)
+            raise UserError(f"--analysis_set: no set '{name}'; choose from: {choice}")
         self.inference_tag = config.stem + slug(options.inference_args)
         self.lm_exp = None
         if recipe.has_lm:
             name = Path(recipe["lm_config"] or "train").stem + slug(recipe["lm_args"])
             self.lm_exp = f"exp/lm_{name}"
             self.inference_tag += f"_lm_{name}"
-        self.models = [models.resolve(name, recipe.folder) for name in options.models]
+        try:
+            self.models = [models.resolve(m, recipe.folder) for m in options.models]
+        except UserError as e:
+            raise UserError(f"--models: {e}") from e
         if self.models[0].warm:
             raise UserError(
                 f"--models: '{self.models[0].name}' is fine-tuned from the first "

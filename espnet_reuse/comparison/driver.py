@@ -142,10 +142,11 @@ def run(steps: Steps, comparison: Comparison, runner: Runner) -> None:
                     )
         if prepared and not all(step.is_done() for step in data):
             prepared = False  # another run made other data before we had the lock
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            with contextlib.suppress(OSError):  # where there are no locks
+                fcntl.flock(lock, fcntl.LOCK_EX)
         runner.run_all(data)
         if not prepared:
-            with contextlib.suppress(OSError):  # where there are no locks
+            with contextlib.suppress(OSError):
                 fcntl.flock(lock, fcntl.LOCK_SH)
         failed = runner.run([step for step in asked if step.stage in (3, 4, 5, 7)])
         if steps.comparison in asked:

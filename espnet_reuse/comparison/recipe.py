@@ -21,6 +21,15 @@ SETS = ("train_set", "valid_set", "test_sets")
 NUMBER = re.compile(r"\d+(\.\d+)?[kK]?")
 
 
+def refuse_spaces(option: str, path: str) -> None:
+    """Raise a UserError if a path has spaces."""
+    if len(path.split()) > 1:
+        raise UserError(
+            f"--{option}: ESPnet's scripts do not take a path with spaces: '{path}'; "
+            "make a link to it without spaces"
+        )
+
+
 class Recipe:
     """A folder egs2/<corpus>/asr1, and the options of its asr.sh in this run.
 
@@ -119,11 +128,7 @@ class Recipe:
             # a folder; names of sets are asr.sh's, too
             if "/" in value or (not for_asr and Path(value).is_dir()):
                 value = os.path.abspath(value)
-                if len(value.split()) > 1:
-                    raise UserError(
-                        f"--{option}: ESPnet's scripts do not take a path with spaces: "
-                        f"'{value}'; make a link to it without spaces"
-                    )
+                refuse_spaces(option, value)
             # asr.sh splits local_data_opts at spaces
             self.data_options[option] = ",".join(value.split()) or ","
 
@@ -168,6 +173,11 @@ class Recipe:
     def test_sets(self) -> list[str]:
         """The sets to decode."""
         return self["test_sets"].split()
+
+    @property
+    def sets(self) -> list[str]:
+        """All sets of this run; an earlier one may have left others beside them."""
+        return [*self.train_sets, self["valid_set"], *self.test_sets]
 
     @property
     def has_lm(self) -> bool:
