@@ -83,10 +83,12 @@ class Actions:
             self.runner.command(
                 step.title,
                 *(*RUNNER, "espnet_reuse.comparison.check_config"),
-                *("--configs", *sources, "--asr_args", self._options.asr_args),
+                *("--configs", *sources),
                 *("--inference_config", self._compared.inference_config),
-                *("--inference_args", self._options.inference_args),
-                *("--analysis_args", self._options.analysis_args),
+                # with =, for a value may be a single word that begins with dashes
+                f"--asr_args={self._options.asr_args}",
+                f"--inference_args={self._options.inference_args}",
+                f"--analysis_args={self._options.analysis_args}",
                 *("--output", self._compared.checked / "checked.json"),
                 log=self._log("check_configs"),
             )
