@@ -80,13 +80,11 @@ def number(least: int, most: int):
     """Return a function that reads a whole number between two."""
 
     def read(text: str) -> int:
-        # no number of thousands of digits, which Python does not read
-        value = int(text) if text.isdecimal() and len(text) < 99 else -1
-        if not least <= value <= most:
+        if not text.isdecimal() or not least <= int(text) <= most:
             raise argparse.ArgumentTypeError(
                 f"'{text}' is not a whole number from {least} to {most}"
             )
-        return value
+        return int(text)
 
     return read
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from espnet_reuse.bin.parser import named
 from espnet_reuse.comparison import models
 from espnet_reuse.comparison.plan import flatten
 from espnet_reuse.comparison.recipe import Recipe, refuse_spaces
@@ -90,10 +91,8 @@ class Comparison:
             name = Path(recipe["lm_config"] or "train").stem + slug(recipe["lm_args"])
             self.lm_exp = f"exp/lm_{name}"
             self.inference_tag += f"_lm_{name}"
-        try:
+        with named("--models"):
             self.models = [models.resolve(m, recipe.folder) for m in options.models]
-        except UserError as e:
-            raise UserError(f"--models: {e}") from e
         if self.models[0].warm:
             raise UserError(
                 f"--models: '{self.models[0].name}' is fine-tuned from the first "

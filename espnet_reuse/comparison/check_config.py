@@ -25,7 +25,7 @@ VOCABULARY = 5000  # tokens, an upper bound: a model's size before there are tok
 # Options that the recipe sets, or after which nothing is trained.
 RESERVED = re.compile(
     "output(_dir)?|cache|config|.*data_(dir|path_and_name_and_type)|.*_shape_file"
-    "|key_file|.*train_config|.*(model|lm|ngram)_file|token_(type|list)|bpemodel"
+    "|key_file|asr_train_config|asr_model_file|token_(type|list)|bpemodel"
     "|non_linguistic_symbols|cleaner|g2p|use_preprocessor|ngpu|resume|collect_stats"
     "|multiprocessing_distributed|dry_run|print_config|no_forward_run"
 )
@@ -84,9 +84,7 @@ def describe(config: str, train_args: argparse.Namespace) -> dict:
                 scheduler = scheduler_classes[train_args.scheduler]
                 scheduler(optimizer, **train_args.scheduler_conf)
     except Exception as e:  # whatever a wrong option makes ESPnet raise
-        kind = type(e)  # Python's own say little without it
-        what = f"{kind.__name__}: " if kind.__module__ == "builtins" else ""
-        raise UserError(f"{config}: {what}{one_line(e)}") from e
+        raise UserError(f"{config}: {one_line(e)}") from e
     parameters = sum(p.numel() for p in model.parameters())
     phase, criterion, _ = train_args.best_model_criterion[0]
     epochs = numpy.max(train_args.keep_nbest_models)  # a number, or several

@@ -18,7 +18,7 @@ RESERVED = re.compile(
     "|download_model|hyp_cleaner|(local_)?score_opts|local_data_opts"
 )
 SETS = ("train_set", "valid_set", "test_sets")
-NUMBER = re.compile(r"\d+(\.\d+)?[kK]?")
+NUMBER = r"\d+(?:\.\d+)?[kK]?"
 
 
 def refuse_spaces(option: str, path: str) -> None:
@@ -115,10 +115,9 @@ class Recipe:
             )
         if for_asr:
             text = self.path("asr.sh").read_text(encoding="utf-8")
-            default = re.search(rf"^{option}=(\S*)", text, re.MULTILINE)
-            number = default and NUMBER.fullmatch(default[1])
-            positive = number and (number[1] or re.search("[1-9]", value))
-            if number and not (positive and NUMBER.fullmatch(value)):
+            default = re.search(rf"^{option}=({NUMBER})\s", text, re.MULTILINE)
+            least = "" if default and "." in default[1] else "(?=.*[1-9])"
+            if default and not re.fullmatch(least + NUMBER, value):
                 raise UserError(
                     f"--{option}: '{value}' is not a positive number, as ESPnet's "
                     f"{default[1]} is"
@@ -135,14 +134,13 @@ class Recipe:
     def _find_wrong_sets(self) -> Iterator[str]:
         """Say what is wrong with the names of the sets."""
         for option in SETS:
-            sets = self[option].split()
-            if not sets or (len(sets) > 1 and option != "test_sets"):
-                yield f"--{option}: '{self[option]}' is not the name of one set"
-            for name in dict.fromkeys(sets):
+            value = self[option]
+            sets = value.split() if option == "test_sets" else [value]
+            for name in dict.fromkeys(sets or [""]):
                 if not re.fullmatch(r"\w[\w.+-]*", name):
                     yield (
-                        f"--{option}: '{name}' is not the name of a set; several have "
-                        "spaces between them"
+                        f"--{option}: '{name}' is not the name of a set; several test "
+                        "sets have spaces between them"
                     )
                 if sets.count(name) > 1:
                     yield f"--{option}: '{name}' is there more than once"

@@ -109,7 +109,7 @@ COMMANDS = [
     row("a config cut short", "--models cut", "is not YAML"),
     # numbers
     row("jobs without end", "--jobs 99999999999", "--jobs: '99999999999'"),
-    row("a number of 5000 digits", f"--nj {'9' * 5000}", "--nj: '999"),
+    row("a number of 5000 digits", f"--nj {'9' * 5000}", "--nj: invalid"),
     row("jobs in letters", "--nj 4x", "--nj: '4x' is not a whole number"),
     row("a vocabulary in letters", "--nbpe abc", "--nbpe: 'abc' is not a"),
     row("a vocabulary of nothing", "--nbpe ''", "--nbpe: '' is not a"),
