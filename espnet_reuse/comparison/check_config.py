@@ -73,18 +73,28 @@ def parse(
     return args
 
 
-def describe(config: str, train_args: argparse.Namespace) -> dict:
-    """Return a model's part of what `check` returns, or raise a UserError."""
+def build(config: str, train_args: argparse.Namespace) -> torch.nn.Module:
+    """Build the model of a config without values, which takes no memory and no time.
+
+    Raises:
+        UserError: An option is wrong.
+    """
     train_args.token_list = [str(i) for i in range(VOCABULARY)]
     try:
-        with torch.device("meta"):  # takes no memory and no time
+        with torch.device("meta"):
             model = ASRTask.build_model(train_args)
         for optimizer in ASRTask.build_optimizers(train_args, model):
             if train_args.scheduler:
                 scheduler = scheduler_classes[train_args.scheduler]
                 scheduler(optimizer, **train_args.scheduler_conf)
+        return model
     except Exception as e:  # whatever a wrong option makes ESPnet raise
         raise UserError(f"{config}: {one_line(e)}") from e
+
+
+def describe(config: str, train_args: argparse.Namespace) -> dict:
+    """Return a model's part of what `check` returns, or raise a UserError."""
+    model = build(config, train_args)
     parameters = sum(p.numel() for p in model.parameters())
     phase, criterion, _ = train_args.best_model_criterion[0]
     epochs = numpy.max(train_args.keep_nbest_models)  # a number, or several
