@@ -18,6 +18,7 @@ from espnet2.tasks.abs_task import scheduler_classes
 from espnet2.tasks.asr import ASRTask
 
 from espnet_reuse.bin import analyze
+from espnet_reuse.bin.parser import named
 from espnet_reuse.errors import UserError, one_line, reported_errors
 from espnet_reuse.files import write_json
 
@@ -37,13 +38,12 @@ LEAST = {
 
 
 def parse(
-    parser: argparse.ArgumentParser, source: str, needed: list[str], more: str
+    parser: argparse.ArgumentParser, config: str, needed: list[str], more: str
 ) -> argparse.Namespace:
-    """Read the needed options, and more of the user's, as the parser's program does.
+    """Read a config, if any, with more options, as the program of this parser does.
 
     Raises:
-        UserError: A file is missing or not YAML, or an option is wrong; the message
-            begins with the source of the options.
+        UserError: The file is missing or not YAML, or an option is wrong.
     """
 
     def refuse(message):
@@ -52,6 +52,7 @@ def parse(
     parser.error = refuse  # instead of the usage, some hundred lines
     parser.exit = lambda: refuse("--help stands alone")
     try:
+        needed = [*(("--config", config) if config else ()), *needed]
         words = [*needed, *shlex.split(more)]
         args = parser.parse_args(words)
         values = vars(args) | (vars(args).get("model_conf") or {})
@@ -69,7 +70,7 @@ def parse(
             if given[name] != set_[name]:
                 refuse(f"--{name}: run.sh sets it, or does without")
     except (yaml.YAMLError, ValueError) as e:  # YAML: also a value in `more`
-        raise UserError(f"{source} {more}".strip() + f": {one_line(e)}") from e
+        raise UserError(f"{f'{config} {more}'.strip()}: {one_line(e)}") from e
     return args
 
 
@@ -126,15 +127,18 @@ def check(
         UserError: A model cannot be built or decoded so, or its features differ from
             the first model's.
     """
-    parser, needed = asr_inference.get_parser(), ["--config", inference_config]
-    needed += ["--output_dir=-", "--data_path_and_name_and_type=-,speech,sound"]
-    decoding = parse(parser, inference_config, needed, inference_args)
-    needed = [f"--asr_train_config={__file__}", f"--asr_model_file={__file__}"]
-    needed += ["--data_dir=-"]
-    parse(analyze.get_parser(), "--analysis_args", needed, analysis_args)
+    decoding = parse(
+        asr_inference.get_parser(),
+        inference_config,
+        ["--output_dir=-", "--data_path_and_name_and_type=-,speech,sound"],
+        inference_args,
+    )
+    model = [f"--asr_train_config={__file__}", f"--asr_model_file={__file__}"]
+    with named("--analysis_args"):
+        parse(analyze.get_parser(), "", [*model, "--data_dir=-"], analysis_args)
     checked, frontends = {}, []
     for config in configs:
-        train_args = parse(ASRTask.get_parser(), config, ["--config", config], asr_args)
+        train_args = parse(ASRTask.get_parser(), config, [], asr_args)
         checked[config] = describe(config, train_args)
         if train_args.model_conf.get("ctc_weight") == 1.0 and decoding.ctc_weight != 1:
             # ESPnet's beam search preselects tokens by the scores of a decoder

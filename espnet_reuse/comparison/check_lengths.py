@@ -72,7 +72,7 @@ def find_too_long(
         counts = read_2columns_text(stats / part / "text_shape")
         found = []
         for utt_id, length in samples.items():
-            available = frames(int(length))
+            available = frames(int(length.split(",")[0]))  # samples,channels
             # every token may equal the one before it
             if 2 * int(counts[utt_id]) - 1 > available:
                 tokens = preprocess(utt_id, {"text": text[utt_id]})["text"]
@@ -91,8 +91,7 @@ def main():
     args = parser.parse_args()
     notes = {}
     for name, config in (model.split("=", 1) for model in args.models):
-        needed = ["--config", config]
-        train_args = parse(ASRTask.get_parser(), config, needed, args.asr_args)
+        train_args = parse(ASRTask.get_parser(), config, [], args.asr_args)
         model = build(config, train_args)
         frames = count_frames(model)
         if frames is None or model.ctc_weight == 0:
