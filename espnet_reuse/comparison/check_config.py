@@ -30,7 +30,7 @@ RESERVED = re.compile(
     "|non_linguistic_symbols|cleaner|g2p|use_preprocessor|ngpu|resume|collect_stats"
     "|multiprocessing_distributed|dry_run|print_config|no_forward_run"
 )
-LEAST = {
+LEAST = {  # of what ESPnet takes in silence, or refuses late
     1: "max_epoch|keep_nbest_models|accum_grad|num_iters_per_epoch|beam_size|nbest"
     "|((max|min|valid)_)?batch_(size|bins)",
     0: "patience|num_workers|seed",

@@ -21,15 +21,6 @@ SETS = ("train_set", "valid_set", "test_sets")
 NUMBER = r"\d+(?:\.\d+)?[kK]?"
 
 
-def refuse_spaces(option: str, path: str) -> None:
-    """Raise a UserError if a path has spaces."""
-    if len(path.split()) > 1:
-        raise UserError(
-            f"--{option}: ESPnet's scripts do not take a path with spaces: '{path}'; "
-            "make a link to it without spaces"
-        )
-
-
 class Recipe:
     """A folder egs2/<corpus>/asr1, and the options of its asr.sh in this run.
 
@@ -127,7 +118,11 @@ class Recipe:
             # a folder; names of sets are asr.sh's, too
             if "/" in value or (not for_asr and Path(value).is_dir()):
                 value = os.path.abspath(value)
-                refuse_spaces(option, value)
+                if len(value.split()) > 1:
+                    raise UserError(
+                        f"--{option}: ESPnet's scripts do not take a path with spaces: "
+                        f"'{value}'; make a link to it without spaces"
+                    )
             # asr.sh splits local_data_opts at spaces
             self.data_options[option] = ",".join(value.split()) or ","
 

@@ -149,7 +149,7 @@ COMMANDS = [
     row(
         "a decoding's path with spaces",
         "--inference_config '{root}/with space/x.yaml'",
-        "--inference_config: ESPnet's scripts do not take a path with spaces",
+        "with space/x.yaml', or its path has spaces",
     ),
     # what the check of the configs looks at, stage 0
     row("no epochs", "--asr_args '--max_epoch 0'", "max_epoch: 0 is less"),
