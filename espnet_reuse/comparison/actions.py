@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import joblib
+
 from espnet_reuse.comparison.cells import Cell, Comparison, write_config
 from espnet_reuse.comparison.plan import Step
 from espnet_reuse.comparison.runner import Runner
@@ -38,7 +40,7 @@ class Actions:
         """Run stages of asr.sh, `first-last`, by way of the recipe's run.sh."""
         # the data and what all models share are made with nothing beside them
         jobs = self._options.jobs if step.stage > 2 else 1
-        nj = max(1, self._options.nj // jobs)
+        nj = max(1, (self._options.nj or joblib.cpu_count()) // jobs)
         decoding = {"inference_nj": str(nj)}
         if self._recipe["gpu_inference"] == "true":
             decoding = {}  # on GPUs the recipe knows how many decode side by side
@@ -56,12 +58,10 @@ class Actions:
     def _check_sets(self, step: Step, folder: str) -> None:
         """Check the tables and the audio of all sets in a folder."""
         recipe = self._recipe
-        # not the sets that an earlier run has left beside them
-        sets = [*recipe.train_sets, recipe["valid_set"], *recipe.test_sets]
         self.runner.command(
             f"{step.title}: check of {folder}",
             *(*PYTHON, "espnet_reuse.data.check"),
-            *(f"{folder}/{name}" for name in sets),
+            *(f"{folder}/{name}" for name in recipe.sets),
             log=self._log("check_data"),
         )
 
@@ -76,9 +76,12 @@ class Actions:
             self.runner.command(
                 step.title,
                 *(*RUNNER, "espnet_reuse.comparison.check_config"),
-                *("--configs", *sources, "--asr_args", self._options.asr_args),
+                *("--configs", *sources),
                 *("--inference_config", self._compared.inference_config),
-                *("--inference_args", self._options.inference_args),
+                # with =, for a value may be a single word that begins with dashes
+                f"--asr_args={self._options.asr_args}",
+                f"--inference_args={self._options.inference_args}",
+                f"--analysis_args={self._options.analysis_args}",
                 *("--output", self._compared.checked / "checked.json"),
                 log=self._log("check_configs"),
             )
@@ -122,7 +125,7 @@ class Actions:
             *(*RUNNER, "espnet_reuse.comparison.check_lengths"),
             *("--stats", self._relative(self._recipe.stats_dir), "--models"),
             *(f"{m.name}={self._compared.checked_config(m)}" for m in models),
-            *("--asr_args", self._options.asr_args),
+            f"--asr_args={self._options.asr_args}",
             log=log,
         )
         self._show(log, "note: ")
@@ -249,13 +252,6 @@ class Actions:
 
     def analyse(self, cell: Cell, name: str, step: Step) -> None:
         """Analyse the attention maps of a model on a set."""
-        sets = self._recipe.path("dump/raw")
-        if not (sets / name).is_dir():
-            there = " ".join(sorted(path.name for path in sets.glob("[!.]*")))
-            raise UserError(
-                f"--analysis_set: there is no set '{name}' in dump/raw; choose from: "
-                f"{there}"
-            )
         output, log = step.record.parent, cell.folder / "run_analysis.log"
         self.runner.command(
             step.title,
@@ -276,5 +272,5 @@ def pairs(options: dict[str, str]) -> list[str]:
 def commit_of(root: Path) -> str:
     """Return the commit that the repository is at."""
     command = ["git", "-C", str(root), "rev-parse", "--short", "HEAD"]
-    run = subprocess.run(command, capture_output=True, text=True)
+    run = subprocess.run(command, capture_output=True, encoding="utf-8")
     return run.stdout.strip() or "unknown"

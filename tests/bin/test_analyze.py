@@ -52,7 +52,7 @@ def write_data_dir(folder, an4, chosen):
         speaker, audio = f"spk{n % 3}", folder / f"{n}.flac"
         soundfile.write(audio, wav, 16000)
         for name, value in ("wav.scp", audio), ("text", words), ("utt2spk", speaker):
-            with open(folder / name, "a") as file:
+            with open(folder / name, "a", encoding="utf-8") as file:
                 print(f"{speaker}-{n} {value}", file=file)
     return folder
 

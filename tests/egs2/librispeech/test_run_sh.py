@@ -64,7 +64,7 @@ def last_line(output):
             "--seeds '1 two'", "--seeds: 'two' is not a whole number", id="seeds"
         ),
         pytest.param("--resume maybe", "--resume: 'maybe' is not", id="resume"),
-        pytest.param("--ngpu 99", "99 GPUs are asked for, this machine", id="GPUs"),
+        pytest.param("--ngpu 99", "99 GPUs are asked for, PyTorch finds", id="GPUs"),
     ],
 )
 def test_what_cannot_end_well_is_said_in_one_line(repository, corpus, options, message):
