@@ -64,7 +64,8 @@ class Actions:
         """Check the tables and the audio of all sets in a folder."""
         recipe = self._recipe
         # not the sets that an earlier run has left beside them
-        sets = [*recipe.train_sets, recipe["valid_set"], *recipe.test_sets]
+        train_set = recipe["train_set"] if folder == "data" else recipe.trained_on
+        sets = [train_set, recipe["valid_set"], *recipe.test_sets]
         self.runner.command(
             f"{step.title}: check of {folder}",
             *(*PYTHON, "espnet_reuse.data.check"),
@@ -112,13 +113,19 @@ class Actions:
         for folder in ("dump/raw", "dump/raw/org"):
             self._check_sets(step, folder)
         config = self._relative(self._compared.checked_config(self._compared.models[0]))
-        self._asr_sh(
-            step,
-            "5-10",
-            self._log("tokens"),
-            *("--asr_config", config, "--asr_args", self._options.asr_args),
-            *("--use_lm", "false"),
-        )
+        try:
+            self._asr_sh(
+                step,
+                "5-10",
+                self._log("tokens"),
+                *("--asr_config", config, "--asr_args", self._options.asr_args),
+                *("--use_lm", "false"),
+            )
+        except UserError as e:
+            # sentencepiece's bound, under the names that the options have here
+            why = re.sub(r"\w+: Internal: .*] (?=Vocabulary)", "--nbpe: ", str(e))
+            why = why.replace("--character_coverage", "--bpe_char_cover")
+            raise UserError(why) from e
 
     def train_lm(self, step: Step) -> None:
         """Train the language model; some recipes have more text for it."""
@@ -126,7 +133,7 @@ class Actions:
             options = self._recipe.data_options | {"external_text": "true"}
             self.runner.command(
                 f"{step.title}: text",
-                *("local/data.sh", *pairs(options), "--stage", 4, "--stop_stage", 4),
+                *("local/data.sh", *pairs(options), "--stage", 3, "--stop_stage", 3),
                 log=self._log("lm_text"),
             )
         lm_exp = ("--lm_exp", self._compared.lm_exp)

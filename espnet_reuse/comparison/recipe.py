@@ -8,6 +8,7 @@ import shlex
 import subprocess
 from pathlib import Path
 
+from espnet_reuse.data.perturb_speed import check_factors
 from espnet_reuse.errors import UserError
 
 # A run sets these itself, or does without them.
@@ -18,6 +19,17 @@ RESERVED = re.compile(
 )
 # Words with spaces or commas between them.
 SETS = ("train_set", "valid_set", "test_sets")
+
+FILES = ("bpe_train_text", "lm_train_text", "lm_dev_text", "lm_test_text", "nlsyms_txt")
+VALUES = {  # {option: (regular expression, what it should be)}
+    "token_type": (
+        "bpe|char|word|whisper_en|whisper_multilingual|hugging_face",
+        "bpe, char, word or another of asr.sh's",
+    ),
+    "nbpe": ("[1-9][0-9]*", "a whole number from 1 up"),
+    "bpemode": ("unigram|bpe|char|word", "unigram, bpe, char or word"),
+    "bpe_char_cover": (r"0\.9[89][0-9]*|1(\.0*)?", "a share from 0.98 to 1"),
+}
 
 
 class Recipe:
@@ -47,6 +59,7 @@ class Recipe:
         for option, value in chosen.items():
             self._take(option, value)
         self.options = self._read_conf() | self.chosen
+        self._check_values()
         if "parts" in self.data_options and "test_sets" not in self.chosen:
             self._choose_test_sets(self.data_options["parts"])
 
@@ -115,6 +128,26 @@ class Recipe:
             # asr.sh splits local_data_opts at spaces
             self.data_options[option] = ",".join(value.split()) or ","
 
+    def _check_values(self) -> None:
+        """Check options in which asr.sh finds a mistake late, or never.
+
+        Raises:
+            UserError: Options are wrong, a line for each.
+        """
+        check_factors(self["speed_perturb_factors"])
+        problems = [
+            f"--{option}: '{self[option]}' is not {right}"
+            for option, (pattern, right) in VALUES.items()
+            if self[option] and not re.fullmatch(pattern, self[option])
+        ]
+        for option in FILES:
+            for path in self[option].split():
+                made = re.match("data/|dump/|none$", path)  # perhaps, by this run
+                if not made and not self.path(path).is_file():
+                    problems.append(f"--{option}: no file '{self.path(path)}'")
+        if problems:
+            raise UserError("\n".join(problems))
+
     def _choose_test_sets(self, parts: str) -> None:
         """Test on those of the recipe's test sets that are among the parts."""
         chosen = parts.replace("-", "_").split(",")
@@ -131,9 +164,9 @@ class Recipe:
         self.chosen[option] = self.options[option] = value
 
     @property
-    def train_sets(self) -> list[str]:
-        """The set to train on, and the same at several speeds, if it is there."""
-        return [self["train_set"], f"{self['train_set']}_sp"]
+    def trained_on(self) -> str:
+        """The training set, or asr.sh's name for the same at several speeds."""
+        return self["train_set"] + ("_sp" if self["speed_perturb_factors"] else "")
 
     @property
     def test_sets(self) -> list[str]:
