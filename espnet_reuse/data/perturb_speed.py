@@ -115,13 +115,14 @@ def main(argv: list[str] | None = None):
     parser = argparse.ArgumentParser(prog, description=__doc__)
     parser.add_argument("--utt_extra_files", help="not used: text is all there is")
     parser.add_argument("--nj", type=int, default=1, help="processes")
-    parser.add_argument("factor")
-    parser.add_argument("source", type=Path)
-    parser.add_argument("target", type=Path)
+    parser.add_argument("factor", help="without directories: factors, to check them")
+    parser.add_argument("source", type=Path, nargs="?")
+    parser.add_argument("target", type=Path, nargs="?")
     args = parser.parse_args(argv)
     with reported_errors(prog, interrupted="the next run continues"):
         check_factors(args.factor)
-        perturb_data_dir(args.factor, args.source, args.target, args.nj)
+        if args.target:
+            perturb_data_dir(args.factor, args.source, args.target, args.nj)
 
 
 if __name__ == "__main__":

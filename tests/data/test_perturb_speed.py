@@ -209,3 +209,20 @@ def test_stage_2_of_each_recipes_own_run_sh_needs_no_sox(repository, corpus):
     validate = ("utils/validate_data_dir.sh", "--no-feats", perturbed)
     status, output = repository.run(*validate, cwd=recipe)
     assert status == 0, output
+
+
+@pytest.mark.parametrize("factors", ["fast", "1.0 1.0", "-1", "-fast"])
+def test_a_recipes_own_run_sh_refuses_wrong_factors_before_it_makes_anything(
+    copy_repository, factors
+):
+    recipe = copy_repository().recipe_of("mini_an4")
+    run = subprocess.run(
+        ["./run.sh", "--speed_perturb_factors", factors, "--stop_stage", "2"],
+        cwd=recipe,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode != 0
+    error = f"perturb_speed: error: --speed_perturb_factors: '{factors}' "
+    assert error in run.stderr.splitlines()[-1]
+    assert not (recipe / "data").exists() and not (recipe / "dump").exists()
