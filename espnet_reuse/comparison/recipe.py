@@ -22,10 +22,6 @@ SETS = ("train_set", "valid_set", "test_sets")
 
 FILES = ("bpe_train_text", "lm_train_text", "lm_dev_text", "lm_test_text", "nlsyms_txt")
 VALUES = {  # {option: (regular expression, what it should be)}
-    "token_type": (
-        "bpe|char|word|whisper_en|whisper_multilingual|hugging_face",
-        "bpe, char, word or another of asr.sh's",
-    ),
     "nbpe": ("[1-9][0-9]*", "a whole number from 1 up"),
     "bpemode": ("unigram|bpe|char|word", "unigram, bpe, char or word"),
     "bpe_char_cover": (r"0\.9[89][0-9]*|1(\.0*)?", "a share from 0.98 to 1"),
