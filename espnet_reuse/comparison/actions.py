@@ -58,10 +58,13 @@ class Actions:
     def _check_sets(self, step: Step, folder: str) -> None:
         """Check the tables and the audio of all sets in a folder."""
         recipe = self._recipe
+        sets = recipe.sets
+        if folder == "data":
+            sets[0] = recipe["train_set"]  # at its own speed
         self.runner.command(
             f"{step.title}: check of {folder}",
             *(*PYTHON, "espnet_reuse.data.check"),
-            *(f"{folder}/{name}" for name in recipe.sets),
+            *(f"{folder}/{name}" for name in sets),
             log=self._log("check_data"),
         )
 
@@ -108,13 +111,19 @@ class Actions:
         for folder in ("dump/raw", "dump/raw/org"):
             self._check_sets(step, folder)
         config = self._relative(self._compared.checked_config(self._compared.models[0]))
-        self._asr_sh(
-            step,
-            "5-10",
-            self._log("tokens"),
-            *("--asr_config", config, "--asr_args", self._options.asr_args),
-            *("--use_lm", "false"),
-        )
+        try:
+            self._asr_sh(
+                step,
+                "5-10",
+                self._log("tokens"),
+                *("--asr_config", config, "--asr_args", self._options.asr_args),
+                *("--use_lm", "false"),
+            )
+        except UserError as e:
+            # sentencepiece's bound, under the names that the options have here
+            why = re.sub(r"\w+: Internal: .*] (?=Vocabulary)", "--nbpe: ", str(e))
+            why = why.replace("--character_coverage", "--bpe_char_cover")
+            raise UserError(why) from e
 
     def check_lengths(self, step: Step) -> None:
         """Note which utterances have more tokens than the models make frames."""
@@ -136,7 +145,7 @@ class Actions:
             options = self._recipe.data_options | {"external_text": "true"}
             self.runner.command(
                 f"{step.title}: text",
-                *("local/data.sh", *pairs(options), "--stage", 4, "--stop_stage", 4),
+                *("local/data.sh", *pairs(options), "--stage", 3, "--stop_stage", 3),
                 log=self._log("lm_text"),
             )
         lm_exp = ("--lm_exp", self._compared.lm_exp)

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from espnet_reuse.data.perturb_speed import check_factors
 from espnet_reuse.errors import UserError
 
 # A run sets these itself, or does without them.
@@ -19,6 +20,13 @@ RESERVED = re.compile(
 )
 SETS = ("train_set", "valid_set", "test_sets")
 NUMBER = r"\d+(?:\.\d+)?[kK]?"
+
+FILES = ("bpe_train_text", "lm_train_text", "lm_dev_text", "lm_test_text", "nlsyms_txt")
+VALUES = {  # {option: (regular expression, what it should be)}
+    "nbpe": ("[1-9][0-9]*", "a whole number from 1 up"),
+    "bpemode": ("unigram|bpe|char|word", "unigram, bpe, char or word"),
+    "bpe_char_cover": (r"0\.9[89][0-9]*|1(\.0*)?", "a share from 0.98 to 1"),
+}
 
 
 class Recipe:
@@ -54,7 +62,7 @@ class Recipe:
         self.options = self._read_conf() | self.chosen
         if "parts" in self.data_options and "test_sets" not in self.chosen:
             self._choose_test_sets(self.data_options["parts"])
-        problems += self._find_wrong_sets()
+        problems += [*self._find_wrong_sets(), *self._find_wrong_values()]
         if problems:
             raise UserError("\n".join(problems))
 
@@ -142,6 +150,21 @@ class Recipe:
                 if option != "train_set" and name == self["train_set"]:
                     yield f"--{option}: '{name}' is the training set"
 
+    def _find_wrong_values(self) -> Iterator[str]:
+        """Say in which options asr.sh would find a mistake late, or never."""
+        try:
+            check_factors(self["speed_perturb_factors"])
+        except UserError as e:
+            yield str(e)
+        for option, (pattern, right) in VALUES.items():
+            if self[option] and not re.fullmatch(pattern, self[option]):
+                yield f"--{option}: '{self[option]}' is not {right}"
+        for option in FILES:
+            for path in self[option].split():
+                made = re.match("data/|dump/|none$", path)  # perhaps, by this run
+                if not made and not self.path(path).is_file():
+                    yield f"--{option}: no file '{self.path(path)}'"
+
     def _choose_test_sets(self, parts: str) -> None:
         """Test on those of the recipe's test sets that are among the parts."""
         chosen = parts.replace("-", "_").split(",")
@@ -158,9 +181,9 @@ class Recipe:
         self.chosen[option] = self.options[option] = value
 
     @property
-    def train_sets(self) -> list[str]:
-        """The set to train on, and the same at several speeds, if it is there."""
-        return [self["train_set"], f"{self['train_set']}_sp"]
+    def trained_on(self) -> str:
+        """The training set, or asr.sh's name for the same at several speeds."""
+        return self["train_set"] + ("_sp" if self["speed_perturb_factors"] else "")
 
     @property
     def stats_dir(self) -> Path:
@@ -170,7 +193,7 @@ class Recipe:
         if tokens == "bpe":
             tokens += self["nbpe"] or "30"
         name = [feats_type, *([] if lang == "noinfo" else [lang]), tokens]
-        name += ["sp"] if self["speed_perturb_factors"].strip() else []
+        name += ["sp"] if self["speed_perturb_factors"] else []
         return self.path("exp", "_".join(["asr_stats", *name]))
 
     @property
@@ -181,7 +204,7 @@ class Recipe:
     @property
     def sets(self) -> list[str]:
         """All sets of this run; an earlier one may have left others beside them."""
-        return [*self.train_sets, self["valid_set"], *self.test_sets]
+        return [self.trained_on, self["valid_set"], *self.test_sets]
 
     @property
     def has_lm(self) -> bool:

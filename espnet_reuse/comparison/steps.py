@@ -143,8 +143,10 @@ class Steps:
                 inputs[f"config {key}"] = value
         if "--frontend" in self._options.asr_args:
             inputs["--asr_args"] = self._options.asr_args
-        sets = *self._recipe.train_sets, self._recipe["valid_set"]
-        return inputs | self._contents(*sets)
+        recipe, train_set = self._recipe, f"dump/raw/{self._recipe['train_set']}"
+        # one of the two is trained on, whatever an earlier run has left of the other
+        inputs |= {train_set: "none", f"{train_set}_sp": "none"}
+        return inputs | self._contents(recipe.trained_on, recipe["valid_set"])
 
     def _plan_tokens(self) -> Step:
         made = ("data/*token_list/*/tokens.txt", "exp/asr_stats*")

@@ -224,6 +224,14 @@ RECIPE = "egs2/custom/asr1"
             id="what is trained on",
         ),
         pytest.param(
+            lambda root: shutil.copytree(
+                recipe_of(root) / "dump/raw/train",
+                recipe_of(root) / "dump/raw/train_sp",
+            ),
+            set(),
+            id="a perturbed set that an earlier run has left",
+        ),
+        pytest.param(
             append(f"{RECIPE}/dump/raw/test_a/text", "test_a-2 more\n"),
             of(*MODELS, sets=("test_a",)),
             id="a test set",

@@ -178,13 +178,3 @@ def test_the_recipe_of_960_hours_prepares_the_parts_that_are_there(repository, c
     text = (recipe / "dump/raw/train_960/text").read_text()
     assert len(text.splitlines()) == 20
     assert list(recipe.glob("data/*token_list/*/tokens.txt"))
-
-
-@pytest.mark.slow
-def test_a_vocabulary_that_the_text_cannot_fill_is_said_in_one_line(compared, corpus):
-    status, output = compared.run(
-        *command(corpus, *PARTIAL, "--speed_perturb_factors", "0.9 1.0"),
-        *("--nbpe", "5000"),
-    )
-    assert status != 0
-    assert "Vocabulary size" in last_line(output), output
