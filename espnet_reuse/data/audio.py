@@ -77,10 +77,12 @@ def check_ogg(data: bytes) -> str | None:
 def find_problem(f: soundfile.SoundFile, path: Path) -> str | None:
     """Return what is wrong with an audio file that could be opened, or None."""
     frames, log = f.frames, f.extra_info
-    if f.format not in FORMATS or f.subtype in ("MPEG_LAYER_I", "MPEG_LAYER_II"):
-        return f"is in a format that does not show whether it is whole; {CONVERT}"
     if frames == NO_LENGTH:
         return f"has no length in its header; {CONVERT}"
+    if f.format not in FORMATS or f.subtype in ("MPEG_LAYER_I", "MPEG_LAYER_II"):
+        return f"is in a format that does not show whether it is whole; {CONVERT}"
+    if not f.seekable():
+        return f"is in a format that segments cannot be cut from; {CONVERT}"
     # what libsndfile says of WAV, W64, RF64, AIFF and AU, then of Ogg and of WAV
     sizes = r"(?:data|riff|SSND|[sS]ize) *: (\d+) \(should be (\d+)\)"
     if any(int(there) < int(n) < STREAMED for n, there in re.findall(sizes, log)):
@@ -104,9 +106,8 @@ def find_problem(f: soundfile.SoundFile, path: Path) -> str | None:
         frames = min(frames, samples)
     if problem or frames == 0:
         return problem or "has no samples"
-    start = f.seek(frames - 1) if f.seekable() else 0
-    is_whole = len(f.read(frames - start, dtype="int16")) == frames - start
-    return None if is_whole else "is cut short"
+    f.seek(frames - 1)
+    return None if len(f.read(1)) == 1 else "is cut short"
 
 
 def check_audio(path: Path | str) -> str | None:

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from espnet_reuse.data.audio import check_audio
-from espnet_reuse.data.data_dir import scan_tables, some
+from espnet_reuse.data.data_dir import check_text, scan_tables, some
 from espnet_reuse.errors import UserError, reported_errors
 
 FILES = ("text", "wav.scp", "utt2spk")
@@ -44,6 +44,8 @@ def check_data_dir(data_dir: Path) -> list[str]:
     if not any((data_dir / name).exists() for name in FILES):
         return []
     tables, problems = scan_tables(data_dir, FILES)
+    for what, utt_ids in check_text(tables["text"]):
+        problems.append(f"{data_dir / 'text'}: {what}: {some(utt_ids)}")
     audio = {k: v for k, v in tables["wav.scp"].items() if not NO_FILE.search(v)}
     broken, _ = check_audios(audio)
     return problems + [f"{data_dir / 'wav.scp'}: {problem}" for problem in broken]

@@ -124,7 +124,7 @@ TABLE = [
     ),
     *(
         Row(f"WAV of an odd size, {x}", lambda x=x: written("WAV", x), "taken")
-        for x in ("PCM_U8", "PCM_24", "ULAW", "GSM610")
+        for x in ("PCM_U8", "PCM_24", "ULAW")
     ),
     Row(
         *("WAV of an odd size, cut", lambda: cut(written("WAV", "ULAW"), -2)),
@@ -176,6 +176,13 @@ TABLE = [
             *("refused", "a format that does not show whether it is whole; convert it"),
         )
         for x in ("AVR", "IRCAM", "MAT5", "PAF", "PVF", "VOC")
+    ),
+    *(
+        Row(
+            *(f"{x} {y}, which nobody can seek in", lambda x=x, y=y: written(x, y)),
+            *("refused", "a format that segments cannot be cut from; convert it"),
+        )
+        for x, y in (("WAV", "GSM610"), ("WAV", "NMS_ADPCM_16"), ("AU", "G721_32"))
     ),
     Row("RAW", lambda: written("RAW", "PCM_16"), "refused", "has no header; convert"),
 ]
