@@ -156,14 +156,9 @@ TABLE = [
     *(
         Row(f"{x} {y}", lambda x=x, y=y: written(x, y), "taken")
         for x, y in (
-            *(
-                ("AIFF", "PCM_16"),
-                ("AIFF", "GSM610"),
-                ("AU", "ULAW"),
-                ("AU", "G721_32"),
-            ),
-            *(("NIST", "PCM_16"), ("RF64", "PCM_16"), ("W64", "PCM_24")),
-            *(("WAV", "DOUBLE"), ("WAVEX", "FLOAT"), ("WAV", "MS_ADPCM")),
+            *(("AIFF", "PCM_16"), ("AU", "ULAW"), ("NIST", "PCM_16")),
+            *(("RF64", "PCM_16"), ("W64", "PCM_24"), ("WAV", "DOUBLE")),
+            *(("WAV", "MS_ADPCM"), ("WAVEX", "FLOAT")),
         )
     ),
     *(
@@ -190,7 +185,9 @@ TABLE = [
 
 @each(TABLE)
 def test_espnet_reads_all_of_an_audio_file_or_it_is_named(row, tmp_path):
-    path = tmp_path / f"u.{row.tried[:3].lower()}"  # "raw" says something to soundfile
+    path = (
+        tmp_path / f"u.{row.tried.split()[0].lower()}"
+    )  # "raw" says something to soundfile
     path.write_bytes(row.make())
     lines, broken = check_audios({"u": path})
     if row.outcome == "refused":
