@@ -120,6 +120,20 @@ class Actions:
             *("--use_lm", "false"),
         )
 
+    def check_lengths(self, step: Step) -> None:
+        """Note which utterances have more tokens than the models make frames."""
+        models = self._compared.models
+        log = self._log("check_lengths")
+        self.runner.command(
+            step.title,
+            *(*RUNNER, "espnet_reuse.comparison.check_lengths"),
+            *("--stats", self._relative(self._recipe.stats_dir), "--models"),
+            *(f"{m.name}={self._compared.checked_config(m)}" for m in models),
+            *("--asr_args", self._options.asr_args),
+            log=log,
+        )
+        self._show(log, "note: ")
+
     def train_lm(self, step: Step) -> None:
         """Train the language model; some recipes have more text for it."""
         if self._recipe.accepts("local/data.sh", "external_text", "true"):

@@ -40,14 +40,23 @@ def parse(
         raise UserError(f"{f'{config} {more}'.strip()}: {one_line(e)}") from e
 
 
-def describe(config: str, train_args: argparse.Namespace) -> dict:
-    """Return a model's part of what `check` returns, or raise a UserError."""
+def build(config: str, train_args: argparse.Namespace) -> torch.nn.Module:
+    """Build the model of a config without values, which takes no memory and no time.
+
+    Raises:
+        UserError: An option is wrong.
+    """
     train_args.token_list = [str(i) for i in range(VOCABULARY)]
     try:
-        with torch.device("meta"):  # takes no memory and no time
-            model = ASRTask.build_model(train_args)
+        with torch.device("meta"):
+            return ASRTask.build_model(train_args)
     except Exception as e:  # whatever a wrong option makes ESPnet raise
         raise UserError(f"{config}: {one_line(e)}") from e
+
+
+def describe(config: str, train_args: argparse.Namespace) -> dict:
+    """Return a model's part of what `check` returns, or raise a UserError."""
+    model = build(config, train_args)
     parameters = sum(p.numel() for p in model.parameters())
     phase, criterion, _ = train_args.best_model_criterion[0]
     epochs = numpy.max(train_args.keep_nbest_models)  # a number, or several

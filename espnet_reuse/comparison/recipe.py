@@ -136,6 +136,17 @@ class Recipe:
         return [self["train_set"], f"{self['train_set']}_sp"]
 
     @property
+    def stats_dir(self) -> Path:
+        """The folder that asr.sh gives the statistics of the features."""
+        parts = {"feats_type": "raw", "lang": "noinfo", "token_type": "bpe"}
+        feats_type, lang, tokens = (self[k] or parts[k] for k in parts)
+        if tokens == "bpe":
+            tokens += self["nbpe"] or "30"
+        name = [feats_type, *([] if lang == "noinfo" else [lang]), tokens]
+        name += ["sp"] if self["speed_perturb_factors"].strip() else []
+        return self.path("exp", "_".join(["asr_stats", *name]))
+
+    @property
     def test_sets(self) -> list[str]:
         """The sets to decode."""
         return self["test_sets"].split()

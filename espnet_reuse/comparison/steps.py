@@ -77,8 +77,17 @@ class Steps:
             made=(str(path("dump/raw", self._recipe["valid_set"], "text")),),
         )
         self._tokens = self._plan_tokens()
+        lengths = Step(
+            "check of tokens against frames",
+            2,
+            checked / "lengths.json",
+            lambda: {"configs": checked.name},
+            actions.check_lengths,
+            needs=(self._tokens,),
+        )
         self._lm = [self._plan_lm()] if comparison.lm_exp else []
-        self.shared = [self._configs, self._data, self._dump, self._tokens, *self._lm]
+        self.shared = [self._configs, self._data, self._dump, self._tokens, lengths]
+        self.shared += self._lm
         self.training, self.scoring, cells, analyses = {}, {}, [], []
         for cell in comparison.cells:
             training = self._plan_training(cell)

@@ -6,6 +6,7 @@ Folders that hold none of their files are passed over.
 """
 
 import argparse
+import itertools
 import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -46,6 +47,10 @@ def check_data_dir(data_dir: Path) -> list[str]:
     tables, problems = scan_tables(data_dir, FILES)
     for what, utt_ids in check_text(tables["text"]):
         problems.append(f"{data_dir / 'text'}: {what}: {some(utt_ids)}")
+    pairs = list(itertools.pairwise(sorted(tables["utt2spk"].items())))
+    if wrong := [f"{b} after {a}" for (a, s), (b, t) in pairs if t < s]:
+        what = "ids do not sort as their speakers, begin each with its speaker"
+        problems.append(f"{data_dir / 'utt2spk'}: {what}: {some(wrong)}")
     audio = {k: v for k, v in tables["wav.scp"].items() if not NO_FILE.search(v)}
     broken, _ = check_audios(audio)
     return problems + [f"{data_dir / 'wav.scp'}: {problem}" for problem in broken]

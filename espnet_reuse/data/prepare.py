@@ -98,6 +98,10 @@ def read_sets(
     root, shortest = args.root, args.min_wav_duration
     if not root.is_dir():
         raise UserError(f"{root} is not a folder")
+    if root.resolve() == args.data.resolve():
+        raise UserError(
+            f"{root} is where the recipe makes its own: name another folder"
+        )
     sets, problems, notes = {}, [], []
     for name in dict.fromkeys(names):
         sets[name], found, noted = read_set(root / name, root, commands)

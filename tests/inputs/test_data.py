@@ -622,6 +622,13 @@ COMMANDS = [
 ]
 
 
+def test_the_folder_that_is_made_is_not_taken_for_a_corpus(prepare, corpus):
+    before = sorted(corpus.rglob("*"))
+    result = prepare(corpus, corpus)
+    assert result.returncode == 1 and "is where the recipe makes its" in result.stderr
+    assert sorted(corpus.rglob("*")) == before
+
+
 @pytest.fixture
 def corpus(corpus):
     """The corpus, with speakers of their own in each set."""
