@@ -72,7 +72,7 @@ def find_too_long(
         counts = read_2columns_text(stats / part / "text_shape")
         found = []
         for utt_id, length in samples.items():
-            available = frames(int(length))
+            available = frames(int(length.split(",")[0]))  # samples,channels
             # every token may equal the one before it
             if 2 * int(counts[utt_id]) - 1 > available:
                 tokens = preprocess(utt_id, {"text": text[utt_id]})["text"]

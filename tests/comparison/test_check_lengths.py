@@ -76,7 +76,7 @@ def test_what_is_too_short_for_its_tokens_is_noted_with_its_effect(
         ids = words if part == "train" else ["enough"]
         for file, value in (
             (data / "text", lambda i: words[i]),
-            (folder / part / "speech_shape", lambda i: 8000),
+            (folder / part / "speech_shape", lambda i: "8000,2"),
             (folder / part / "text_shape", lambda i: len(words[i])),
         ):
             file.write_text("".join(f"{i} {value(i)}\n" for i in ids), encoding="utf-8")
