@@ -35,10 +35,13 @@ class Audio(bytes):
 
 @cache
 def encode(number, samples, rate, channels, name, subtype):
-    """Return an audio file's bytes: noise, other noise for each number."""
+    """Return an audio file's bytes: noise and a pause, other noise for each number."""
     noise = np.random.default_rng(number).uniform(-0.3, 0.3, (samples, channels))
+    noise[samples // 3 : samples // 2] = 0
     file = io.BytesIO()
-    soundfile.write(file, noise, rate, subtype, format=name)
+    mode = {"bitrate_mode": "VARIABLE", "compression_level": 0.5}
+    mode = mode if name == "MP3" else {}
+    soundfile.write(file, noise, rate, subtype, format=name, **mode)
     return Audio(file.getvalue())
 
 
