@@ -21,6 +21,7 @@ from drawn_corpora import TABLES, corpora
 from hypothesis import HealthCheck, given, settings
 from hypothesis.strategies import sampled_from
 
+from espnet_reuse.data.check import check_data_dir
 from espnet_reuse.data.data_dir import read_data_dir
 from espnet_reuse.data.prepare import PROG, main
 
@@ -148,6 +149,7 @@ def try_corpora(max_examples, check):
                 assert all(line.startswith(f"{PROG}: error: ") for line in lines)
                 return
             for made_set in made.iterdir():
+                assert check_data_dir(made_set) == []
                 check(made_set)
             check_nothing_is_lost(root, made, seconds, out.getvalue())
 
