@@ -12,44 +12,12 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import soundfile
-
+from espnet_reuse.data.audio import check_audio
 from espnet_reuse.data.data_dir import check_text, scan_tables, some
 from espnet_reuse.errors import UserError, reported_errors
 
 FILES = ("text", "wav.scp", "utt2spk")
 NO_FILE = re.compile(r"\|$|:\d+$")  # a command, a place in an archive
-
-
-def check_audio(path: Path | str) -> str | None:
-    """Return what is wrong with an audio file, or None.
-
-    Reads the header and the last sample, so that it is quick and yet notices a file
-    that was cut short.
-    """
-    try:
-        if Path(path).stat().st_size == 0:
-            return "is empty"
-        with soundfile.SoundFile(path) as f:
-            frames = f.frames
-            # the headers of SPHERE files and what libsndfile says of WAV and Ogg
-            if f.format == "NIST":
-                header = Path(path).read_bytes()[:1024].decode("ascii", "replace")
-                match = re.search(r"sample_count -i (\d+)", header)
-                if match and int(match[1]) > frames:
-                    return f"is cut short: {frames} of {match[1]} samples"
-            if re.search(r"should be|ended unexpectedly", f.extra_info):
-                return "is cut short"
-            if frames == 0:
-                return "has no samples"
-            f.seek(frames - 1)
-            if len(f.read(1)) != 1:
-                return "is cut short"
-    except OSError as e:
-        return f"cannot be read: {e.strerror}"
-    except soundfile.LibsndfileError as e:
-        return f"cannot be read or is cut short: {e.error_string}"
-    return None
 
 
 def check_audios(audio: Mapping[str, Path | str]) -> tuple[list[str], list[str]]:

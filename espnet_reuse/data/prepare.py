@@ -60,13 +60,17 @@ def trim(utterance: Checked, threshold: float) -> Checked:
     """Leave out silence around the speech: `threshold` dB or more below the loudest.
 
     Raises:
-        UserError: Samples are not finite.
+        UserError: The audio cannot be decoded, or samples are not finite.
     """
     fs, (first, last) = utterance.rate, utterance.segment or (0.0, utterance.seconds)
     samples = {"start": round(first * fs), "stop": round(last * fs)}
-    wav, _ = soundfile.read(utterance.audio, dtype="float32", always_2d=True, **samples)
+    path = utterance.audio
+    try:
+        wav, _ = soundfile.read(path, dtype="float32", always_2d=True, **samples)
+    except soundfile.LibsndfileError as e:
+        raise UserError(f"{path} is damaged: {e.error_string}") from e
     if not np.isfinite(wav).all():
-        raise UserError(f"{utterance.audio} has samples that are not finite numbers")
+        raise UserError(f"{path} has samples that are not finite numbers")
     _, (start, end) = librosa.effects.trim(wav.mean(axis=1), top_db=threshold)
     start, end = max(start / fs - MARGIN, 0.0), min(end / fs + MARGIN, len(wav) / fs)
     segment = first + start, first + end

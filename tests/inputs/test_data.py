@@ -33,6 +33,18 @@ def data(file, content):
     return lambda corpus: (corpus / file).write_bytes(content) and None
 
 
+def zeros(file):
+    """Return a function that overwrites the middle of a file."""
+
+    def write(corpus):
+        content = (corpus / file).read_bytes()
+        half = len(content) // 2
+        content = content[:half] + bytes(5000) + content[half + 5000 :]
+        (corpus / file).write_bytes(content)
+
+    return write
+
+
 def words(text, name="train"):
     """Return a function that gives an utterance these words."""
     return lines(f"{name}/text", f"{name}0 {text}", f"{name}1 GO ON")
@@ -417,6 +429,18 @@ RECORDINGS = [
         audio("train0", [np.nan] * 4000, format="WAV", subtype="FLOAT"),
         "refused",
         "train0.flac has samples that are not finite numbers",
+    ),
+    Row(
+        "FLAC with damage in its middle",
+        all_of(audio("train0", noise(3)), zeros("audio/train0.flac")),
+        "refused",
+        "train0.flac is damaged: ",
+    ),
+    Row(
+        "a path that no file can have",
+        data("test/wav.scp", b"test0 audio/test0\0.flac\ntest1 audio/test1.flac\n"),
+        "refused",
+        "cannot be read: embedded null",
     ),
     Row(
         "16 kHz to train and 8 kHz to test",
