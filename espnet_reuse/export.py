@@ -21,6 +21,7 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.legacy.nets.pytorch_backend.transformer.embedding import (
     LegacyRelPositionalEncoding,
 )
+from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import check_short_utt
 
 from espnet_reuse.errors import UserError
 from espnet_reuse.registry import ENCODERS, path_of
@@ -107,9 +108,16 @@ class _TraceableEncoder(torch.nn.Module):
         classes = {cls for name in PARTS for cls in type(getattr(served, name)).__mro__}
         modules = {sys.modules[cls.__module__] for cls in classes}
         self.mask_users = [m for m in modules if "make_pad_mask" in vars(m)]
+        # -1 where nothing is subsampled
+        _, least = check_short_utt(served.encoder.embed, 0)
+        self.least_frames = max(least, 1)
 
     def forward(self, feats, feats_lengths):
-        frames = torch.arange(feats.size(1), device=feats.device)
+        # Of fewer frames ESPnet makes an error. Here their length becomes 0.
+        num_frames = torch.sym_max(feats.size(1), self.least_frames)
+        frames = torch.arange(num_frames, device=feats.device)
+        padding = 0, 0, 0, self.least_frames
+        feats = torch.nn.functional.pad(feats, padding).index_select(1, frames)
 
         def make_pad_mask(lengths, xs=None, length_dim=-1):
             """Mask without reading the longest length, which no graph has as a size."""
