@@ -73,8 +73,12 @@ def read_textgrid(path: Path, phone_tier: Optional[str] = None) -> List[Phone]:
             f"should have one of intervals, named '{phone_tier or 'phones'}', or as "
             "phone_tier says"
         )
-    entries = grid.getTier(found[0]).entries
-    return _in_order([Phone(e.label, e.start, e.end) for e in entries], path)
+    tier = grid.getTier(found[0])
+    phones = [Phone(e.label, e.start, e.end) for e in tier.entries]
+    if phones and phones[-1].end < tier.maxTimestamp - TOLERANCE:
+        ends = f"{phones[-1].end:g} s of {tier.maxTimestamp:g} s"
+        raise UserError(f"{path} has phones to {ends}: it should be whole")
+    return _in_order(phones, path)
 
 
 def read_ctm(path: Path) -> Dict[str, List[Phone]]:
@@ -227,19 +231,20 @@ class Alignments:
         bare = {u: u.removeprefix(f"{speakers[u]}-") for u in speakers}
         counts = collections.Counter(bare.values())
         phones, missing, problems = {}, [], []
-        for u in utt_ids:
-            name = bare[u] if u not in given and counts[bare.get(u)] == 1 else u
-            if name not in given:
-                missing.append(u)
-                continue
+        for utt_id in utt_ids:
+            name = bare.get(utt_id)
+            if utt_id in given or counts[name] != 1:
+                name = utt_id
             try:
-                phones[u] = read(given[name])
+                phones[utt_id] = read(given[name])
+            except KeyError:
+                missing.append(utt_id)
             except UserError as error:
                 problems.append(str(error))
         if missing and not (allow_missing and phones):
             problems.append(
-                f"no phones of {some(missing)} in {path}, which has {some([*given])}; "
-                "add them, or skip such utterances with allow_missing"
+                f"no phones of {some(missing)} in {path}, which has some of "
+                f"{next(iter(given))}; add them, or skip such with allow_missing"
             )
         if problems:
             more = [f"and {len(problems) - 10} more"] if len(problems) > 10 else []
@@ -279,10 +284,10 @@ def _index_textgrids(folder):
 
     That of an utterance may be in its speaker's folder, without the speaker's name.
     """
-    grids = collections.defaultdict(list)
+    grids = {}
     for grid in sorted(folder.rglob("*.TextGrid", case_sensitive=False)):
         for name in (grid.stem, f"{grid.parent.name}-{grid.stem}"):
-            grids[name].append(grid)
+            grids.setdefault(name, []).append(grid)
     if not grids:
         raise UserError(
             f"there is no *.TextGrid in {folder}; name a folder that the Montreal "
@@ -294,9 +299,7 @@ def _index_textgrids(folder):
 def _read_one_textgrid(phone_tier, paths):
     if len(paths) > 1:
         both = f"{paths[0]} and {paths[1]}"
-        raise UserError(
-            f"{both} have the name of the same utterance; leave one of them"
-        )
+        raise UserError(f"{both} have the name of the same utterance; leave one")
     return read_textgrid(paths[0], phone_tier)
 
 
