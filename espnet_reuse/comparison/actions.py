@@ -4,6 +4,7 @@
 
 import contextlib
 import json
+import re
 import shlex
 import shutil
 import subprocess
