@@ -8,10 +8,12 @@
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-if [[ "${root}" = *[[:space:]]* ]]; then
-    echo "run.sh: error: ESPnet's scripts do not run in a path with spaces: move '${root}'" >&2
+if [[ "${root}" = *[[:space:]\"\$\`\\]* ]]; then
+    echo "run.sh: error: ESPnet's scripts do not run in a path with spaces or any of" \
+        "\$ \` \" \\: move '${root}'" >&2
     exit 1
 fi
+export PYTHONUTF8=1   # in any locale
 # the help, and what is wrong with the options, before anything is installed
 python="${root}/.venv/bin/python3"
 [ -x "${python}" ] || python=${PYTHON:-python3}

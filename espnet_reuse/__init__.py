@@ -4,8 +4,11 @@
 
 import wrapt
 
-from espnet_reuse.registry import register_in_tasks
+from espnet_reuse.registry import import_attention_quietly, register_in_tasks
 
 # Now, if a task of ESPnet is imported already, or as soon as one is: commands that
 # build no model do not wait for it.
 wrapt.register_post_import_hook(register_in_tasks, "espnet2.train.class_choices")
+wrapt.register_post_import_hook(
+    import_attention_quietly, "espnet2.legacy.nets.pytorch_backend"
+)

@@ -43,6 +43,9 @@ def reported_errors(
         message = f"no {e.name} here: pip install 'espnet-reuse[{extra}]'"
     except UserError as e:
         message = str(e)
+    except UnicodeEncodeError as e:  # in a text to write or print, or a file's name
+        part = e.object[e.start : e.end]
+        message = f"{part!r} cannot be written in {e.encoding}: export PYTHONUTF8=1"
     except OSError as e:
         where = f"{e.filename}: " if e.filename else ""
         message = where + (e.strerror or one_line(e))

@@ -21,6 +21,7 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.legacy.nets.pytorch_backend.transformer.embedding import (
     LegacyRelPositionalEncoding,
 )
+from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import check_short_utt
 
 from espnet_reuse.errors import UserError
 from espnet_reuse.registry import ENCODERS, path_of
@@ -82,6 +83,10 @@ class ServedEncoder(torch.nn.Module):
         Returns:
             Encoder output (batch, frames', size); its lengths (batch,); with the CTC
             head, log-probabilities (batch, frames', tokens).
+
+        Raises:
+            TooShortUttError: There are fewer frames than the subsampling needs. What
+                is exported gives lengths of 0.
         """
         x, lengths = feats.clone(), feats_lengths  # ESPnet normalises in place
         for name in PARTS:
@@ -107,9 +112,15 @@ class _TraceableEncoder(torch.nn.Module):
         classes = {cls for name in PARTS for cls in type(getattr(served, name)).__mro__}
         modules = {sys.modules[cls.__module__] for cls in classes}
         self.mask_users = [m for m in modules if "make_pad_mask" in vars(m)]
+        _, least = check_short_utt(served.encoder.embed, 0)
+        self.least_frames = max(least, 1)  # -1 where nothing is subsampled
 
     def forward(self, feats, feats_lengths):
-        frames = torch.arange(feats.size(1), device=feats.device)
+        # fewer are an error in ESPnet's encoders, which decoding takes for no words
+        num_frames = torch.sym_max(feats.size(1), self.least_frames)
+        frames = torch.arange(num_frames, device=feats.device)
+        padding = 0, 0, 0, self.least_frames
+        feats = torch.nn.functional.pad(feats, padding).index_select(1, frames)
 
         def make_pad_mask(lengths, xs=None, length_dim=-1):
             """Mask without reading the longest length, which no graph has as a size."""
@@ -187,7 +198,9 @@ def open_exported(path: Path, threads: int | None = None) -> tuple[Runner, int]:
         with _quiet():
             program = torch.export.load(path)
             (feats, _), _ = program.example_inputs
-            return torch.no_grad()(program.module()), feats.size(2)
+            # its guards are narrower than what it computes rightly: few frames
+            module = program.module(check_guards=False)
+            return torch.no_grad()(module), feats.size(2)
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

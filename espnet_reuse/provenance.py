@@ -19,7 +19,7 @@ CPU_INFO = Path("/proc/cpuinfo")  # on Linux only
 def cpu_model() -> str:
     """Return the CPU's name, or its architecture where the system tells none."""
     with contextlib.suppress(OSError):
-        for line in CPU_INFO.read_text().splitlines():
+        for line in CPU_INFO.read_text("utf-8", "replace").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
@@ -34,9 +34,9 @@ def describe_run(threads: int, command: str) -> dict:
     """
 
     def git(*args):
-        how = {"cwd": PACKAGE, "capture_output": True, "text": True, "check": True}
+        how = {"cwd": PACKAGE, "capture_output": True, "encoding": "utf-8"}
         with contextlib.suppress(OSError, subprocess.CalledProcessError):
-            return subprocess.run(["git", *args], **how).stdout.strip()
+            return subprocess.run(["git", *args], **how, check=True).stdout.strip()
 
     def version_of(name):
         with contextlib.suppress(PackageNotFoundError):

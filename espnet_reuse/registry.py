@@ -2,8 +2,10 @@
 
 """Registration of the reuse encoders wherever ESPnet offers their parents."""
 
+import contextlib
 import functools
 import importlib
+import io
 import logging
 import sys
 from types import ModuleType
@@ -72,3 +74,15 @@ def register_in_tasks(class_choices: ModuleType) -> None:
     def init_and_register(init, choices, args, kwargs):
         init(*args, **kwargs)
         register_encoders(choices)
+
+
+def import_attention_quietly(package: ModuleType) -> None:
+    """Import ESPnet's attention, without its line that flash_attn is not installed.
+
+    The argument is the package `espnet2.legacy.nets.pytorch_backend`.
+    """
+    printed = io.StringIO()
+    with contextlib.redirect_stderr(printed):
+        importlib.import_module(f"{package.__name__}.transformer.attention")
+    lines = printed.getvalue().splitlines(keepends=True)
+    sys.stderr.writelines(x for x in lines if "No module named 'flash_attn'" not in x)

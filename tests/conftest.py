@@ -8,10 +8,13 @@ import shutil
 import subprocess
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
+
+from espnet_reuse.data import prepare
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -144,6 +147,45 @@ def make_corpus():
         return root
 
     return make
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Two utterances of two speakers in each of three sets, with relative paths."""
+
+    def write(path, lines):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+    root = tmp_path / "corpus"
+    (root / "audio").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in ("train", "dev", "test"):
+        ids = [f"{name}{n}" for n in range(2)]
+        for utt_id in ids:
+            noise = rng.uniform(-0.1, 0.1, 4000)
+            soundfile.write(root / f"audio/{utt_id}.flac", noise, 8000)
+        write(root / name / "wav.scp", [f"{i} audio/{i}.flac" for i in ids])
+        write(root / name / "text", [f"{i} GO ON" for i in ids])
+        write(root / name / "utt2spk", [f"{i} spk{n}" for n, i in enumerate(ids)])
+    return root
+
+
+@pytest.fixture(name="prepare")
+def prepare_data(capsys):
+    """A function that runs the command; what it gives is like subprocess.run's."""
+
+    def run(corpus, data, *options, valid_set=""):
+        sets = ("--train_set", "train", "--valid_set", valid_set, "--test_sets", "test")
+        status = 0
+        try:
+            prepare.main([*sets, *options, str(corpus), str(data)])
+        except SystemExit as e:
+            status = e.code
+        output = capsys.readouterr()
+        return SimpleNamespace(returncode=status, stdout=output.out, stderr=output.err)
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,17 @@
 
 """Files and folders are whole or not there, for readers and after errors."""
 
+import ast
 import json
+import re
+from pathlib import Path
 
 import pytest
 
 from espnet_reuse.files import write_json, write_text, written_whole
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = ("espnet_reuse/**/*.py", "local/*.py", "egs2/*/asr1/local/*.py")
 
 
 def test_a_reader_of_the_old_file_keeps_it_whole(tmp_path):
@@ -45,3 +51,21 @@ def test_json_is_compact_and_keeps_its_letters(tmp_path):
     text = (tmp_path / "value.json").read_text(encoding="utf-8")
     assert json.loads(text) == value
     assert "Grüße" in text and " " not in text and text.count("\n") == 1
+
+
+def test_every_text_file_that_is_opened_names_its_encoding():
+    # ruff's PLW1514 sees it where it knows the type, this sees it by the name
+    opens = re.compile(r"(open|read_text|write_text|popen)$|subprocess\.\w+$")
+    not_text = re.compile(r"(os|gzip|tarfile)\.open$|write_text$")  # ours names it
+    unnamed = []
+    for path in (path for pattern in SOURCES for path in sorted(ROOT.glob(pattern))):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            name, call = ast.unparse(node.func), ast.unparse(node)
+            if not opens.search(name) or not_text.match(name):
+                continue
+            is_text = "subprocess" not in name or re.search(r"\btext\b", call)
+            if is_text and not re.search(r"utf-8|ascii|encoding|'[rwa]b'", call):
+                unnamed.append(f"{path.relative_to(ROOT)}: {call}")
+    assert unnamed == []

@@ -48,6 +48,14 @@ def test_encoders_are_registered_whatever_the_order_of_imports():
     assert [process.wait() for process in started] == [0, 0]
 
 
+def test_that_flash_attn_is_not_installed_is_not_said_a_broken_one_is(tmp_path):
+    imports = "import espnet_reuse, espnet2.asr.encoder.transformer_encoder"
+    assert run(sys.executable, "-c", imports).stderr == ""
+    (tmp_path / "flash_attn.py").write_text("import a_library_that_is_missing")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {imports}"
+    assert "No module named 'a_library" in run(sys.executable, "-c", code).stderr
+
+
 NAMES = ["conformer", "transformer", "branchformer", "e_branchformer"]
 
 

@@ -138,11 +138,12 @@ unpack_espnet() {
     rm -rf "${partial}"
 }
 
-# What ESPnet's path.sh sources: the chosen Python first on PATH.
+# What ESPnet's path.sh sources: the chosen Python first on PATH, UTF-8 in any locale.
 write_activate() {
     local python=$1
     {
         echo "# Made by tools/setup.sh"
+        echo "export PYTHONUTF8=1"
         printf "export PATH=%q:\${PATH}\n" "$(dirname "${python}")"
         [ ! -L "${espnet}" ] \
             || printf "export PYTHONPATH=%q:\${PYTHONPATH:-}\n" "$(readlink "${espnet}")"

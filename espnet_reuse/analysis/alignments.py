@@ -7,7 +7,7 @@ import functools
 import re
 from importlib.metadata import version
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Sequence
+from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 import numpy as np
 import torch
@@ -15,14 +15,13 @@ import torchaudio
 from praatio import textgrid
 
 from espnet_reuse.analysis.cache import Cache
-from espnet_reuse.analysis.phonemes import normalise
+from espnet_reuse.analysis.phonemes import ARPABET, SILENCE, normalise
+from espnet_reuse.data.data_dir import some
 from espnet_reuse.errors import UserError, one_line
 
 RATE, FRAME = 16000, 0.01  # of pocketsphinx, in Hz and seconds
 # Aligners round to their frames; TextGrids have their own idea of the file's length.
 TOLERANCE = 0.05
-# With several speakers in a file: "<speaker> - phones".
-PHONES_TIER = re.compile(r"(.+ - )?phones?", re.IGNORECASE)
 
 
 class Phone(NamedTuple):
@@ -48,30 +47,38 @@ def phones_at(times: np.ndarray, phones: Sequence[Phone]) -> np.ndarray:
     return symbols
 
 
-def read_textgrid(path: Path) -> List[Phone]:
-    """Read the phones of a TextGrid as the Montreal Forced Aligner writes it.
+def read_textgrid(path: Path, phone_tier: Optional[str] = None) -> List[Phone]:
+    """Read the phones of a TextGrid of Praat.
 
-    Empty intervals are silence.
+    Their tier is named `phone_tier`, by default `phones`, as the Montreal Forced
+    Aligner names it; in any case. Symbols are as they stand there.
 
     Raises:
         UserError: The file is not a TextGrid with one tier of phones in order.
     """
+    name = re.escape(phone_tier) if phone_tier else "phones?"
+    # with several speakers in a file: "<speaker> - phones"
+    pattern = re.compile(rf"(.+ - )?{name}", re.IGNORECASE)
     try:
-        grid = textgrid.openTextgrid(str(path), includeEmptyIntervals=True)
+        grid = textgrid.openTextgrid(str(path), True, reportingMode="silence")
     except Exception as error:  # praatio raises whatever its parser meets
-        raise UserError(f"{path} is not a TextGrid ({one_line(error)})") from None
-    tiers = [
-        tier
-        for tier in grid.tiers
-        if PHONES_TIER.fullmatch(tier.name) and isinstance(tier, textgrid.IntervalTier)
-    ]
-    if len(tiers) != 1:
+        what = "cannot be read as a TextGrid of UTF-8 or UTF-16 text"
+        raise UserError(f"{path} {what} ({one_line(error)})") from None
+    kinds = {tier.name: isinstance(tier, textgrid.IntervalTier) for tier in grid.tiers}
+    found = [name for name in kinds if pattern.fullmatch(name) and kinds[name]]
+    if len(found) != 1:
+        there = (name + ("" if kinds[name] else " (points)") for name in kinds)
         raise UserError(
-            f"{path} has {len(tiers)} tiers of phones among {list(grid.tierNames)}; it "
-            "should have one of intervals, named 'phones'"
+            f"{path} has {len(found)} tiers of phones among: {', '.join(there)}; it "
+            f"should have one of intervals, named '{phone_tier or 'phones'}', or as "
+            "phone_tier says"
         )
-    entries = tiers[0].entries
-    return _in_order([Phone(normalise(e.label), e.start, e.end) for e in entries], path)
+    tier = grid.getTier(found[0])
+    phones = [Phone(e.label, e.start, e.end) for e in tier.entries]
+    if phones and phones[-1].end < tier.maxTimestamp - TOLERANCE:
+        ends = f"{phones[-1].end:g} s of {tier.maxTimestamp:g} s"
+        raise UserError(f"{path} has phones to {ends}: it should be whole")
+    return _in_order(phones, path)
 
 
 def read_ctm(path: Path) -> Dict[str, List[Phone]]:
@@ -98,7 +105,7 @@ def read_ctm(path: Path) -> Dict[str, List[Phone]]:
         except ValueError:
             message = f"{path}:{number} should be {form}, but is {line!r}"
             raise UserError(message) from None
-        phones[utt_id].append(Phone(normalise(symbol), start, end))
+        phones[utt_id].append(Phone(symbol, start, end))
     if not phones:
         raise UserError(f"{path} has no phones; its lines should be {form}")
     return {
@@ -173,36 +180,81 @@ def align_with_pocketsphinx(speech: np.ndarray, rate: int, text: str) -> List[Ph
 class Alignments:
     """Phones of utterances, from one source.
 
+    In files, an utterance may be without the speaker, whom data preparation puts in
+    front of its id, if no other utterance of the set would then have its name.
+
     Args:
         source: `pocketsphinx`, a folder of TextGrids, or a CTM file.
         cache: Folder that keeps pocketsphinx's alignments.
+        utt_ids: The utterances, whose files are read at once.
+        speakers: The speaker of each utterance of the set, where there is one.
         allow_missing: Whether an utterance that the TextGrids or the CTM file lack is
-            `Unaligned` rather than an error.
+            `Unaligned` rather than an error, unless they all are.
+        phone_tier: Name of the TextGrids' tier of phones, for `read_textgrid`.
 
     Attributes:
         name: The file or folder, or pocketsphinx with its version.
 
     Raises:
-        UserError: There is no such file or folder, or it holds no alignments.
+        UserError: There is no such file or folder, it lacks utterances, or a file of
+            theirs is wrong; a line for each problem.
     """
 
-    def __init__(self, source: str, cache: Path, allow_missing: bool = False):
+    def __init__(
+        self,
+        source: str,
+        cache: Path,
+        utt_ids: Sequence[str],
+        speakers: Mapping[str, str],
+        allow_missing: bool = False,
+        phone_tier: Optional[str] = None,
+    ):
         path = Path(source)
-        self.name, self.allow_missing = str(path), allow_missing
+        self.name = str(path)
+        if phone_tier and not path.is_dir():
+            raise UserError(f"'{source}' is no folder of TextGrids with a phone_tier")
         if source == "pocketsphinx":
             self.name = f"pocketsphinx {version('pocketsphinx')}"
             kept = Cache(cache, self.name.encode())
             self.find = functools.partial(_align_once, kept)
-        elif path.is_dir():
-            self.find = functools.partial(_read_one_textgrid, _index_textgrids(path))
+            return
+        if path.is_dir():
+            given = _index_textgrids(path)
+            read = functools.partial(_read_one_textgrid, phone_tier)
         elif path.is_file():
-            phones = read_ctm(path)
-            self.find = lambda utt_id, *_: phones.get(utt_id)
+            given, read = read_ctm(path), list
         else:
             raise UserError(
                 f"there is no '{path}'; name a folder of TextGrids, a CTM file, "
                 "pocketsphinx or none"
             )
+        bare = {u: u.removeprefix(f"{speakers[u]}-") for u in speakers}
+        counts = collections.Counter(bare.values())
+        phones, missing, problems = {}, [], []
+        for utt_id in utt_ids:
+            name = bare.get(utt_id)
+            if utt_id in given or counts[name] != 1:
+                name = utt_id
+            try:
+                phones[utt_id] = read(given[name])
+            except KeyError:
+                missing.append(utt_id)
+            except UserError as error:
+                problems.append(str(error))
+        if missing and not (allow_missing and phones):
+            problems.append(
+                f"no phones of {some(missing)} in {path}, which has some of "
+                f"{next(iter(given))}; add them, or skip such with allow_missing"
+            )
+        if problems:
+            more = [f"and {len(problems) - 10} more"] if len(problems) > 10 else []
+            raise UserError("\n".join(problems[:10] + more))
+        symbols = {phone.symbol for spoken in phones.values() for phone in spoken}
+        # X-SAMPA, for one: s and S are two phonemes
+        cased = any({symbol, symbol.lower()} <= symbols for symbol in ARPABET)
+        for spoken in phones.values():
+            spoken[:] = [Phone(normalise(p[0], cased), *p[1:]) for p in spoken]
+        self.find = lambda utt_id, *_: phones.get(utt_id)
 
     def __call__(
         self, utt_id: str, speech: np.ndarray, rate: int, text: Optional[str]
@@ -211,18 +263,15 @@ class Alignments:
 
         Raises:
             Unaligned: It has none, and is to be counted as skipped.
-            UserError: It has none and should, or they end after the audio.
+            UserError: They end after the audio.
         """
         phones = self.find(utt_id, speech, rate, text)
-        if phones is None and self.allow_missing:
-            raise Unaligned("no alignment given")
         if phones is None:
-            raise UserError(
-                f"no phones of {utt_id} in {self.name}; add them, or skip such "
-                "utterances with allow_missing"
-            )
+            raise Unaligned("no alignment given")
+        if all(phone.symbol == SILENCE for phone in phones):
+            raise Unaligned("an alignment of silence alone")
         seconds = len(speech) / rate
-        if phones and phones[-1].end > seconds + TOLERANCE:
+        if phones[-1].end > seconds + TOLERANCE:
             raise UserError(
                 f"{self.name}: the phones of {utt_id} end at {phones[-1].end:.2f} s, "
                 f"but its audio lasts {seconds:.2f} s; they belong to other audio"
@@ -231,10 +280,14 @@ class Alignments:
 
 
 def _index_textgrids(folder):
-    """Return the paths of the TextGrids anywhere in a folder, by utterance."""
-    grids = collections.defaultdict(list)
-    for grid in sorted(folder.rglob("*.TextGrid")):
-        grids[grid.stem].append(grid)
+    """Return the paths of the TextGrids anywhere in a folder, by utterance.
+
+    That of an utterance may be in its speaker's folder, without the speaker's name.
+    """
+    grids = {}
+    for grid in sorted(folder.rglob("*.TextGrid", case_sensitive=False)):
+        for name in (grid.stem, f"{grid.parent.name}-{grid.stem}"):
+            grids.setdefault(name, []).append(grid)
     if not grids:
         raise UserError(
             f"there is no *.TextGrid in {folder}; name a folder that the Montreal "
@@ -243,14 +296,11 @@ def _index_textgrids(folder):
     return grids
 
 
-def _read_one_textgrid(grids, utt_id, *_):
-    paths = grids.get(utt_id)
-    if paths and len(paths) > 1:
+def _read_one_textgrid(phone_tier, paths):
+    if len(paths) > 1:
         both = f"{paths[0]} and {paths[1]}"
-        raise UserError(
-            f"{both} have the name of the same utterance; leave one of them"
-        )
-    return paths and read_textgrid(paths[0])
+        raise UserError(f"{both} have the name of the same utterance; leave one")
+    return read_textgrid(paths[0], phone_tier)
 
 
 def _align_once(cache, utt_id, speech, rate, text):

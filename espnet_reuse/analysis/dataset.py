@@ -14,7 +14,10 @@ from espnet_reuse.errors import UserError
 
 
 class Utterance(NamedTuple):
-    """One utterance: its waveform (samples,), float32, and what files say of it."""
+    """One utterance: its waveform (samples,), float32, and what files say of it.
+
+    Of several channels it has the first, which ESPnet's frontend takes in decoding.
+    """
 
     id: str
     speech: np.ndarray
@@ -80,8 +83,7 @@ class DataDir:
                     "Hz; use the data that asr.sh made for it, in dump/raw"
                 )
             if speech.ndim != 1:
-                channels = speech.shape[1]
-                raise UserError(f"{where} has {channels} channels; use a set with one")
+                speech = speech[:, 0]
             if len(speech) == 0:
                 raise UserError(f"{where} holds no audio; remove the utterance")
             text, speaker = self.texts.get(utt_id), self.speakers.get(utt_id)

@@ -23,17 +23,19 @@ ARPABET = [phoneme for _, members in GROUPS for phoneme in members.split()]
 SILENCES = {"", "SIL", "SP", "SPN", "NSN", "LAU", "PAU", "NOISE", "BREATH", "COUGH"}
 
 
-def normalise(symbol: str) -> str:
+def normalise(symbol: str, cased: bool = False) -> str:
     """Return the phoneme that an aligner's symbol stands for.
 
     ARPAbet is upper case without stress digit; marks of silence and noise are `SIL`;
     positions in the word, as Kaldi has them (`AH0_B`), are left out. Other symbols,
-    such as IPA, stay as they are.
+    such as IPA, stay as they are; so do all where case tells phonemes apart (`cased`).
     """
     bare = re.sub(r"_[BIES]$", "", symbol.strip())
     plain = bare.strip("<>+[]").upper()
     if plain in SILENCES or bare.startswith(("+", "<", "[")):
         return SILENCE
+    if cased:
+        return bare
     phoneme = re.sub(r"[0-2]$", "", plain)
     return phoneme if phoneme in ARPABET else bare
 

@@ -207,7 +207,7 @@ def peak_memory(
 def _send_peak(sender, threads, *args):
     # the system shall kill this process and not the one that holds the results
     with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")
+        Path("/proc/self/oom_score_adj").write_text("1000", "ascii")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     torch.set_num_threads(threads)
     sender.send(attempt(_peak_of_a_step, *args))
@@ -224,7 +224,7 @@ def _peak_of_a_step(peer, settings, frames):
         peak_now = torch.cuda.max_memory_allocated
     else:
         with contextlib.suppress(OSError):  # forget the peak of building the encoder
-            Path("/proc/self/clear_refs").write_text("5")
+            Path("/proc/self/clear_refs").write_text("5", "ascii")
 
         def peak_now():
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

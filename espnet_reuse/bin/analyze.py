@@ -14,6 +14,8 @@ Options:
         (default: pocketsphinx)
     --allow_missing  count utterances without a TextGrid or a line in the CTM file as
         skipped instead of stopping (true or false, default: false)
+    --phone_tier NAME  tier of the phones in the TextGrids, such as MAU, KAN-MAU or
+        Phonetic (default: phones)
     --num_utts  utterances to analyse, spread over the set (default: 200)
     --suggest PRODUCERS  suggest groups with this many producers (default: as many as
         groups of 2, 3 and 4 layers have)
@@ -40,6 +42,7 @@ OPTIONS = {
     "data_dir": (Path, REQUIRED),
     "alignments": (str, "pocketsphinx"),
     "allow_missing": (str2bool, False),
+    "phone_tier": (str, None),
     "num_utts": (positive(int), 200),
     "suggest": ([positive(int)], None),
     "suggest_max_distance": (positive(float), None),
@@ -99,7 +102,12 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     if args.alignments != "none":
         with named("--alignments"):
             find_phones = Alignments(
-                args.alignments, cache / "alignments", args.allow_missing
+                args.alignments,
+                cache / "alignments",
+                dataset.ids,
+                dataset.speakers,
+                args.allow_missing,
+                args.phone_tier,
             )
     files = (args.asr_model_file, args.asr_train_config)
     kept = Cache(cache / "utterances", *(file.read_bytes() for file in files))

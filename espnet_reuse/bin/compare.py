@@ -35,7 +35,8 @@ Options:
     --jobs              # Models and seeds to work on side by side; each has its share
                         # of the cores and GPUs (default="{jobs}").
     --nj                # The number of parallel jobs of data preparation and decoding,
-                        # shared out over --jobs (default="{nj}", the number of cores).
+                        # shared out over --jobs (default: the cores that this process
+                        # may use).
     --ngpu              # The number of gpus of one training, "0" uses cpu (default: the
                         # recipe's, or 0 where there is no GPU).
     --resume            # Whether to continue trainings that were stopped, to the same
@@ -63,23 +64,26 @@ DIR), and to ESPnet's asr.sh, e.g. --nbpe 30.
 """
 
 import argparse
-import math
 import os
 import re
 import sys
 
 # run.sh reads the options before anything is installed: the standard library alone here
 LAST_STAGE = 7
+MANY = 10_000  # of what goes on side by side
+# Kaldi's parse_options.sh, which takes the other options' values, evaluates these.
+EVALUATED = re.compile(r'[$`"\\]')
+UNEVALUATED = ("analysis_args", "results")
+UNREADABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
-def number(least: int, most: float = math.inf):
+def number(least: int, most: int):
     """Return a function that reads a whole number between two."""
 
     def read(text: str) -> int:
         if not text.isdecimal() or not least <= int(text) <= most:
-            upper = "up" if most == math.inf else f"to {most}"
             raise argparse.ArgumentTypeError(
-                f"'{text}' is not a whole number from {least} {upper}"
+                f"'{text}' is not a whole number from {least} to {most}"
             )
         return int(text)
 
@@ -112,10 +116,10 @@ OPTIONS = {
     "models": (words(str), "baseline reuse2 reuse3"),
     "stage": (number(0, LAST_STAGE), "0"),
     "stop_stage": (number(0, LAST_STAGE), None),
-    "seeds": (words(number(0)), ""),
-    "jobs": (number(1), "1"),
-    "nj": (number(1), str(len(os.sched_getaffinity(0)))),
-    "ngpu": (number(0), None),
+    "seeds": (words(number(0, 2**32 - 1)), ""),  # NumPy's
+    "jobs": (number(1, MANY), "1"),
+    "nj": (number(1, MANY), None),
+    "ngpu": (number(0, MANY), None),
     "resume": (read_bool, "true"),
     "dry_run": (read_bool, "false"),
     "asr_args": (str, ""),
@@ -147,6 +151,9 @@ def read_options(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     Returns the driver's own options, and {name: value} of those to pass on.
     """
     parser = get_parser()
+    for path in (os.path.dirname(os.path.abspath(__file__)), os.getcwd()):
+        if UNREADABLE.search(path):
+            parser.error(f"the path {path!r} is not UTF-8, or has control characters")
     mine, others, rest = [], {}, list(argv)
     while rest:
         word = rest.pop(0)
@@ -154,11 +161,20 @@ def read_options(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
         if word in ("-h", "--help"):
             print(re.sub(r"\{(\w+)\}", lambda m: OPTIONS[m[1]][1], __doc__).strip())
             sys.exit()
-        if not word.startswith("--") or not name:
-            parser.error(f"unexpected argument '{word}' (see ./run.sh --help)")
+        if not re.fullmatch(r"--\w[\w-]*", word):
+            parser.error(
+                f"unexpected argument {word!r}: write --option value (see ./run.sh "
+                "--help)"
+            )
         if not rest:
             parser.error(f"{word} needs a value (see ./run.sh --help)")
-        value = rest.pop(0)
+        value = re.sub(r"[^\S ]", " ", rest.pop(0))  # line breaks and tabs
+        if UNREADABLE.search(value):
+            parser.error(f"{word}: {value!r} is not UTF-8, or has control characters")
+        if name not in UNEVALUATED and (code := EVALUATED.search(value)):
+            parser.error(
+                f"{word}: {code[0]} in '{value}': ESPnet's scripts take it for code"
+            )
         if name in OPTIONS:
             mine.append(f"--{name}={value}")
         else:

@@ -127,7 +127,8 @@ def run(args: argparse.Namespace, folder: Path) -> None:
         "output_dir": str(args.output_dir),
     }
     config = {key: value for key, value in config.items() if key not in UNREAD}
-    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    text = yaml.safe_dump(config, sort_keys=False)
+    (folder / "config.yaml").write_text(text, encoding="utf-8")
     torch.save(converted.state, folder / "model.pth")
     conversion = {
         "run": describe_run(torch.get_num_threads(), shlex.join(sys.orig_argv)),

@@ -4,11 +4,14 @@
 
 import contextlib
 import json
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import joblib
 
 from espnet_reuse.comparison.cells import Cell, Comparison, write_config
 from espnet_reuse.comparison.plan import Step
@@ -38,7 +41,7 @@ class Actions:
         """Run stages of asr.sh, `first-last`, by way of the recipe's run.sh."""
         # the data and what all models share are made with nothing beside them
         jobs = self._options.jobs if step.stage > 2 else 1
-        nj = max(1, self._options.nj // jobs)
+        nj = max(1, (self._options.nj or joblib.cpu_count()) // jobs)
         decoding = {"inference_nj": str(nj)}
         if self._recipe["gpu_inference"] == "true":
             decoding = {}  # on GPUs the recipe knows how many decode side by side
@@ -56,8 +59,9 @@ class Actions:
     def _check_sets(self, step: Step, folder: str) -> None:
         """Check the tables and the audio of all sets in a folder."""
         recipe = self._recipe
-        # not the sets that an earlier run has left beside them
-        sets = [*recipe.train_sets, recipe["valid_set"], *recipe.test_sets]
+        sets = recipe.sets
+        if folder == "data":
+            sets[0] = recipe["train_set"]  # at its own speed
         self.runner.command(
             f"{step.title}: check of {folder}",
             *(*PYTHON, "espnet_reuse.data.check"),
@@ -76,9 +80,12 @@ class Actions:
             self.runner.command(
                 step.title,
                 *(*RUNNER, "espnet_reuse.comparison.check_config"),
-                *("--configs", *sources, "--asr_args", self._options.asr_args),
+                *("--configs", *sources),
                 *("--inference_config", self._compared.inference_config),
-                *("--inference_args", self._options.inference_args),
+                # with =, for a value may be a single word that begins with dashes
+                f"--asr_args={self._options.asr_args}",
+                f"--inference_args={self._options.inference_args}",
+                f"--analysis_args={self._options.analysis_args}",
                 *("--output", self._compared.checked / "checked.json"),
                 log=self._log("check_configs"),
             )
@@ -105,13 +112,33 @@ class Actions:
         for folder in ("dump/raw", "dump/raw/org"):
             self._check_sets(step, folder)
         config = self._relative(self._compared.checked_config(self._compared.models[0]))
-        self._asr_sh(
-            step,
-            "5-10",
-            self._log("tokens"),
-            *("--asr_config", config, "--asr_args", self._options.asr_args),
-            *("--use_lm", "false"),
+        try:
+            self._asr_sh(
+                step,
+                "5-10",
+                self._log("tokens"),
+                *("--asr_config", config, "--asr_args", self._options.asr_args),
+                *("--use_lm", "false"),
+            )
+        except UserError as e:
+            # sentencepiece's bound, under the names that the options have here
+            why = re.sub(r"\w+: Internal: .*] (?=Vocabulary)", "--nbpe: ", str(e))
+            why = why.replace("--character_coverage", "--bpe_char_cover")
+            raise UserError(why) from e
+
+    def check_lengths(self, step: Step) -> None:
+        """Note which utterances have more tokens than the models make frames."""
+        models = self._compared.models
+        log = self._log("check_lengths")
+        self.runner.command(
+            step.title,
+            *(*RUNNER, "espnet_reuse.comparison.check_lengths"),
+            *("--stats", self._relative(self._recipe.stats_dir), "--models"),
+            *(f"{m.name}={self._compared.checked_config(m)}" for m in models),
+            f"--asr_args={self._options.asr_args}",
+            log=log,
         )
+        self._show(log, "note: ")
 
     def train_lm(self, step: Step) -> None:
         """Train the language model; some recipes have more text for it."""
@@ -119,7 +146,7 @@ class Actions:
             options = self._recipe.data_options | {"external_text": "true"}
             self.runner.command(
                 f"{step.title}: text",
-                *("local/data.sh", *pairs(options), "--stage", 4, "--stop_stage", 4),
+                *("local/data.sh", *pairs(options), "--stage", 3, "--stop_stage", 3),
                 log=self._log("lm_text"),
             )
         lm_exp = ("--lm_exp", self._compared.lm_exp)
@@ -235,13 +262,6 @@ class Actions:
 
     def analyse(self, cell: Cell, name: str, step: Step) -> None:
         """Analyse the attention maps of a model on a set."""
-        sets = self._recipe.path("dump/raw")
-        if not (sets / name).is_dir():
-            there = " ".join(sorted(path.name for path in sets.glob("[!.]*")))
-            raise UserError(
-                f"--analysis_set: there is no set '{name}' in dump/raw; choose from: "
-                f"{there}"
-            )
         output, log = step.record.parent, cell.folder / "run_analysis.log"
         self.runner.command(
             step.title,
@@ -262,5 +282,5 @@ def pairs(options: dict[str, str]) -> list[str]:
 def commit_of(root: Path) -> str:
     """Return the commit that the repository is at."""
     command = ["git", "-C", str(root), "rev-parse", "--short", "HEAD"]
-    run = subprocess.run(command, capture_output=True, text=True)
+    run = subprocess.run(command, capture_output=True, encoding="utf-8")
     return run.stdout.strip() or "unknown"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from espnet_reuse.bin.parser import named
 from espnet_reuse.comparison import models
 from espnet_reuse.comparison.plan import flatten
 from espnet_reuse.comparison.recipe import Recipe
@@ -70,8 +71,9 @@ class Comparison:
         name = options.inference_config  # of the recipe, or of the current folder
         config = recipe.path(name)
         config = config if config.is_file() else Path(name).absolute()
-        if not config.is_file():
-            raise UserError(f"--inference_config: there is no file '{name}'")
+        if not config.is_file() or " " in str(config):  # asr.sh splits it there
+            what = f"there is no file '{name}', or its path has spaces"
+            raise UserError(f"--inference_config: {what}")
         self.inference_config = config
         self.inference = models.load(config.parent, config.name)
         if self.inference.get("lm_weight") and not recipe.has_lm:
@@ -79,6 +81,11 @@ class Comparison:
                 f"--inference_config: {config.name} weighs a language model, of which "
                 "there is none: add --use_lm true, or take another"
             )
+        there = [path.name for path in recipe.path("dump/raw").glob("[!.]*")]
+        name, sets = options.analysis_set, sorted({*recipe.sets, *there})
+        if name and name not in sets:
+            choice = " ".join(sets)
+            raise UserError(f"--analysis_set: no set '{name}'; choose from: {choice}")
         self.inference_tag = config.stem + slug(options.inference_args)
         self.lm_exp = None
         if recipe.has_lm:
@@ -88,13 +95,19 @@ class Comparison:
             self.lm_file = recipe.path(
                 self.lm_exp, recipe["inference_lm"] or "valid.loss.ave.pth"
             )
-        self.models = [models.resolve(name, recipe.folder) for name in options.models]
+        with named("--models"):
+            self.models = [models.resolve(m, recipe.folder) for m in options.models]
         if self.models[0].warm:
             raise UserError(
                 f"--models: '{self.models[0].name}' is fine-tuned from the first "
                 "model: put a baseline before it"
             )
-        for model in self.models:
+        for n, model in enumerate(self.models):
+            for other in self.models[:n]:
+                if (other.config, other.warm) == (model.config, model.warm):
+                    raise UserError(
+                        f"--models: '{other.name}' and '{model.name}' are the same"
+                    )
             if model.warm and "reuse_group_size" not in model.config["encoder_conf"]:
                 raise UserError(
                     f"--models: '{model.name}' does not reuse maps: only models that "
@@ -110,6 +123,7 @@ class Comparison:
         configs = {model.name: model.config for model in self.models}
         configs["decoding"] = [flatten(self.inference), options.inference_args]
         configs["asr_args"] = options.asr_args
+        configs["analysis_args"] = options.analysis_args
         digest = hashlib.sha256(json.dumps(configs).encode()).hexdigest()[:8]
         self.checked = self.exp / "configs" / digest
 

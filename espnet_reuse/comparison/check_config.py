@@ -6,6 +6,7 @@ Run it as `python3 -m espnet_reuse.run -m espnet_reuse.comparison.check_config`.
 """
 
 import argparse
+import re
 import shlex
 from pathlib import Path
 
@@ -13,18 +14,33 @@ import numpy
 import torch
 import yaml
 from espnet2.bin import asr_inference
+from espnet2.tasks.abs_task import scheduler_classes
 from espnet2.tasks.asr import ASRTask
 
+from espnet_reuse.bin import analyze
+from espnet_reuse.bin.parser import named
 from espnet_reuse.errors import UserError, one_line, reported_errors
 from espnet_reuse.files import write_json
 
 VOCABULARY = 5000  # tokens, an upper bound: a model's size before there are tokens
+# Options that the recipe sets, or after which nothing is trained.
+RESERVED = re.compile(
+    "output(_dir)?|cache|config|.*data_(dir|path_and_name_and_type)|.*_shape_file"
+    "|key_file|asr_train_config|asr_model_file|token_(type|list)|bpemodel"
+    "|non_linguistic_symbols|cleaner|g2p|use_preprocessor|ngpu|resume|collect_stats"
+    "|multiprocessing_distributed|dry_run|print_config|no_forward_run"
+)
+LEAST = {  # of what ESPnet takes in silence, or refuses late
+    1: "max_epoch|keep_nbest_models|accum_grad|num_iters_per_epoch|beam_size|nbest"
+    "|((max|min|valid)_)?batch_(size|bins)",
+    0: "patience|num_workers|seed",
+}
 
 
 def parse(
     parser: argparse.ArgumentParser, config: str, needed: list[str], more: str
 ) -> argparse.Namespace:
-    """Read a config, with more options, as the ESPnet program of this parser does.
+    """Read a config, if any, with more options, as the program of this parser does.
 
     Raises:
         UserError: The file is missing or not YAML, or an option is wrong.
@@ -34,20 +50,52 @@ def parse(
         raise ValueError(message)
 
     parser.error = refuse  # instead of the usage, some hundred lines
+    parser.exit = lambda: refuse("--help stands alone")
     try:
-        return parser.parse_args(["--config", config, *needed, *shlex.split(more)])
+        needed = [*(("--config", config) if config else ()), *needed]
+        words = [*needed, *shlex.split(more)]
+        args = parser.parse_args(words)
+        values = vars(args) | (vars(args).get("model_conf") or {})
+        for name, value in values.items():
+            for least, names in LEAST.items():
+                known = re.fullmatch(names, name) and value is not None
+                if known and numpy.min(value) < least:
+                    refuse(f"{name}: {value} is less than {least}")
+            if name == "ctc_weight" and not 0 <= value <= 1:
+                refuse(f"{name}: {value} is not from 0 to 1")
+        reserved = list(filter(RESERVED.fullmatch, vars(args)))
+        parser.set_defaults(**dict.fromkeys(reserved))  # to see all that are given
+        given, set_ = (vars(parser.parse_args(w)) for w in (words, needed))
+        for name in reserved:
+            if given[name] != set_[name]:
+                refuse(f"--{name}: run.sh sets it, or does without")
     except (yaml.YAMLError, ValueError) as e:  # YAML: also a value in `more`
         raise UserError(f"{f'{config} {more}'.strip()}: {one_line(e)}") from e
+    return args
+
+
+def build(config: str, train_args: argparse.Namespace) -> torch.nn.Module:
+    """Build the model of a config without values, which takes no memory and no time.
+
+    Raises:
+        UserError: An option is wrong.
+    """
+    train_args.token_list = [str(i) for i in range(VOCABULARY)]
+    try:
+        with torch.device("meta"):
+            model = ASRTask.build_model(train_args)
+        for optimizer in ASRTask.build_optimizers(train_args, model):
+            if train_args.scheduler:
+                scheduler = scheduler_classes[train_args.scheduler]
+                scheduler(optimizer, **train_args.scheduler_conf)
+        return model
+    except Exception as e:  # whatever a wrong option makes ESPnet raise
+        raise UserError(f"{config}: {one_line(e)}") from e
 
 
 def describe(config: str, train_args: argparse.Namespace) -> dict:
     """Return a model's part of what `check` returns, or raise a UserError."""
-    train_args.token_list = [str(i) for i in range(VOCABULARY)]
-    try:
-        with torch.device("meta"):  # takes no memory and no time
-            model = ASRTask.build_model(train_args)
-    except Exception as e:  # whatever a wrong option makes ESPnet raise
-        raise UserError(f"{config}: {one_line(e)}") from e
+    model = build(config, train_args)
     parameters = sum(p.numel() for p in model.parameters())
     phase, criterion, _ = train_args.best_model_criterion[0]
     epochs = numpy.max(train_args.keep_nbest_models)  # a number, or several
@@ -61,7 +109,11 @@ def describe(config: str, train_args: argparse.Namespace) -> dict:
 
 
 def check(
-    configs: list[str], asr_args: str, inference_config: str, inference_args: str
+    configs: list[str],
+    asr_args: str,
+    inference_config: str,
+    inference_args: str,
+    analysis_args: str,
 ) -> dict[str, dict]:
     """Check that models can be built, decoded and compared.
 
@@ -81,6 +133,9 @@ def check(
         ["--output_dir=-", "--data_path_and_name_and_type=-,speech,sound"],
         inference_args,
     )
+    model = [f"--asr_train_config={__file__}", f"--asr_model_file={__file__}"]
+    with named("--analysis_args"):
+        parse(analyze.get_parser(), "", [*model, "--data_dir=-"], analysis_args)
     checked, frontends = {}, []
     for config in configs:
         train_args = parse(ASRTask.get_parser(), config, [], asr_args)
@@ -108,6 +163,7 @@ def main():
     parser.add_argument("--asr_args", default="")
     parser.add_argument("--inference_config", required=True)
     parser.add_argument("--inference_args", default="")
+    parser.add_argument("--analysis_args", default="")
     parser.add_argument("--output", type=Path, required=True)
     args = vars(parser.parse_args())
     output = args.pop("output")

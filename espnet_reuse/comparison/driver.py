@@ -10,6 +10,8 @@ import re
 import shlex
 import shutil
 import signal
+import subprocess
+import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -38,6 +40,11 @@ def compare(options: Namespace, others: dict[str, str], argv: list[str]) -> None
     """
     root = Path(os.environ.get("ESPNET_REUSE_ROOT", ROOT))
     recipe = Recipe(root, options.corpus, others)
+    if options.results:
+        folder = Path(options.results).absolute()
+        there = next(p for p in (folder, *folder.parents) if p.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            raise UserError(f"--results: no folder can be made of '{options.results}'")
     with Display() as display:
         gpus = [] if options.dry_run else share_gpus(recipe, options, display)
         runner = Runner(recipe.folder, display, options.jobs, gpus)
@@ -75,16 +82,16 @@ def share_gpus(recipe: Recipe, options: Namespace, display: Display) -> list[str
     """
     wanted = options.ngpu
     local = recipe.cluster() in ("run.pl", "stdout.pl")
-    if local:
-        there = visible_gpus()
-        asked = int(recipe["ngpu"] or 1) if wanted is None else wanted
-        if wanted is None and asked and not there:
-            display.log("This machine has no GPU: --ngpu 0")
+    asked = int(recipe["ngpu"] or 1) if wanted is None else wanted
+    if local and asked:
+        most, there = usable_gpus()
+        if wanted is None and not most:
+            display.log("PyTorch finds no GPU here: --ngpu 0")
             wanted = 0
-        elif asked > len(there):
+        elif asked > most:
             raise UserError(
-                f"--ngpu: {asked} GPUs are asked for, this machine has {len(there)}: "
-                f"add --ngpu {len(there)}"
+                f"--ngpu: {asked} GPUs are asked for, PyTorch finds {most} here: "
+                f"add --ngpu {most}"
             )
     if wanted is not None:
         recipe.choose("ngpu", str(wanted))
@@ -97,15 +104,20 @@ def share_gpus(recipe: Recipe, options: Namespace, display: Display) -> list[str
     return [",".join(groups[job % len(groups)]) for job in range(options.jobs)]
 
 
-def visible_gpus() -> list[str]:
-    """Return the numbers of this machine's GPUs that a program may use."""
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is not None:
-        return [number for number in chosen.split(",") if number and number != "-1"]
-    if not shutil.which("nvidia-smi"):
-        return []
-    listed = os.popen("nvidia-smi -L 2> /dev/null").read()
-    return re.findall(r"^GPU (\d+)", listed, re.MULTILINE)
+def usable_gpus() -> tuple[int, list[str]]:
+    """Return how many GPUs a program can use, and which programs can share out.
+
+    They are entries of CUDA_VISIBLE_DEVICES, if it is set, or numbers.
+    """
+    # in a program of its own: importing PyTorch takes seconds, and memory for days
+    ask = "from torch import cuda; print(cuda.is_available() * cuda.device_count())"
+    command = [sys.executable, "-W", "ignore", "-c", ask]
+    most = int(subprocess.check_output(command, encoding="utf-8"))
+    numbers = ",".join(map(str, range(most)))
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES", numbers).split(",")
+    # of the slices of GPUs, a program uses one, and another program another one
+    sliced = most and listed[0].startswith("MIG-")
+    return most, listed if sliced else listed[:most]
 
 
 def run(steps: Steps, comparison: Comparison, runner: Runner) -> None:
@@ -130,10 +142,11 @@ def run(steps: Steps, comparison: Comparison, runner: Runner) -> None:
                     )
         if prepared and not all(step.is_done() for step in data):
             prepared = False  # another run made other data before we had the lock
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            with contextlib.suppress(OSError):  # where there are no locks
+                fcntl.flock(lock, fcntl.LOCK_EX)
         runner.run_all(data)
         if not prepared:
-            with contextlib.suppress(OSError):  # where there are no locks
+            with contextlib.suppress(OSError):
                 fcntl.flock(lock, fcntl.LOCK_SH)
         failed = runner.run([step for step in asked if step.stage in (3, 4, 5, 7)])
         if steps.comparison in asked:

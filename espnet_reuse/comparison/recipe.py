@@ -6,8 +6,10 @@ import os
 import re
 import shlex
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
+from espnet_reuse.data.perturb_speed import check_factors
 from espnet_reuse.errors import UserError
 
 # A run sets these itself, or does without them.
@@ -16,8 +18,15 @@ RESERVED = re.compile(
     "|inference_asr_model|eval_valid_set|.*ngram.*|feats_type|skip_.*|use_lightning"
     "|download_model|hyp_cleaner|(local_)?score_opts|local_data_opts"
 )
-# Words with spaces or commas between them.
 SETS = ("train_set", "valid_set", "test_sets")
+NUMBER = r"\d+(?:\.\d+)?[kK]?"
+
+FILES = ("bpe_train_text", "lm_train_text", "lm_dev_text", "lm_test_text", "nlsyms_txt")
+VALUES = {  # {option: (regular expression, what it should be)}
+    "nbpe": ("[1-9][0-9]*", "a whole number from 1 up"),
+    "bpemode": ("unigram|bpe|char|word", "unigram, bpe, char or word"),
+    "bpe_char_cover": (r"0\.9[89][0-9]*|1(\.0*)?", "a share from 0.98 to 1"),
+}
 
 
 class Recipe:
@@ -44,11 +53,18 @@ class Recipe:
         self.root, self.name = root, name
         self.folder = root / "egs2" / name / "asr1"
         self.chosen, self.data_options = {}, {}
+        problems = []
         for option, value in chosen.items():
-            self._take(option, value)
+            try:
+                self._take(option, value)
+            except UserError as e:
+                problems.append(str(e))
         self.options = self._read_conf() | self.chosen
         if "parts" in self.data_options and "test_sets" not in self.chosen:
             self._choose_test_sets(self.data_options["parts"])
+        problems += [*self._find_wrong_sets(), *self._find_wrong_values()]
+        if problems:
+            raise UserError("\n".join(problems))
 
     def __getitem__(self, option: str) -> str:
         """Return the value of an option of asr.sh, "" for asr.sh's own default."""
@@ -96,12 +112,15 @@ class Recipe:
                 f"unknown option --{option}: neither run.sh nor the recipe's "
                 "local/data.sh nor ESPnet's asr.sh has it (see ./run.sh --help)"
             )
-        if option in SETS and re.search("[,/]", value):
-            raise UserError(
-                f"--{option}: '{value}' is not the name of a set; several have spaces "
-                "between them"
-            )
         if for_asr:
+            text = self.path("asr.sh").read_text(encoding="utf-8")
+            default = re.search(rf"^{option}=({NUMBER})\s", text, re.MULTILINE)
+            least = "" if default and "." in default[1] else "(?=.*[1-9])"
+            if default and not re.fullmatch(least + NUMBER, value):
+                raise UserError(
+                    f"--{option}: '{value}' is not a positive number, as ESPnet's "
+                    f"{default[1]} is"
+                )
             self.chosen[option] = value
         if for_data:
             # a folder; names of sets are asr.sh's, too
@@ -114,6 +133,37 @@ class Recipe:
                     )
             # asr.sh splits local_data_opts at spaces
             self.data_options[option] = ",".join(value.split()) or ","
+
+    def _find_wrong_sets(self) -> Iterator[str]:
+        """Say what is wrong with the names of the sets."""
+        for option in SETS:
+            value = self[option]
+            sets = value.split() if option == "test_sets" else [value]
+            for name in dict.fromkeys(sets or [""]):
+                if not re.fullmatch(r"\w[\w.+-]*", name):
+                    yield (
+                        f"--{option}: '{name}' is not the name of a set; several test "
+                        "sets have spaces between them"
+                    )
+                if sets.count(name) > 1:
+                    yield f"--{option}: '{name}' is there more than once"
+                if option != "train_set" and name == self["train_set"]:
+                    yield f"--{option}: '{name}' is the training set"
+
+    def _find_wrong_values(self) -> Iterator[str]:
+        """Say in which options asr.sh would find a mistake late, or never."""
+        try:
+            check_factors(self["speed_perturb_factors"])
+        except UserError as e:
+            yield str(e)
+        for option, (pattern, right) in VALUES.items():
+            if self[option] and not re.fullmatch(pattern, self[option]):
+                yield f"--{option}: '{self[option]}' is not {right}"
+        for option in FILES:
+            for path in self[option].split():
+                made = re.match("data/|dump/|none$", path)  # perhaps, by this run
+                if not made and not self.path(path).is_file():
+                    yield f"--{option}: no file '{self.path(path)}'"
 
     def _choose_test_sets(self, parts: str) -> None:
         """Test on those of the recipe's test sets that are among the parts."""
@@ -131,14 +181,30 @@ class Recipe:
         self.chosen[option] = self.options[option] = value
 
     @property
-    def train_sets(self) -> list[str]:
-        """The set to train on, and the same at several speeds, if it is there."""
-        return [self["train_set"], f"{self['train_set']}_sp"]
+    def trained_on(self) -> str:
+        """The training set, or asr.sh's name for the same at several speeds."""
+        return self["train_set"] + ("_sp" if self["speed_perturb_factors"] else "")
+
+    @property
+    def stats_dir(self) -> Path:
+        """The folder that asr.sh gives the statistics of the features."""
+        parts = {"feats_type": "raw", "lang": "noinfo", "token_type": "bpe"}
+        feats_type, lang, tokens = (self[k] or parts[k] for k in parts)
+        if tokens == "bpe":
+            tokens += self["nbpe"] or "30"
+        name = [feats_type, *([] if lang == "noinfo" else [lang]), tokens]
+        name += ["sp"] if self["speed_perturb_factors"] else []
+        return self.path("exp", "_".join(["asr_stats", *name]))
 
     @property
     def test_sets(self) -> list[str]:
         """The sets to decode."""
         return self["test_sets"].split()
+
+    @property
+    def sets(self) -> list[str]:
+        """All sets of this run; an earlier one may have left others beside them."""
+        return [self.trained_on, self["valid_set"], *self.test_sets]
 
     @property
     def has_lm(self) -> bool:

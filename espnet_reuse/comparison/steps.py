@@ -79,8 +79,17 @@ class Steps:
             made=(str(path("dump/raw", self._recipe["valid_set"], "text")),),
         )
         self._tokens = self._plan_tokens()
+        lengths = Step(
+            "check of tokens against frames",
+            2,
+            checked / "lengths.json",
+            lambda: {"configs": checked.name},
+            actions.check_lengths,
+            needs=(self._tokens,),
+        )
         self._lm = [self._plan_lm()] if comparison.lm_exp else []
-        self.shared = [self._configs, self._data, self._dump, self._tokens, *self._lm]
+        self.shared = [self._configs, self._data, self._dump, self._tokens, lengths]
+        self.shared += self._lm
         self.training, self.scoring, cells, analyses = {}, {}, [], []
         for cell in comparison.cells:
             training = self._plan_training(cell)
@@ -134,8 +143,10 @@ class Steps:
                 inputs[f"config {key}"] = value
         if "--frontend" in self._options.asr_args:
             inputs["--asr_args"] = self._options.asr_args
-        sets = *self._recipe.train_sets, self._recipe["valid_set"]
-        return inputs | self._contents(*sets)
+        recipe, train_set = self._recipe, f"dump/raw/{self._recipe['train_set']}"
+        # one of the two is trained on, whatever an earlier run has left of the other
+        inputs |= {train_set: "none", f"{train_set}_sp": "none"}
+        return inputs | self._contents(recipe.trained_on, recipe["valid_set"])
 
     def _plan_tokens(self) -> Step:
         made = ("data/*token_list/*/tokens.txt", "exp/asr_stats*")

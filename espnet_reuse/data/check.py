@@ -6,49 +6,18 @@ Folders that hold none of their files are passed over.
 """
 
 import argparse
+import itertools
 import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import soundfile
-
-from espnet_reuse.data.data_dir import scan_tables, some
+from espnet_reuse.data.audio import check_audio
+from espnet_reuse.data.data_dir import check_text, scan_tables, some
 from espnet_reuse.errors import UserError, reported_errors
 
 FILES = ("text", "wav.scp", "utt2spk")
 NO_FILE = re.compile(r"\|$|:\d+$")  # a command, a place in an archive
-
-
-def check_audio(path: Path | str) -> str | None:
-    """Return what is wrong with an audio file, or None.
-
-    Reads the header and the last sample, so that it is quick and yet notices a file
-    that was cut short.
-    """
-    try:
-        if Path(path).stat().st_size == 0:
-            return "is empty"
-        with soundfile.SoundFile(path) as f:
-            frames = f.frames
-            # the headers of SPHERE files and what libsndfile says of WAV and Ogg
-            if f.format == "NIST":
-                header = Path(path).read_bytes()[:1024].decode("ascii", "replace")
-                match = re.search(r"sample_count -i (\d+)", header)
-                if match and int(match[1]) > frames:
-                    return f"is cut short: {frames} of {match[1]} samples"
-            if re.search(r"should be|ended unexpectedly", f.extra_info):
-                return "is cut short"
-            if frames == 0:
-                return "has no samples"
-            f.seek(frames - 1)
-            if len(f.read(1)) != 1:
-                return "is cut short"
-    except OSError as e:
-        return f"cannot be read: {e.strerror}"
-    except soundfile.LibsndfileError as e:
-        return f"cannot be read or is cut short: {e.error_string}"
-    return None
 
 
 def check_audios(audio: Mapping[str, Path | str]) -> tuple[list[str], list[str]]:
@@ -76,6 +45,12 @@ def check_data_dir(data_dir: Path) -> list[str]:
     if not any((data_dir / name).exists() for name in FILES):
         return []
     tables, problems = scan_tables(data_dir, FILES)
+    for what, utt_ids in check_text(tables["text"]):
+        problems.append(f"{data_dir / 'text'}: {what}: {some(utt_ids)}")
+    pairs = list(itertools.pairwise(sorted(tables["utt2spk"].items())))
+    if wrong := [f"{b} after {a}" for (a, s), (b, t) in pairs if t < s]:
+        what = "ids do not sort as their speakers, begin each with its speaker"
+        problems.append(f"{data_dir / 'utt2spk'}: {what}: {some(wrong)}")
     audio = {k: v for k, v in tables["wav.scp"].items() if not NO_FILE.search(v)}
     broken, _ = check_audios(audio)
     return problems + [f"{data_dir / 'wav.scp'}: {problem}" for problem in broken]

@@ -2,8 +2,10 @@
 
 """Kaldi data directories: read, and written whole or not at all."""
 
+import re
+import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +13,9 @@ from espnet_reuse.errors import UserError
 from espnet_reuse.files import written_whole
 
 MAX_NAMED = 3
+# refused by utils/validate_data_dir.sh
+RESERVED = re.compile(r"(?<!\w)(?:<s>|</s>|#0)(?!\w)", re.ASCII)
+LONGEST_ID = 110  # bytes; speaker and id become a file's name
 
 
 @dataclass(frozen=True, order=True)
@@ -73,6 +78,38 @@ def read_scp(path: Path) -> dict[str, str]:
     return table
 
 
+def is_odd_space(character: str) -> bool:
+    """Return whether it is white space, but neither a blank nor a tab."""
+    return character.isspace() and character not in " \t"
+
+
+def is_control(character: str) -> bool:
+    """Return whether it is a control character, but no white space."""
+    return unicodedata.category(character) == "Cc" and not character.isspace()
+
+
+def is_no_file_name(utt_id: str) -> bool:
+    """Return whether an id, which becomes a file's name, leads elsewhere."""
+    parts = utt_id.split("/")
+    return not parts[0] or {".", ".."} & {*parts} or len(utt_id.encode()) > LONGEST_ID
+
+
+def check_text(text: dict[str, str]) -> Iterator[tuple[str, list[str]]]:
+    """Find transcripts and ids that ESPnet's tools refuse, or would change.
+
+    Yields:
+        What is wrong, and the ids of the utterances that have it.
+    """
+    for what, is_wrong in (
+        ("symbols that Kaldi reserves, <s>, </s> or #0", RESERVED.search),
+        ("white space other than blanks", lambda s: any(map(is_odd_space, s))),
+        ("control characters", lambda s: any(map(is_control, s))),
+        ("ids that cannot name a file", lambda s: is_no_file_name(s.split(" ")[0])),
+    ):
+        if wrong := [k for k, v in text.items() if is_wrong(f"{k} {v}")]:
+            yield what, wrong
+
+
 def scan_tables(
     folder: Path, names: Iterable[str], optional: Iterable[str] = ()
 ) -> tuple[dict[str, dict[str, str]], list[str]]:
@@ -119,15 +156,18 @@ def read_data_dir(data_dir: Path) -> list[Utterance]:
 
 def write_data_dir(data_dir: Path, utterances: Iterable[Utterance]) -> None:
     """Write a Kaldi data directory, which replaces one that is there."""
-    files, spk2utt = defaultdict(list), defaultdict(list)
+    files, spk2utt, recordings = defaultdict(list), defaultdict(list), {}
     for u in sorted(utterances):
+        # a recording has the id of the first utterance in it
+        recording = recordings.setdefault(u.audio, u.utt_id) if u.segment else u.utt_id
         files["text"].append(f"{u.utt_id} {u.words}\n")
-        files["wav.scp"].append(f"{u.utt_id} {u.audio}\n")
+        if recording == u.utt_id:
+            files["wav.scp"].append(f"{u.utt_id} {u.audio}\n")
         files["utt2spk"].append(f"{u.utt_id} {u.speaker}\n")
         spk2utt[u.speaker].append(u.utt_id)
         if u.segment:
             start, end = u.segment
-            line = f"{u.utt_id} {u.utt_id} {start:.3f} {end:.3f}\n"
+            line = f"{u.utt_id} {recording} {start:.3f} {end:.3f}\n"
             files["segments"].append(line)
     files["spk2utt"] = [f"{name} {' '.join(ids)}\n" for name, ids in spk2utt.items()]
     data_dir.parent.mkdir(parents=True, exist_ok=True)

@@ -4,26 +4,30 @@
 
 import argparse
 import collections
+import contextlib
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import librosa
 import numpy as np
 import soundfile
 
-from espnet_reuse.data.check import NO_FILE, check_audios
-from espnet_reuse.data.data_dir import (
-    Utterance,
-    scan_tables,
-    some,
-    split_names,
-    write_data_dir,
+from espnet_reuse.data.corpus import Checked, read_set
+from espnet_reuse.data.data_dir import some, split_names, write_data_dir
+from espnet_reuse.data.sets import (
+    Sets,
+    find_overlaps,
+    in_order,
+    list_by,
+    note_shared_speakers,
+    note_unseen_characters,
 )
 from espnet_reuse.errors import UserError, reported_errors
+from espnet_reuse.files import written_whole
 
 PROG = "espnet_reuse.data.prepare"
 MARGIN = 0.1  # seconds kept around what is louder than the silence
@@ -31,82 +35,6 @@ THRESHOLD = 35  # dB below the loudest sample: silence, for the note on silence
 MUCH = 0.3  # share of silence in the training set that is worth a note
 HELD_OUT = 0.05  # least share of the training set that is held out, of whole speakers
 MOST_HELD_OUT = 0.2  # a speaker with whom it would exceed this share is passed over
-
-
-@dataclass(frozen=True, order=True)
-class Checked(Utterance):
-    """An utterance with what its audio file's header says."""
-
-    seconds: float = 0.0
-    channels: int = 0
-
-
-Sets = Mapping[str, Sequence[Checked]]
-
-
-def read_set(folder: Path, root: Path) -> tuple[list[Checked], list[str]]:
-    """Read a data directory whose wav.scp may have paths relative to the root.
-
-    Returns:
-        The utterances whose audio can be read, and a list of what is wrong with the
-        directory. Without utt2spk every utterance has a speaker of its own.
-    """
-    if (segments := folder / "segments").exists():
-        hint = "cut the recordings into one file for each utterance"
-        return [], [f"{segments}: segments are not supported: {hint}"]
-    tables, problems = scan_tables(folder, ["wav.scp", "text"], optional=["utt2spk"])
-    audio, words = tables["wav.scp"], tables["text"]
-    speakers = tables.get("utt2spk") or {utt_id: utt_id for utt_id in audio}
-    no_files = [k for k, v in audio.items() if NO_FILE.search(v)]
-    spaced = [f"{k} ({v})" for k, v in speakers.items() if len(v.split()) > 1]
-    for name, what, ids in (
-        ("text", "no words", [k for k, v in words.items() if not v]),
-        ("utt2spk", "no speaker", [k for k, v in speakers.items() if not v]),
-        ("utt2spk", "a speaker's name with spaces", spaced),
-        ("wav.scp", "no file", [k for k, v in audio.items() if not v]),
-        ("wav.scp", "a command or an archive instead of a file", no_files),
-    ):
-        if ids:
-            problems.append(f"{folder / name}: {what}: {some(ids)}")
-    files = {k: root / v for k, v in audio.items() if v and not NO_FILE.search(v)}
-    found, broken = check_audios(files)
-    problems += [f"{folder / 'wav.scp'}: {problem}" for problem in found]
-    utterances = []
-    for utt_id in sorted(files.keys() - set(broken)):
-        path, info = files[utt_id].resolve(), soundfile.info(files[utt_id])
-        said = speakers.get(utt_id, ""), words.get(utt_id, ""), path
-        utterances.append(Checked(utt_id, *said, None, info.duration, info.channels))
-    return utterances, problems
-
-
-def find_overlaps(root: Path, sets: Sets) -> Iterator[str]:
-    """Say which ids, and which recordings under any name, two sets share."""
-    paths = {u.audio for utterances in sets.values() for u in utterances}
-    sizes = {path: path.stat().st_size for path in paths}
-    count = collections.Counter(sizes.values())
-    recording = {  # only files of the same size can have the same content
-        path: path if count[size] == 1 else hashlib.sha256(path.read_bytes()).digest()
-        for path, size in sizes.items()
-    }
-    for (a, in_a), (b, in_b) in itertools.combinations(sets.items(), 2):
-        for name, what, key in (
-            ("text", "ids", lambda u: u.utt_id),
-            ("wav.scp", "recordings", lambda u: recording[u.audio]),
-        ):
-            keys = {key(u) for u in in_a}
-            if shared := [u.utt_id for u in in_b if key(u) in keys]:
-                yield f"{root / b / name}: {what} that {a} has, too: {some(shared)}"
-
-
-def find_mixed_channels(root: Path, sets: Sets) -> Iterator[str]:
-    """Say which recordings differ in their channels."""
-    alike = {}
-    for name, utterances in sets.items():
-        for u in utterances:
-            alike.setdefault(u.channels, []).append(f"{name}/{u.utt_id}")
-    if len(alike) > 1:
-        counts = "; ".join(f"{n}: {some(ids)}" for n, ids in sorted(alike.items()))
-        yield f"{root}: recordings have different numbers of channels: {counts}"
 
 
 def hold_out(utterances: Sequence[Checked]) -> tuple[list[Checked], list[Checked]]:
@@ -132,14 +60,21 @@ def trim(utterance: Checked, threshold: float) -> Checked:
     """Leave out silence around the speech: `threshold` dB or more below the loudest.
 
     Raises:
-        UserError: Samples are not finite.
+        UserError: The audio cannot be decoded, or samples are not finite.
     """
-    wav, fs = soundfile.read(utterance.audio, dtype="float32", always_2d=True)
+    fs, (first, last) = utterance.rate, utterance.segment or (0.0, utterance.seconds)
+    samples = {"start": round(first * fs), "stop": round(last * fs)}
+    path = utterance.audio
+    try:
+        wav, _ = soundfile.read(path, dtype="float32", always_2d=True, **samples)
+    except soundfile.LibsndfileError as e:
+        raise UserError(f"{path} is damaged: {e.error_string}") from e
     if not np.isfinite(wav).all():
-        raise UserError(f"{utterance.audio} has samples that are not finite numbers")
+        raise UserError(f"{path} has samples that are not finite numbers")
     _, (start, end) = librosa.effects.trim(wav.mean(axis=1), top_db=threshold)
-    segment = max(start / fs - MARGIN, 0.0), min(end / fs + MARGIN, len(wav) / fs)
-    return replace(utterance, segment=segment, seconds=segment[1] - segment[0])
+    start, end = max(start / fs - MARGIN, 0.0), min(end / fs + MARGIN, len(wav) / fs)
+    segment = first + start, first + end
+    return replace(utterance, segment=segment, seconds=end - start)
 
 
 def trim_all(utterances: Sequence[Checked], threshold: float) -> list[Checked]:
@@ -155,44 +90,46 @@ def measure_silence(utterances: Sequence[Checked]) -> float:
     return 1 - sum(u.seconds for u in trimmed) / sum(u.seconds for u in chosen)
 
 
-def with_speaker_first(utterances: Sequence[Checked]) -> list[Checked]:
-    """Return the utterances with ids that begin with the speaker, as Kaldi wants it."""
-    if all(f"{u.utt_id}-".startswith(f"{u.speaker}-") for u in utterances):
-        return list(utterances)
-    return [replace(u, utt_id=f"{u.speaker}-{u.utt_id}") for u in utterances]
-
-
 def read_sets(
-    root: Path, names: Iterable[str], test_sets: Sequence[str], shortest: float
+    args: argparse.Namespace, names: Iterable[str], commands: Path | None
 ) -> dict[str, list[Checked]]:
-    """Read the data directories root/<name>.
+    """Read the data directories args.root/<name>; see `read_set` on commands.
 
     Raises:
         UserError: Something is wrong, a line for each problem; an utterance of a test
-            set, of which ESPnet leaves none out, is shorter than `shortest` seconds.
+            set, of which ESPnet leaves none out, is too short.
     """
+    root, shortest = args.root, args.min_wav_duration
     if not root.is_dir():
         raise UserError(f"{root} is not a folder")
-    sets, problems = {}, []
+    if root.resolve() == args.data.resolve():
+        raise UserError(
+            f"{root} is where the recipe makes its own: name another folder"
+        )
+    sets, problems, notes = {}, [], []
     for name in dict.fromkeys(names):
-        sets[name], found = read_set(root / name, root)
+        sets[name], found, noted = read_set(root / name, root, commands)
         problems += found
+        notes += noted
         short = [u.utt_id for u in sets[name] if u.seconds < shortest]
-        if name in test_sets and short:
+        if name in args.test_sets and short:
             why = f"shorter than {shortest:g} s, too short to be recognised"
             problems.append(f"{root / name}/wav.scp: {why}: {some(short)}")
-    problems += [*find_overlaps(root, sets), *find_mixed_channels(root, sets)]
+    problems += find_overlaps(root, sets)
+    if channels := list_by(sets, "channels"):
+        what = "recordings have different numbers of channels, give all of them one"
+        problems.append(f"{root}: {what}: {channels}")
     if problems:
         raise UserError("\n".join(problems))
+    if rates := list_by(sets, "rate"):
+        notes.append(f"note: audio of several rates, in Hz, is resampled: {rates}")
+    if (channels := next(iter(sets.values()))[0].channels) > 1:
+        notes.append(
+            f"note: audio of {channels} channels: ESPnet trains on one of them, each "
+            "time another, and decodes the first"
+        )
+    print("".join(f"{note}\n" for note in notes), end="")
     return sets
-
-
-def note_shared_speakers(sets: Sets, train_set: str, test_sets: Sequence[str]):
-    """Print which test sets have speakers of the training set."""
-    known = {u.speaker for u in sets[train_set]}
-    for name in sorted(set(test_sets) - {train_set}):
-        if shared := sorted({u.speaker for u in sets[name]} & known):
-            print(f"note: {name} has speakers of {train_set}: {some(shared)}")
 
 
 def check_lengths(root: Path, sets: Sets, shortest: float, longest: float):
@@ -217,15 +154,21 @@ def check_lengths(root: Path, sets: Sets, shortest: float, longest: float):
         raise UserError("\n".join(problems))
 
 
-def prepare(args: argparse.Namespace) -> None:
-    """Make the data directories, once nothing is wrong with any; see `main`."""
+def prepare(args: argparse.Namespace, commands: Path | None) -> None:
+    """Make the data directories, once nothing is wrong with any; see `main`.
+
+    Args:
+        args: The options.
+        commands: Folder to make for the audio of commands in wav.scp; it gets its
+            place, args.data/commands, afterwards.
+    """
     root, train_set, test_sets = args.root, args.train_set, args.test_sets
     valid_set = args.valid_set or "dev"
-    lengths = args.min_wav_duration, args.max_wav_duration
     is_held_out = not (args.valid_set or "dev" in test_sets or (root / "dev").exists())
     names = [train_set, *([] if is_held_out else [valid_set]), *test_sets]
-    sets = read_sets(root, names, test_sets, args.min_wav_duration)
+    sets = read_sets(args, names, commands)
     note_shared_speakers(sets, train_set, test_sets)
+    note_unseen_characters(sets, train_set)
     if is_held_out:
         if len({u.speaker for u in sets[train_set]}) < 2:
             raise UserError(
@@ -243,9 +186,17 @@ def prepare(args: argparse.Namespace) -> None:
             f"note: {share:.0%} of {train_set} is silence before and after the speech: "
             f"models learn sooner without it, with --trim_silence {THRESHOLD}"
         )
+    lengths = args.min_wav_duration, args.max_wav_duration
     check_lengths(root, {name: sets[name] for name in (train_set, valid_set)}, *lengths)
-    for name, utterances in sets.items():
-        write_data_dir(args.data / name, with_speaker_first(utterances))
+    for name, utterances in in_order(sets).items():
+        kept = []
+        for u in utterances:
+            if commands and u.audio.is_relative_to(commands):
+                place = args.data / "commands" / u.audio.relative_to(commands)
+                u = replace(u, audio=place.resolve())
+            # asr.sh would resample the short ones before it leaves them out
+            kept += [u] if u.seconds >= args.min_wav_duration else []
+        write_data_dir(args.data / name, kept)
 
 
 def main(argv: list[str] | None = None):
@@ -260,11 +211,21 @@ def main(argv: list[str] | None = None):
     # asr.sh leaves out the others, but of test sets
     parser.add_argument("--min_wav_duration", type=float, default=0.1, help="seconds")
     parser.add_argument("--max_wav_duration", type=float, default=20, help="seconds")
+    parser.add_argument(
+        "--allow_commands", choices=["true", "false"], help="run commands in wav.scp"
+    )
     parser.add_argument("root", type=Path, help="folder with a directory for each set")
     parser.add_argument("data", type=Path, help="where to make the data directories")
     args = parser.parse_args(argv)
-    with reported_errors(PROG):
-        prepare(args)
+    with reported_errors(PROG), contextlib.ExitStack() as stack:
+        commands = None
+        if args.allow_commands == "true":
+            args.data.mkdir(parents=True, exist_ok=True)
+            commands = stack.enter_context(
+                written_whole(args.data.resolve() / "commands")
+            )
+            commands.mkdir()
+        prepare(args, commands)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,10 @@ CORPUS = Path(__file__).resolve().parents[3] / "shared/corpora/phone-aligned"
 needs_corpus = pytest.mark.skipif(not CORPUS.is_dir(), reason="no phone-aligned corpus")
 
 
+def open_(source, *utt_ids, cache=Path("unused"), **options):
+    return alignments.Alignments(str(source), cache, utt_ids, {}, **options)
+
+
 def assert_same_phones(actual, expected, tolerance=1e-9):
     assert [p.symbol for p in actual] == [p.symbol for p in expected]
     times = ([p[1:] for p in phones] for phones in (actual, expected))
@@ -35,13 +39,14 @@ def assert_same_phones(actual, expected, tolerance=1e-9):
 
 @pytest.mark.parametrize("name", ["long", "short"])
 def test_a_textgrid_gives_its_phones(name):
-    assert_same_phones(alignments.read_textgrid(FOLDER / f"{name}.TextGrid"), HELLO)
+    assert_same_phones(open_(FOLDER, name)(name, SPEECH, RATE, None), HELLO)
 
 
 def test_a_ctm_file_gives_each_utterances_phones_in_order():
-    phones = alignments.read_ctm(FOLDER / "phones.ctm")
-    assert_same_phones(phones["hello"], HELLO)
-    assert_same_phones(phones["other"], [Phone("SIL", 0, 0.4)])
+    source = open_(FOLDER / "phones.ctm", "hello", "other")
+    assert_same_phones(source("hello", SPEECH, RATE, None), HELLO)
+    with pytest.raises(Unaligned, match="an alignment of silence alone"):
+        source("other", SPEECH, RATE, None)
 
 
 @needs_corpus
@@ -53,10 +58,8 @@ def test_aligned_speech_gives_the_boundaries_in_its_file(name):
     intervals = re.findall(r'([\d.]+)\n([\d.]+)\n"(.*)"\n', tier)
     expected = [Phone(normalise(s), float(a), float(b)) for a, b, s in intervals]
     assert len(expected) > 200
-    assert_same_phones(alignments.read_textgrid(path), expected)
-    # and they are those of its audio
     speech, rate = soundfile.read(path.with_suffix(".flac"), dtype="float32")
-    source = alignments.Alignments(str(CORPUS / "mfa-tests"), Path("unused"))
+    source = open_(CORPUS / "mfa-tests", name)
     assert_same_phones(source(name, speech, rate, None), expected)
 
 
@@ -64,11 +67,8 @@ def test_textgrids_are_found_in_folders_of_speakers(tmp_path):
     folder = tmp_path / "{corpus}" / "speaker" / "chapter"
     folder.mkdir(parents=True)
     (folder / "utt-1.TextGrid").write_text((FOLDER / "long.TextGrid").read_text())
-    source = alignments.Alignments(str(tmp_path / "{corpus}"), tmp_path / "cache")
+    source = open_(tmp_path / "{corpus}", "utt-1")
     assert_same_phones(source("utt-1", SPEECH, RATE, None), HELLO)
-    assert_refused(
-        "no phones of utt-2 in .*{corpus}", source, "utt-2", SPEECH, RATE, ""
-    )
 
 
 def test_frames_get_the_phone_at_their_time():
@@ -89,7 +89,7 @@ def assert_refused(message, function, *args):
 @pytest.mark.parametrize(
     "old, new, message",
     [
-        ("xmin", "phones?", "utt.TextGrid is not a TextGrid"),
+        ("xmin", "phones?", "utt.TextGrid cannot be read as a TextGrid"),
         ('"phones"', '"segments"', "has 0 tiers of phones among"),
         ('"words"', '"speaker - phones"', "has 2 tiers of phones among"),
         ('"phones"', '"telephones"', "has 0 tiers of phones among"),
@@ -139,30 +139,29 @@ def test_of_two_textgrids_of_one_name_none_is_chosen(tmp_path):
         (tmp_path / speaker).mkdir(exist_ok=True)
         text = (FOLDER / "long.TextGrid").read_text()
         (tmp_path / speaker / f"{name}.TextGrid").write_text(text)
-    source = alignments.Alignments(str(tmp_path), tmp_path / "cache", True)
     both = "a/utt.TextGrid and .*b/utt.TextGrid have the name of the same"
-    assert_refused(both, source, "utt", SPEECH, RATE, None)
+    assert_refused(both, open_, tmp_path, "utt")
+    source = open_(tmp_path, "other")
     assert_same_phones(source("other", SPEECH, RATE, None), HELLO)
 
 
 def test_alignments_that_are_not_there_are_named(tmp_path):
-    open_ = alignments.Alignments
-    assert_refused("there is no '/no/where'", open_, "/no/where", tmp_path)
-    assert_refused(r"there is no \*.TextGrid in", open_, str(tmp_path), tmp_path)
+    assert_refused("there is no '/no/where'", open_, "/no/where")
+    assert_refused(r"there is no \*.TextGrid in", open_, tmp_path)
 
 
 @pytest.mark.parametrize("path", [FOLDER, FOLDER / "phones.ctm"], ids=lambda p: p.name)
-def test_an_utterance_without_alignment_is_named_or_counted(path, tmp_path):
-    source = alignments.Alignments(str(path), tmp_path)
-    assert_refused("utt-7.* allow_missing", source, "utt-7", SPEECH, RATE, "A")
-    source = alignments.Alignments(str(path), tmp_path, allow_missing=True)
+def test_an_utterance_without_alignment_is_named_or_counted(path):
+    name = "long" if path == FOLDER else "hello"
+    assert_refused("no phones of utt-7 in .* allow_missing", open_, path, name, "utt-7")
+    source = open_(path, name, "utt-7", allow_missing=True)
     with pytest.raises(Unaligned) as raised:
         source("utt-7", SPEECH, RATE, "A")
     assert str(raised.value) == "no alignment given"
 
 
-def test_an_alignment_of_longer_audio_is_refused(tmp_path):
-    source = alignments.Alignments(str(FOLDER), tmp_path)
+def test_an_alignment_of_longer_audio_is_refused():
+    source = open_(FOLDER, "long")
     assert source("long", SPEECH[: int(1.16 * RATE)], RATE, None)  # by rounding
     longer = "the phones of long end at 1.20 s, but its audio lasts 1.00 s"
     assert_refused(longer, source, "long", SPEECH[:RATE], RATE, None)
@@ -219,7 +218,7 @@ def test_unknown_words_and_too_little_audio_are_not_guessed(an4):
 def test_what_was_aligned_or_failed_once_is_kept(an4, tmp_path, monkeypatch):
     words, wav = an4[0]
     wav = wav.astype(np.float32)
-    source = alignments.Alignments("pocketsphinx", tmp_path / "cache")
+    source = open_("pocketsphinx", cache=tmp_path)
     phones = source("utt", wav, RATE, words)
     with pytest.raises(Unaligned):
         source("other", wav, RATE, "blorque")
@@ -235,7 +234,7 @@ def test_what_was_aligned_or_failed_once_is_kept(an4, tmp_path, monkeypatch):
 
 def test_other_audio_rate_words_or_pocketsphinx_are_aligned_anew(tmp_path, monkeypatch):
     def count_kept(speech=SPEECH, rate=RATE, text="blorque"):
-        source = alignments.Alignments("pocketsphinx", tmp_path)
+        source = open_("pocketsphinx", cache=tmp_path)
         with pytest.raises(Unaligned):
             source("utt", speech, rate, text)
         return len(list(tmp_path.iterdir()))
@@ -249,7 +248,7 @@ def test_other_audio_rate_words_or_pocketsphinx_are_aligned_anew(tmp_path, monke
 
 
 def test_pocketsphinx_without_words_is_refused(tmp_path):
-    source = alignments.Alignments("pocketsphinx", tmp_path)
+    source = open_("pocketsphinx", cache=tmp_path)
     with pytest.raises(UserError, match="utt-7 has no line in text"):
         source("utt-7", SPEECH, RATE, None)
 

@@ -52,7 +52,7 @@ def write_data_dir(folder, an4, chosen):
         speaker, audio = f"spk{n % 3}", folder / f"{n}.flac"
         soundfile.write(audio, wav, 16000)
         for name, value in ("wav.scp", audio), ("text", words), ("utt2spk", speaker):
-            with open(folder / name, "a") as file:
+            with open(folder / name, "a", encoding="utf-8") as file:
                 print(f"{speaker}-{n} {value}", file=file)
     return folder
 
@@ -257,6 +257,7 @@ def assert_refused(capsys, status, message):
         (["--asr_model_file", "no.pth"], "--asr_model_file: there is no file 'no.pth'"),
         (["--data_dir", "/no/where"], "--data_dir: /no/where/wav.scp is missing"),
         (["--alignments", "/no/where"], "argument --alignments: there is no"),
+        (["--phone_tier", "MAU"], "--alignments: 'pocketsphinx' is no folder of TextG"),
         (["--allow_missing", "x"], "argument --allow_missing: invalid"),
         (["--num_utts", "0"], "--num_utts: '0' must be a positive integer"),
         (["--suggest", "5"], "--suggest: 5 is more than the encoder's 4 layers"),

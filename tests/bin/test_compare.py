@@ -2,7 +2,6 @@
 
 """The command line of ./run.sh, before anything is installed or planned."""
 
-import os
 import re
 import shlex
 import subprocess
@@ -27,8 +26,9 @@ def run(*argv):
 def test_help_lists_every_option_with_its_default_before_anything_is_installed():
     shown = run("--help").stdout
     assert set(re.findall(r"^    --(\w+)  ", shown, re.M)) == set(compare.OPTIONS)
-    cores = len(os.sched_getaffinity(0))
-    assert 'default="baseline reuse2 reuse3"' in shown and f'default="{cores}"' in shown
+    assert 'default="baseline reuse2 reuse3"' in shown and not re.search(
+        r"{\w+}", shown
+    )
 
 
 @pytest.mark.parametrize(
@@ -37,11 +37,14 @@ def test_help_lists_every_option_with_its_default_before_anything_is_installed()
         ("--stage 8", "--stage: '8' is not a whole number from 0 to 7"),
         ("--stop_stage x", "--stop_stage: 'x' is not a whole number from 0 to 7"),
         ("--stage 2 --stop_stage 1", "--stage: 2 comes after --stop_stage 1"),
-        ("--nj 0", "--nj: '0' is not a whole number from 1 up"),
-        ("--jobs two", "--jobs: 'two' is not a whole number from 1 up"),
-        ("--ngpu -1", "--ngpu: '-1' is not a whole number from 0 up"),
+        ("--nj 0", "--nj: '0' is not a whole number from 1 to 10000"),
+        ("--jobs two", "--jobs: 'two' is not a whole number from 1 to 10000"),
+        ("--ngpu -1", "--ngpu: '-1' is not a whole number from 0 to 10000"),
         ("--resume maybe", "--resume: 'maybe' is not true or false"),
-        ("--seeds '1 two'", "--seeds: 'two' is not a whole number from 0 up"),
+        (
+            "--seeds '1 two'",
+            "--seeds: 'two' is not a whole number from 0 to 4294967295",
+        ),
         ("--seeds '1 1'", "--seeds: '1' is there more than once"),
         (
             "--models 'baseline baseline'",

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from espnet2.tasks.asr import ASRTask
 
 import espnet_reuse.export as library
@@ -86,7 +87,7 @@ def run(exp, *options, kind="pt2"):
 def serve(path):
     """Return a function that runs the file as its user would, without this package."""
     if path.suffix == ".pt2":
-        return torch.export.load(path).module()
+        return torch.export.load(path).module(check_guards=False)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
     def infer(feats, lengths):
@@ -121,7 +122,24 @@ def assert_serves_the_model(exp, path, sizes, with_ctc=False):
                 )
 
 
-SIZES = ([15], [60], [333, 200, 17], [64] * 5)
+def assert_too_few_frames_have_length_0(exp, path):
+    """Compare with the lengths of ESPnet's model, around the fewest that it takes."""
+    model, _ = ASRTask.build_model_from_file(exp / "config.yaml", exp / "model.pth")
+    model.eval().frontend = None
+    infer = serve(path)
+    refused = 0
+    for frames in range(17):
+        feats, lengths = torch.zeros(2, frames, MELS), torch.tensor([frames, frames])
+        try:
+            _, expected = model.encode(feats.clone(), lengths)
+        except TooShortUttError:
+            expected = torch.zeros_like(lengths)
+            refused += 1
+        torch.testing.assert_close(infer(feats, lengths)[1], expected)
+    assert 5 <= refused <= 15
+
+
+SIZES = ([7], [60], [333, 200, 17, 6, 0], [64] * 5)
 
 
 # ------------------------------ what it writes ------------------------------
@@ -134,6 +152,7 @@ def test_any_batch_and_length_gives_the_models_output(exp, tmp_path, kind, capsy
     assert f"Written: {output}: feats, feats_lengths -> " in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == [output]
     assert_serves_the_model(exp, output, SIZES, with_ctc=True)
+    assert_too_few_frames_have_length_0(exp, output)
     if kind == "pt2":  # consumers compute no map, and no loop over blocks is recorded
         targets = [str(n.target) for n in torch.export.load(output).graph.nodes]
         softmax = [target for target in targets if target.startswith("aten.softmax")]
@@ -177,6 +196,22 @@ def test_every_encoder_gives_the_models_output(case, kind, tmp_path):
     save_model(tmp_path, encoder, config, **options)
     assert run(tmp_path, kind=kind) == 0
     assert_serves_the_model(tmp_path, tmp_path / f"model.{kind}", SIZES)
+    assert_too_few_frames_have_length_0(tmp_path, tmp_path / f"model.{kind}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "encoder, input_layer",
+    [("conformer_reuse", f"conv2d{factor}") for factor in (1, 2, 6, 8)]
+    + [("e_branchformer_reuse", f"conv1d{factor}") for factor in (1, 2, 3)],
+)
+def test_too_few_frames_for_an_input_layer_have_length_0(
+    encoder, input_layer, tmp_path
+):
+    save_model(tmp_path, encoder, **LATEST, **REUSE, input_layer=input_layer)
+    assert run(tmp_path, kind="onnx") == 0
+    assert_serves_the_model(tmp_path, tmp_path / "model.onnx", SIZES[1:])
+    assert_too_few_frames_have_length_0(tmp_path, tmp_path / "model.onnx")
 
 
 @pytest.mark.slow

@@ -27,7 +27,8 @@ from espnet_reuse.files import write_json
 ROOT = Path(__file__).resolve().parents[2]
 MADE_BY_RUNS = shutil.ignore_patterns("data", "downloads", "dump", "exp")
 SETS = ("train", "dev", "test_a", "test_b")
-CHECK = {"check of the configs"}  # of other configs, it is another one
+# of other configs, they are others
+CHECKS = {"check of the configs", "check of tokens against frames"}
 DATA = {"data preparation", "formatting of the data"}
 TOKENS = {"tokens and statistics"}
 MODELS = ("baseline", "reuse3", "reuse3_warm")
@@ -173,7 +174,7 @@ def test_before_a_run_everything_is_to_do_and_after_it_nothing(root):
     ],
 )
 def test_an_option_makes_stale_what_depends_on_it(finished, argv, stale):
-    assert open_steps(finished, *argv) - CHECK == stale
+    assert open_steps(finished, *argv) - CHECKS == stale
 
 
 def edit_config(name, **changes):
@@ -223,6 +224,14 @@ RECIPE = "egs2/custom/asr1"
             id="what is trained on",
         ),
         pytest.param(
+            lambda root: shutil.copytree(
+                recipe_of(root) / "dump/raw/train",
+                recipe_of(root) / "dump/raw/train_sp",
+            ),
+            set(),
+            id="a perturbed set that an earlier run has left",
+        ),
+        pytest.param(
             append(f"{RECIPE}/dump/raw/test_a/text", "test_a-2 more\n"),
             of(*MODELS, sets=("test_a",)),
             id="a test set",
@@ -262,7 +271,7 @@ RECIPE = "egs2/custom/asr1"
 )
 def test_an_edit_makes_stale_what_depends_on_it(finished, edit, stale):
     edit(finished)
-    assert open_steps(finished) - CHECK == stale
+    assert open_steps(finished) - CHECKS == stale
 
 
 def test_an_option_that_a_future_asr_sh_brings_makes_all_stale(finished):
@@ -270,7 +279,7 @@ def test_an_option_that_a_future_asr_sh_brings_makes_all_stale(finished):
     steps._recipe.options["brand_new"] = "1"
     again = Steps(steps._compared, steps._actions)
     done = {s.name for s in again.all if s.is_done()}
-    assert done <= CHECK
+    assert done <= CHECKS
 
 
 def lines_of(root, *argv):
@@ -323,7 +332,7 @@ def test_a_model_that_was_made_from_a_file_of_the_same_values_is_the_same(finish
         recipe_of(finished) / "conf/train_asr_conformer_reuse.yaml",
         tuning / "train_asr_conformer_reuse3.yaml",
     )
-    assert open_steps(finished) - CHECK == set()
+    assert open_steps(finished) - CHECKS == set()
 
 
 def test_asr_args_and_seeds_have_folders_of_their_own(root):

@@ -84,6 +84,21 @@ def test_audio_that_cannot_be_read_is_named(data_dir, content, reason):
     assert str(audio) in problem and reason in problem
 
 
+def test_ids_that_espnet_would_find_out_of_order_are_named(data_dir):
+    (data_dir / "utt2spk").write_text("a-1 z\na-2 a\n")
+    (problem,) = check_data_dir(data_dir)
+    assert problem.endswith(
+        "as their speakers, begin each with its speaker: a-2 after a-1"
+    )
+
+
+def test_transcripts_that_espnet_would_refuse_are_named(data_dir):
+    (data_dir / "text").write_text("a-1 GO\u00a0ON\na-2 <s> YES\n", encoding="utf-8")
+    reserved, space = check_data_dir(data_dir)
+    assert reserved.endswith("text: symbols that Kaldi reserves, <s>, </s> or #0: a-2")
+    assert space.endswith("text: white space other than blanks: a-1")
+
+
 def test_the_command_names_every_problem_of_the_folders_that_are_data_dirs(data_dir):
     (data_dir / "text").unlink()
     (data_dir / "utt2spk").write_text("")

@@ -5,53 +5,16 @@
 import re
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
 
 from espnet_reuse.data.data_dir import read_data_dir, read_scp
-from espnet_reuse.data.prepare import PROG, main
-
-
-@pytest.fixture
-def corpus(tmp_path):
-    """Two utterances of two speakers in each of three sets, with relative paths."""
-    root = tmp_path / "corpus"
-    (root / "audio").mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for name in ("train", "dev", "test"):
-        ids = [f"{name}{n}" for n in range(2)]
-        for utt_id in ids:
-            noise = rng.uniform(-0.1, 0.1, 4000)
-            soundfile.write(root / f"audio/{utt_id}.flac", noise, 8000)
-        write(root / name / "wav.scp", [f"{i} audio/{i}.flac" for i in ids])
-        write(root / name / "text", [f"{i} GO ON" for i in ids])
-        write(root / name / "utt2spk", [f"{i} spk{n}" for n, i in enumerate(ids)])
-    return root
 
 
 def write(path, lines):
-    path.parent.mkdir(exist_ok=True)
     path.write_text("".join(line + "\n" for line in lines))
-
-
-@pytest.fixture
-def prepare(capsys):
-    """A function that runs the command; what it gives is like subprocess.run's."""
-
-    def prepare(corpus, data, *options, valid_set=""):
-        sets = ("--train_set", "train", "--valid_set", valid_set, "--test_sets", "test")
-        status = 0
-        try:
-            main([*sets, *options, str(corpus), str(data)])
-        except SystemExit as e:
-            status = e.code
-        output = capsys.readouterr()
-        return SimpleNamespace(returncode=status, stdout=output.out, stderr=output.err)
-
-    return prepare
 
 
 def test_relative_paths_speakers_and_words_are_taken_over(prepare, corpus, tmp_path):
@@ -165,80 +128,6 @@ def write_audio(corpus, utt_id, wav, **form):
     soundfile.write(corpus / f"audio/{utt_id}.flac", wav, 8000, **form)
 
 
-LINES = [  # a file, its lines, what is said
-    ("train/text", ["train0 GO", "train1 GO", "train0 GO"], "duplicate ids: train0"),
-    ("train/text", ["train0", "train1 GO"], "no words: train0"),
-    ("train/text", ["train0 GO", "", "train1 GO"], "line 2 is empty"),
-    ("dev/text", ["dev0 GO"], "no line for: dev1"),
-    ("dev/wav.scp", ["dev0 audio/dev0.flac"], "no line for: dev1"),
-    ("dev/wav.scp", ["dev0 audio/dev0.flac", "dev1"], "no file: dev1"),
-    (
-        *("dev/wav.scp", ["dev0 sox a.wav -t wav - |", "dev1 wav.ark:5"]),
-        "a command or an archive instead of a file: dev0, dev1",
-    ),
-    ("dev/utt2spk", ["dev0 spk0"], "no line for: dev1"),
-    ("dev/utt2spk", ["dev0 spk0", "dev1"], "no speaker: dev1"),
-    (
-        *("dev/utt2spk", ["dev0 spk0", "dev1 John Smith"]),
-        "a speaker's name with spaces: dev1 (John Smith)",
-    ),
-    ("train/segments", ["train0 train0 0 0.2"], "segments are not supported"),
-    (
-        *("test/wav.scp", ["test0 audio/dev1.flac", "test1 audio/test1.flac"]),
-        "recordings that dev has, too: test0",
-    ),
-]
-DAMAGES = {
-    "dev/text is missing": lambda c: (c / "dev/text").unlink(),
-    "train/text is not UTF-8": lambda c: (c / "train/text").write_bytes(b"train0 \xc9"),
-    "test/wav.scp: shorter than 0.1 s, too short to be recognised: test0": lambda c: (
-        write_audio(c, "test0", np.zeros(400))
-    ),
-    "recordings have different numbers of channels: 1: train/train0": lambda c: (
-        write_audio(c, "test0", np.zeros((4000, 2)))
-    ),
-    "train: 2 of 2 utterances are left out, which do not last": lambda c: [
-        write_audio(c, f"train{n}", np.ones(40 * 4000)) for n in (0, 1)
-    ],
-    "a single speaker: none can be held out to validate on: make a set": lambda c: (
-        write_train(c, 1)
-    ),
-    "train0.flac has no samples": lambda c: write_audio(
-        c, "train0", [], format="WAV", subtype="PCM_16"
-    ),
-    "train0.flac has samples that are not finite numbers": lambda c: write_audio(
-        c, "train0", [np.nan] * 4000, format="WAV", subtype="FLOAT"
-    ),
-    "test/text: ids that train has, too: train0": lambda c: [
-        path.write_text(path.read_text().replace("test0 ", "train0 "))
-        for path in (c / "test").iterdir()
-    ],
-    "test/wav.scp: recordings that dev has, too: test1": lambda c: shutil.copy(
-        c / "audio/dev1.flac", c / "audio/test1.flac"
-    ),
-}
-
-
-@pytest.mark.parametrize(
-    "damage, message",
-    [
-        *((damage, message) for message, damage in DAMAGES.items()),
-        *((lambda c, a=a: write(c / a[0], a[1]), f"{a[0]}: {a[2]}") for a in LINES),
-    ],
-    ids=[*DAMAGES, *(f"{file}: {message}" for file, _, message in LINES)],
-)
-def test_what_is_wrong_is_named_before_anything_is_made(
-    prepare, corpus, tmp_path, damage, message
-):
-    damage(corpus)
-    result = prepare(corpus, tmp_path / "data")
-    assert result.returncode == 1
-    lines = result.stderr.strip().splitlines()
-    assert any(message in line for line in lines), lines
-    assert all(line.startswith(f"{PROG}: error: ") for line in lines)
-    assert not (tmp_path / "data").exists()
-
-
 def test_all_problems_are_listed_in_one_go(prepare, corpus, tmp_path):
     (corpus / "dev/text").unlink()
     write(corpus / "train/text", ["train0", "train1 GO", "", "train1 GO"])
@@ -272,47 +161,6 @@ def test_many_problems_of_a_kind_hide_no_other(prepare, corpus, tmp_path):
     first, last = result.stderr.strip().splitlines()
     assert first.endswith("; likewise u1, u2, u3 and 36 more")
     assert last.endswith("test/text: no words: test0")
-
-
-@pytest.mark.parametrize("speaker, renamed", [("s1", "s1-s1_a"), ("s1_a", "s1_a")])
-def test_ids_sort_as_their_speakers_do(prepare, corpus, tmp_path, speaker, renamed):
-    """An underscore sorts after digits: Kaldi would find s10_a before s1_a."""
-    for name, line in (
-        ("wav.scp", "{0} audio/{1}.flac"),
-        ("text", "{0} GO"),
-        ("utt2spk", "{0} {2}"),
-    ):
-        lines = [
-            ("s1_a", "train0", speaker),
-            ("s10_a", "train1", "s10_a"[: len(speaker) + 1]),
-        ]
-        write(corpus / "train" / name, [line.format(*values) for values in lines])
-    assert prepare(corpus, tmp_path / "data").returncode == 0
-    utt2spk = read_scp(tmp_path / "data/train/utt2spk")
-    assert renamed in utt2spk
-    assert list(utt2spk) == sorted(utt2spk)
-    assert list(utt2spk.values()) == sorted(utt2spk.values())
-
-
-def test_ids_stay_unique_where_some_begin_with_the_speaker(prepare, corpus, tmp_path):
-    write(corpus / "train/wav.scp", ["a-b audio/train0.flac", "b audio/train1.flac"])
-    write(corpus / "train/text", ["a-b GO", "b ON"])
-    write(corpus / "train/utt2spk", ["a-b a", "b a"])
-    assert prepare(corpus, tmp_path / "data").returncode == 0
-    assert read_scp(tmp_path / "data/train/text") == {"a-a-b": "GO", "a-b": "ON"}
-
-
-def test_a_byte_order_mark_and_rare_ends_of_lines_are_no_part_of_anything(
-    prepare, corpus, tmp_path
-):
-    path = corpus / "train/text"
-    path.write_text("\ufefftrain0 GO\u2028ON\r\ntrain1 GO\r\n", newline="")
-    result = prepare(corpus, tmp_path / "data")
-    assert result.returncode == 0, result.stderr
-    assert read_scp(tmp_path / "data/train/text") == {
-        "spk0-train0": "GO\u2028ON",
-        "spk1-train1": "GO",
-    }
 
 
 def test_what_asr_sh_will_leave_out_is_noted(prepare, corpus, tmp_path):

@@ -38,7 +38,7 @@ def build(config, folder):
     tokens, stats = config.model.token_list, config.model.normalize_conf.stats_file
     for path in (tokens, stats):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(tokens).write_text("\n".join(f"▁{i}" for i in range(5000)))
+    Path(tokens).write_text("\n".join(f"▁{i}" for i in range(5000)), encoding="utf-8")
     np.savez(stats, count=2, sum=np.zeros(80), sum_square=np.ones(80))
     with torch.device("meta"):
         return _instantiate_model(config)

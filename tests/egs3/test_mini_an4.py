@@ -117,7 +117,7 @@ def run(recipe, *stages, **configs):
     for role, name in configs.items():
         command += [f"--{role}_config", f"conf/{name}.yaml"]
     path = f"{recipe / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    with open(recipe / "log", "w") as log:
+    with open(recipe / "log", "w", encoding="utf-8") as log:
         process = subprocess.Popen(
             command, cwd=recipe, stdout=log, stderr=log, env=os.environ | {"PATH": path}
         )

@@ -82,7 +82,7 @@ def test_help_is_a_success(script):
 
 @pytest.mark.parametrize("task", [espnet2.tasks.asr, espnet2.tasks.st])
 def test_each_parent_is_followed_by_the_encoder_with_reuse(task):
-    source = Path(task.__file__).read_text()
+    source = Path(task.__file__).read_text(encoding="utf-8")
     registered, parents = make_patches.register(source)
     assert parents == set(make_patches.KINDS)
     lines = registered.splitlines(keepends=True)
@@ -106,7 +106,7 @@ def test_each_parent_is_followed_by_the_encoder_with_reuse(task):
 
 
 def test_a_task_in_another_form_is_refused(tmp_path):
-    source = Path(espnet2.tasks.asr.__file__).read_text()
+    source = Path(espnet2.tasks.asr.__file__).read_text(encoding="utf-8")
     source = source.replace(
         "conformer=ConformerEncoder,\n        tr", "conformer=ConformerEncoder, tr"
     )

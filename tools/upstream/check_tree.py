@@ -33,7 +33,7 @@ def dry_run(config, folder):
     from espnet2.bin import asr_train
 
     tokens = folder / "tokens.txt"
-    tokens.write_text("<blank>\n<unk>\na\n<sos/eos>\n")
+    tokens.write_text("<blank>\n<unk>\na\n<sos/eos>\n", "utf-8")
     try:
         asr_train.main(["--config", config, "--print_config"])
     except SystemExit as e:
@@ -58,7 +58,7 @@ def build_by_espnet3(config, folder):
     tokens, stats = config.model.token_list, config.model.normalize_conf.stats_file
     for made in (tokens, stats):
         Path(made).parent.mkdir(parents=True, exist_ok=True)
-    Path(tokens).write_text("\n".join(map(str, range(5000))))
+    Path(tokens).write_text("\n".join(map(str, range(5000))), "utf-8")
     np.savez(stats, count=2, sum=np.zeros(80), sum_square=np.ones(80))
     with torch.device("meta"):
         encoder = _instantiate_model(config).encoder

@@ -65,7 +65,7 @@ def fail(message):
 
 def run(folder, *command):
     """Run a program in a folder and return what it prints, or fail with it."""
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    result = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8")
     if result.returncode:
         words = " ".join(command[:3])
         fail(f"{words}: {(result.stderr + result.stdout).strip()}")
@@ -104,7 +104,10 @@ def make_files(tree, files):
     for there in files:
         if (tree / there).exists():
             fail(f"{tree} has a {there} already")
-    return {there: rewrite((ROOT / here).read_text()) for there, here in files.items()}
+    return {
+        there: rewrite((ROOT / here).read_text("utf-8"))
+        for there, here in files.items()
+    }
 
 
 def make_registrations(tree):
@@ -113,7 +116,7 @@ def make_registrations(tree):
     for folder in ("espnet2/tasks", "espnet3"):
         for path in sorted((tree / folder).rglob("*.py")):
             there = str(path.relative_to(tree))
-            text, offered[there] = register(path.read_text())
+            text, offered[there] = register(path.read_text("utf-8"))
             if offered[there]:
                 made[there] = text
     for there in TASKS:
@@ -143,7 +146,7 @@ def write_patches(tree, patches, repository, output):
     git("init", "-q")
     needed = ["setup.cfg", "pyproject.toml"]  # of isort and black
     for name, made in patches.items():
-        diff = (CHANGES / f"{name}.diff").read_text()
+        diff = (CHANGES / f"{name}.diff").read_text("utf-8")
         needed += [*made, *re.findall(r"^\+\+\+ b/(.*)", diff, re.MULTILINE)]
     for there in needed:
         if (tree / there).exists():
@@ -158,7 +161,7 @@ def write_patches(tree, patches, repository, output):
         git("apply", str(CHANGES / f"{name}.diff"))
         for there, text in made.items():
             (repository / there).parent.mkdir(parents=True, exist_ok=True)
-            (repository / there).write_text(text)
+            (repository / there).write_text(text, "utf-8")
         python_files = [there for there in made if there.endswith(".py")]
         if python_files:  # as ESPnet's pre-commit formats them
             python = functools.partial(run, repository, sys.executable, "-m")
@@ -167,7 +170,7 @@ def write_patches(tree, patches, repository, output):
             python("black", "-q", *python_files)
         git("add", "-A")
         text = shutil.copy(UPSTREAM / f"pr_{name}.md", output)
-        git("commit", "-q", "-m", message_of(Path(text).read_text()))
+        git("commit", "-q", "-m", message_of(Path(text).read_text("utf-8")))
         rows = git("diff", "--numstat", "HEAD~").splitlines()
         changed = sum(int(n) for row in rows for n in row.split()[:2])
         print(f"{name}: {len(rows)} files, {changed} changed lines")

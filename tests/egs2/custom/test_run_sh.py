@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+import resampy
 import soundfile
 import yaml
 
@@ -18,36 +19,59 @@ SMALL_ENCODER = {"output_size": 32, "num_blocks": 3}
 
 @pytest.fixture(scope="module")
 def corpus(an4, tmp_path_factory):
-    root = tmp_path_factory.mktemp("corpus")
+    """A corpus in which much is odd, but nothing wrong.
+
+    In stereo; the training set is segments of the output of a command; one test
+    recording has another rate; ids are paths, speakers' names go on one another's,
+    transcripts have white space of all kinds.
+    """
+    root = tmp_path_factory.mktemp("コーパス")
     for name, chosen in (("learn", an4[:4]), ("dev", an4[4:5]), ("unseen", an4[5:])):
         folder = root / name
         folder.mkdir()
-        lines = {"wav.scp": [], "text": []}
+        lines = {"wav.scp": [], "text": [], "utt2spk": [], "segments": []}
         for n, (words, wav) in enumerate(chosen):
-            soundfile.write(folder / f"{n}.ogg", wav, 16000)
-            lines["wav.scp"].append(f"{name}{n} {name}/{n}.ogg\n")
-            lines["text"].append(f"{name}{n} {words}\n")
+            stereo = np.stack([wav, wav[::-1]], axis=1)
+            path, rate = folder / f"{n} é.ogg", 16000
+            if name == "unseen" and n == 0:
+                stereo, rate = resampy.resample(stereo, 16000, 8000, axis=0), 8000
+            soundfile.write(path, stereo, rate)
+            lines["wav.scp"].append(f"{name}/{n} {name}/{path.name}\n")
+            lines["text"].append(f"{name}/{n}\t{words.replace(' ', '\u3000')}\n")
+            lines["utt2spk"].append(f"{name}/{n} O{'+' * n}{name}\n")
+        if name == "learn":
+            lines["wav.scp"] = ["all cat learn/all.wav |\n"]
+            wavs, end = [wav for _, wav in chosen], 0
+            soundfile.write(
+                folder / "all.wav", np.tile(np.concatenate(wavs), (2, 1)).T, 16000
+            )
+            for n, wav in enumerate(wavs):
+                start, end = end, end + len(wav)
+                times = f"{start / 16000} {end / 16000}"
+                lines["segments"].append(f"{name}/{n} all {times}\n")
         for file, content in lines.items():
-            (folder / file).write_text("".join(content))
+            if content:
+                (folder / file).write_text("".join(content), encoding="utf-8")
     return root
 
 
 def run(repository, corpus, *options):
     return repository.run(
         *("./run.sh", "--corpus", "custom", "--data", corpus, "--train_set", "learn"),
-        *("--inference_args", "--beam_size 2", *options),
+        *("--inference_args", "--beam_size 2", "--allow_commands", "true", *options),
     )
 
 
 @pytest.fixture(scope="module")
 def compared(copy_repository, corpus):
-    """A repository with the comparison of two models, of one epoch."""
+    """A repository with the comparison of three models, of one epoch."""
     repository = copy_repository()
     for path in repository.recipe_of("custom").glob("conf/**/train_asr_*.yaml"):
         config = yaml.safe_load(path.read_text()) | SMALL
         config["encoder_conf"] |= SMALL_ENCODER
         path.write_text(yaml.safe_dump(config))
-    options = ("--models", "baseline reuse3", "--test_sets", "unseen")
+    options = ("--models", "baseline reuse3 reuse3_warm", "--test_sets", "unseen")
+    options += ("--stop_stage", "7", "--analysis_args", "--num_utts 2")
     repository.status, repository.output = run(repository, corpus, *options)
     return repository
 
@@ -57,8 +81,16 @@ def test_the_whole_comparison_runs_on_a_corpus_of_ones_own(compared):
     assert compared.status == 0, compared.output
     exp = compared.recipe_of("custom") / "exp"
     comparison = json.loads((exp / "comparison.json").read_text())
-    assert list(comparison["models"]) == ["baseline", "reuse3"]
+    assert list(comparison["models"]) == ["baseline", "reuse3", "reuse3_warm"]
     assert "   reuse3 " in compared.output
+    assert len(list(exp.glob("*/analysis/unseen/report.html"))) == 3
+    for note in (
+        "learn: white space, U+3000, became single blanks in 4: learn/0",
+        "audio of several rates, in Hz, is resampled: 8000: unseen/unseen/0; 16000",
+        "audio of 2 channels",
+        "speakers' names do not sort with ids behind them",
+    ):
+        assert f"note: {note}" in compared.output
 
 
 def prepare(repository, root, sets, *options):

@@ -7,17 +7,13 @@ import hashlib
 import http.server
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tarfile
 import threading
-import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 
 from espnet_reuse.data.data_dir import read_scp
 
@@ -104,14 +100,12 @@ def files_of(data):
 def test_every_directory_is_valid_and_holds_what_the_corpus_holds(
     repository, recipe, whole, data_sh
 ):
-    options = ("--speed_perturb_factors", "0.9,1.0")
     parts = "train-clean-100,test-other,dev-clean"
-    data_sh(*options, parts=parts)
+    data_sh(parts=parts)
     data = recipe / "data"
     sizes = {d.parent.name: len(read_scp(d)) for d in data.glob("*/text")}
     assert sizes == {
         "train_clean_100": 21,
-        "train_clean_100_sp": 42,
         "test_other": 3,
         "dev_clean": 2,
         "dev": 2,
@@ -127,42 +121,18 @@ def test_every_directory_is_valid_and_holds_what_the_corpus_holds(
     assert "dev-other: left out" in (data / "partial").read_text()
 
     before = files_of(data)
-    data_sh(*options, parts=parts)
+    data_sh(parts=parts)
     assert files_of(data) == before
 
 
-@pytest.mark.parametrize("factor", [pytest.param("0.9", marks=pytest.mark.slow), "1.1"])
-def test_perturbed_speech_has_another_speed_and_the_same_words(recipe, data_sh, factor):
-    data_sh("--speed_perturb_factors", factor)
-    plain, fast = recipe / "data/train_clean_100", recipe / "data/train_clean_100_sp"
-    audio, words = read_scp(fast / "wav.scp"), read_scp(fast / "text")
-    for utt_id, path in read_scp(plain / "wav.scp").items():
-        name = f"sp{factor}-{utt_id}"
-        wav, rate = soundfile.read(path)
-        perturbed, _ = soundfile.read(recipe / audio[name])
-        assert abs(len(perturbed) - len(wav) / float(factor)) <= 1
-        # the strongest frequency moves by the factor
-        peaks = [
-            np.abs(np.fft.rfft(x * np.hanning(len(x)))).argmax() * rate / len(x)
-            for x in (wav, perturbed)
-        ]
-        assert peaks[1] == pytest.approx(peaks[0] * float(factor), rel=0.02)
-        assert words[name] == read_scp(plain / "text")[utt_id]
-    assert set(audio) == {f"sp{factor}-{u}" for u in read_scp(plain / "text")}
-
-
-def test_the_environment_may_name_the_corpus_and_no_factor_makes_no_perturbed_set(
-    repository, recipe, whole
-):
+def test_the_environment_may_name_the_corpus(repository, recipe, whole):
     status, output = repository.run(
         *("env", f"LIBRISPEECH={whole}", "local/data.sh", "--parts"),
         *("train-clean-100,test-other", "--allow_partial", "true"),
-        *("--speed_perturb_factors", ","),
         cwd=recipe,
     )
     assert status == 0, output
     assert len(read_scp(recipe / "data/train_clean_100/text")) == 20
-    assert not (recipe / "data/train_clean_100_sp").exists()
 
 
 def test_every_twentieth_utterance_is_held_out_where_no_dev_part_is(
@@ -275,73 +245,6 @@ def test_a_broken_corpus_is_refused_in_one_line(data_prep, corpus, tmp_path, mes
     DAMAGES[message](corpus / "LibriSpeech/train-clean-100")
     assert_refused(data_prep(*PARTIAL, corpus=corpus), message)
     assert not (tmp_path / "data").exists()
-
-
-def test_a_wrong_factor_is_named(data_sh):
-    output = data_sh("--speed_perturb_factors", "0.9,fast", status=1)
-    assert ".perturb_speed: error: --speed_perturb_factors: 'fast'" in output
-
-
-def in_a_small_file_system(folder, command):
-    """Run a shell command with a file system of 64 kB on a folder."""
-    mount = f"mount -t tmpfs -o size=64k none {folder} && {command}"
-    return subprocess.run(
-        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount],
-        capture_output=True,
-        text=True,
-    )
-
-
-def test_a_full_disk_is_said_in_one_line_and_leaves_nothing_that_looks_whole(
-    recipe, repository, whole
-):
-    (recipe / "data").mkdir()
-    if in_a_small_file_system(recipe / "data", "true").returncode != 0:
-        pytest.skip("this machine lets nobody mount a small file system")
-    options = "--parts train-clean-100,test-other --allow_partial true"
-    result = in_a_small_file_system(
-        recipe / "data",
-        f"cd {recipe} && local/data.sh --librispeech {whole} {options}; "
-        "s=$?; ls data >&2; exit $s",
-    )
-    *_, line = [s for s in result.stderr.splitlines() if "error" in s]
-    assert result.returncode == 1 and "no space left" in line.lower(), result.stderr
-    assert "train_clean_100_sp" not in result.stderr.splitlines()
-
-
-# ------------------------------ interruptions ------------------------------
-
-
-@pytest.mark.slow
-def test_a_killed_perturbation_is_continued_to_the_same_files(
-    repository, recipe, whole
-):
-    options = ("--librispeech", whole, "--parts", "train-clean-100,test-other")
-    command = ("local/data.sh", *options, "--allow_partial", "true", "--nj", "1")
-    process = repository.popen(*command, cwd=recipe, start_new_session=True)
-    data, deadline = recipe / "data", time.time() + 60
-
-    def whole_files():  # what is at work is in a folder of its own
-        return set(data.glob("speed_perturb/*/*/*.flac"))
-
-    while not whole_files() and time.time() < deadline:
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    done = {p: p.stat().st_mtime_ns for p in whole_files()}
-    assert done and not (data / "train_clean_100_sp").exists()
-    status, output = repository.run(*command, cwd=recipe)
-    assert status == 0, output
-    assert all(p.stat().st_mtime_ns == time_ns for p, time_ns in done.items())
-    interrupted = files_of(recipe / "data")
-
-    shutil.rmtree(recipe / "data")
-    assert repository.run(*command, cwd=recipe)[0] == 0
-    assert files_of(recipe / "data") == {
-        path: content
-        for path, content in interrupted.items()
-        if not path.parent.name.startswith(".")
-    }
 
 
 # ------------------------------ download ------------------------------

@@ -394,7 +394,7 @@ def test_stage_7_analyses_each_model_that_was_trained(compared):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ("--analysis_set dev", "--analysis_set: there is no set 'dev' in dump/raw"),
+        ("--analysis_set dev", "--analysis_set: no set 'dev'; choose from: "),
         ("--analysis_args --nosuch", "unrecognized arguments: --nosuch"),
         ("--analysis_args '--suggest 7'", "7 is more than the encoder's 6 layers"),
     ],

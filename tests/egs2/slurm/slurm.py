@@ -26,7 +26,7 @@ STATE = Path(__file__).parent if Path(__file__).is_symlink() else None
 
 
 def record(program, **what):
-    with open(STATE / "calls.jsonl", "a") as f:
+    with open(STATE / "calls.jsonl", "a", encoding="utf-8") as f:
         f.write(json.dumps({"program": program, **what}) + "\n")
 
 
@@ -88,7 +88,7 @@ def sbatch(argv):
     # the job: a process of its own, that has no file of the submission's open
     os.setsid()
     (jobs / str(job_id)).write_text(str(os.getpid()))
-    output = open(args.output, "a")  # noqa: SIM115 (open to the end)
+    output = open(args.output, "a", encoding="utf-8")  # noqa: SIM115 (open to the end)
     os.closerange(output.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(output.fileno(), 1)

@@ -6,7 +6,7 @@ Usage: $0 --data DIR [options]
 
 Makes data/<set> from the Kaldi-style data directories DIR/<set>: wav.scp, with paths
 that are absolute or relative to DIR, of any audio that soundfile reads; text; and, if
-there are, utt2spk.
+there are, utt2spk and segments.
 
 Options:
     --data       # Folder with the data directories (required).
@@ -20,10 +20,13 @@ Options:
     --max_wav_duration  # Leave out longer utterances, but of test sets (default=20 s).
     --trim_silence  # Leave out silence before and after the speech: what is this many dB
                     # below the loudest, e.g. 35 (default: leave out nothing).
+    --allow_commands  # Whether to run the commands in wav.scp, lines that end with "|", in
+                      # DIR, and to keep their audio (default=false).
 EOH
 )
 data=
 trim_silence=
+allow_commands=false
 min_wav_duration=0.1
 max_wav_duration=20
 train_set=$(of_conf train_set)
@@ -41,5 +44,6 @@ begin "$@"
 log "stage 1: Data preparation from ${data}"
 python3 -m espnet_reuse.data.prepare --train_set "${train_set}" --valid_set "${valid_set}" \
     --test_sets "${test_sets}" ${trim_silence:+--trim_silence "${trim_silence}"} \
+    --allow_commands "${allow_commands}" \
     --min_wav_duration "${min_wav_duration}" --max_wav_duration "${max_wav_duration}" \
     "${data}" data

@@ -4,8 +4,8 @@
 help_message=$(cat << EOH
 Usage: $0 [options]
 
-Makes data/{dev_clean,...}, data/dev, data/<train_set> of conf/asr.conf and data/<train_set>_sp
-from LibriSpeech. Needs neither Kaldi nor the programs flac and sox.
+Makes data/{dev_clean,...}, data/dev and data/<train_set> of conf/asr.conf from
+LibriSpeech. Needs neither Kaldi nor the program flac.
 
 Options:
     --librispeech    # An existing corpus: the folder that holds LibriSpeech/ or the
@@ -16,22 +16,18 @@ Options:
     --allow_partial  # Whether to accept a corpus of which utterances are missing; where
                      # no dev part is chosen, training utterances are held out
                      # (default=false). data/partial says what is missing.
-    --speed_perturb_factors  # Of data/<train_set>_sp (default: those of conf/asr.conf).
     --external_text  # Whether to download the text for the LM (default=false).
-    --nj             # The number of parallel jobs (default=4).
     --stage          # First stage to run (default=1).
     --stop_stage     # Last stage to run (default=100).
 EOH
 )
 train_set=$(of_conf train_set)
-speed_perturb_factors=$(of_conf speed_perturb_factors)
 stage=1
 stop_stage=100
 librispeech=${LIBRISPEECH:-}
 parts=
 allow_partial=false
 external_text=false
-nj=4
 . utils/parse_options.sh
 begin "$@"
 . ./db.sh
@@ -49,14 +45,8 @@ if in_stages 2; then
         "${librispeech:-downloads}" data
 fi
 
-if in_stages 3 && [ -n "${speed_perturb_factors//[, ]/}" ]; then
-    log "stage 3: Speed perturbation: data/${train_set} -> data/${train_set}_sp"
-    python3 -m espnet_reuse.data.perturb_speed --factors "${speed_perturb_factors}" --nj "${nj}" \
-        "data/${train_set}"
-fi
-
-if in_stages 4; then
-    log "stage 4: Text for the LM: data/local/other_text/text"
+if in_stages 3; then
+    log "stage 3: Text for the LM: data/local/other_text/text"
     if "${external_text}"; then
         python3 local/prepare_lm_text.py data/local/other_text
     elif [ ! -e data/local/other_text/text ]; then

@@ -4,17 +4,15 @@
 help_message=$(cat << EOH
 Usage: $0 --data DIR
 
-Makes data/{train_sp,dev,test_a,test_b} from the data directories DIR/{train,dev,test},
-with the silence around the speech left out; train_sp has the speech at three speeds,
-test_a the utterances that DIR/test/confidence marks with A, whose words are certain,
-test_b the others.
+Makes data/{train,dev,test_a,test_b} from the data directories DIR/{train,dev,test},
+with the silence around the speech left out; test_a has the utterances that
+DIR/test/confidence marks with A, whose words are certain, test_b the others.
 
 Options:
     --data  # Folder with the data directories (required).
 EOH
 )
 data=
-speed_perturb_factors=$(of_conf speed_perturb_factors)
 . utils/parse_options.sh
 begin "$@"
 
@@ -28,8 +26,6 @@ without=$(join -v 1 <(sort "${data}/test/text") <(grep "\s[AB]$" "${marks}" | so
 # of 8.6 s on average, 3.5 s are left
 python3 -m espnet_reuse.data.prepare --train_set train --valid_set dev --test_sets test \
     --trim_silence 35 "${data}" data
-rm -rf data/speed_perturb  # speech that was cut in another way
-python3 -m espnet_reuse.data.perturb_speed --factors "${speed_perturb_factors}" data/train
 for mark in A B; do
     # espnet_reuse.data.prepare has put the speaker before the ids
     utils/subset_data_dir.sh --utt-list \

@@ -1,0 +1,132 @@
+# Copyright 2026 The espnet-reuse authors  SPDX-License-Identifier: Apache-2.0
+
+"""Would libsndfile, and so ESPnet, read all that is in an audio file?"""
+
+import re
+from pathlib import Path
+
+import soundfile
+
+FORMATS = {"WAV", "WAVEX", "RF64", "W64", "FLAC", "OGG", "MP3", "AIFF", "AU", "NIST"}
+NO_LENGTH = 2**63 - 1  # what libsndfile says where the header should have one
+STREAMED = 2**31 - 2**16  # programs write sizes above before they know the size
+SPARE = 4096  # bytes in front of a WAV's samples and behind them
+RESYNC = 1024  # bytes that libsndfile skips in an MP3 before it gives up
+CONVERT = "convert it: ffmpeg -i IN OUT.flac"
+MP3_FRAMES = {  # a frame's first three bytes: its bytes, its samples
+    bytes([255, 0xE2 | version << 3 | crc, n << 4 | rate << 2 | low]): (
+        samples * 125 * kbit // (hertz >> shift) + (low >> 1),
+        samples,
+    )
+    for version, shift, samples, kbits in (  # MPEG-1, MPEG-2, MPEG-2.5
+        (3, 0, 1152, "32 40 48 56 64 80 96 112 128 160 192 224 256 320"),
+        (2, 1, 576, "8 16 24 32 40 48 56 64 80 96 112 128 144 160"),
+        (0, 2, 576, "8 16 24 32 40 48 56 64 80 96 112 128 144 160"),
+    )
+    for n, kbit in enumerate(map(int, kbits.split()), start=1)
+    for rate, hertz in enumerate((44100, 48000, 32000))
+    for crc in (0, 1)
+    for low in range(4)  # 2: a byte of padding
+}
+
+
+def check_mp3(data: bytes, expected: int) -> tuple[str | None, int]:
+    """Return what is wrong with an MP3, or None, and its samples, counted by frames.
+
+    Where no Xing frame has the length, libsndfile takes all frames to be as long as the
+    first and `expected` is what it will read.
+    """
+    position = end = samples = frame = 0
+    problem, first = None, b""
+    while 0 <= position < len(data):
+        size, frame = MP3_FRAMES.get(data[position : position + 3], (0, 0))
+        in_step = position == end and first
+        if size and (in_step or data[position + size :][:3] in MP3_FRAMES):
+            if first and position - end > RESYNC:
+                problem = f"is damaged: no audio in {position - end} of its bytes"
+            first = first or data[position : position + size]
+            position = end = position + size
+            samples += frame
+        else:
+            position = data.find(b"\xff", position + 1)
+    frame = MP3_FRAMES[first[:3]][1] if first else 0
+    if b"Xing" in first or b"Info" in first:
+        if expected > samples:
+            problem = "is cut short"
+        elif samples - expected > 4 * frame:  # itself, and the encoder's padding
+            problem = f"goes on after the {expected} samples of its header; {CONVERT}"
+    elif abs(samples - expected) > frame:
+        said = f"libsndfile takes it for {expected}"
+        problem = f"has {samples} samples, but no header says so: {said}; {CONVERT}"
+    return "is cut short" if end > len(data) else problem, samples
+
+
+def check_ogg(data: bytes) -> str | None:
+    """Return what is wrong with an Ogg file's pages, or None."""
+    pages = re.findall(rb"OggS\0(.).{12}(.{4})", data, re.DOTALL)
+    if sum(flags[0] >> 1 & 1 for flags, _ in pages) > 1:  # first pages of a stream
+        return f"has several streams, of which libsndfile reads one; {CONVERT}"
+    if [int.from_bytes(n, "little") for _, n in pages] != list(range(len(pages))):
+        return "has a gap: some of its pages are missing"
+    last = data[data.rindex(b"OggS") :]
+    segments = last[27 : 27 + int.from_bytes(last[26:27])]
+    is_whole = segments and len(last) >= 27 + len(segments) + sum(segments)
+    return None if is_whole and last[5] & 4 else "is cut short: its end is missing"
+
+
+def find_problem(f: soundfile.SoundFile, path: Path) -> str | None:
+    """Return what is wrong with an audio file that could be opened, or None."""
+    frames, log = f.frames, f.extra_info
+    if frames == NO_LENGTH:
+        return f"has no length in its header; {CONVERT}"
+    if f.format not in FORMATS or f.subtype in ("MPEG_LAYER_I", "MPEG_LAYER_II"):
+        return f"is in a format that does not show whether it is whole; {CONVERT}"
+    if not f.seekable():
+        return f"is in a format that segments cannot be cut from; {CONVERT}"
+    # what libsndfile says of WAV, W64, RF64, AIFF and AU, then of Ogg and of WAV
+    sizes = r"(?:data|riff|SSND|[sS]ize) *: (\d+) \(should be (\d+)\)"
+    if any(int(there) < int(n) < STREAMED for n, there in re.findall(sizes, log)):
+        return "is cut short"
+    if "ended unexpectedly" in log:
+        return "is cut short"
+    size = re.search(r"data : (\d+)$", log, re.M)
+    if size and re.search("Exiting parser|Have 0 marker", log):
+        behind = path.read_bytes()[int(size[1]) :].strip(b"\0")
+        if len(behind) > SPARE:
+            return f"goes on after the {size[1]} bytes of its header; {CONVERT}"
+    problem = None
+    if f.format == "NIST":
+        count = re.search(rb"sample_count -i (\d+)", path.read_bytes()[:1024])
+        if count and int(count[1]) > frames:
+            problem = f"is cut short: {frames} of {int(count[1])} samples"
+    elif f.format == "OGG":
+        problem = check_ogg(path.read_bytes())
+    elif f.subtype == "MPEG_LAYER_III":
+        problem, samples = check_mp3(path.read_bytes(), frames)
+        frames = min(frames, samples)
+    if problem or frames == 0:
+        return problem or "has no samples"
+    f.seek(frames - 1)
+    return None if len(f.read(1)) == 1 else "is cut short"
+
+
+def check_audio(path: Path | str) -> str | None:
+    """Return what is wrong with an audio file, or None.
+
+    Reads the header and the last sample, so that it is quick and yet notices a file
+    that was cut short; of an MP3 and an Ogg file the headers of all frames or pages.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            if not file.read(1):
+                return "is empty"
+        with soundfile.SoundFile(path) as f:
+            return find_problem(f, Path(path))
+    except OSError as e:
+        return f"cannot be read: {e.strerror}"
+    except ValueError as e:  # its name has a character that no name can have
+        return f"cannot be read: {e}"
+    except TypeError:  # by its name, soundfile takes it for RAW
+        return f"has no header; {CONVERT}"
+    except soundfile.LibsndfileError as e:
+        return f"cannot be read or is cut short: {e.error_string}"
