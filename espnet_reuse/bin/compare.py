@@ -43,7 +43,8 @@ Options:
                         # result (default="{resume}").
     --dry_run           # Whether to change nothing, and say of each step whether it is
                         # done, to do, or stale and why (default="{dry_run}").
-    --asr_args          # Training options that override the configs, e.g.
+    --asr_args          # Training options that override the configs; they begin a
+                        # training of their own, also with a higher --max_epoch, e.g.
                         # --asr_args "--max_epoch 10" (default="{asr_args}").
     --inference_config  # Config for decoding, of the recipe, or else relative to the
                         # current folder (default="{inference_config}").

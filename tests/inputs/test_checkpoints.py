@@ -35,7 +35,7 @@ class Training:
             torch.save(models[epoch], folder / f"{epoch}epoch.pth")
         seconds = {"time": {"__timedelta_seconds__": 2.0}, "total_count": 5}
         stats = {
-            n: {"train": seconds, "valid": seconds | {"acc": accuracy}}
+            n: {"train": seconds, "valid": seconds | {"acc": accuracy, "loss": -n}}
             for n, accuracy in ACCURACIES.items()
         }
         states = {"model": models[6], "reporter": {"stats": stats, "epoch": 6}}
@@ -217,6 +217,16 @@ TABLE = [
         "lacks 2epoch.pth; 3epoch.pth; 4epoch.pth: the average is made without",
     ),
     Row("the last epoch cut short", cut("6epoch.pth"), "noted", RESTORED),
+    Row(
+        "the last epoch, which is the best, cut short",
+        several(
+            cut("6epoch.pth"),
+            option(best_model_criterion=[("valid", "loss", "min")]),
+            option(keep_nbest_models=1),
+        ),
+        "noted",
+        RESTORED,
+    ),
     Row("zeros in the last epoch", in_tensor("6epoch.pth"), "noted", RESTORED),
     Row("the last epoch gone", gone("6epoch.pth"), "noted", RESTORED),
     Row("the last epoch not saved", killed_before_it_was_saved, "noted", RESTORED),
