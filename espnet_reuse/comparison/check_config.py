@@ -13,12 +13,20 @@ import numpy
 import torch
 import yaml
 from espnet2.bin import asr_inference
+from espnet2.legacy.nets.pytorch_backend.transformer.attention import (
+    LegacyRelPositionMultiHeadedAttention,
+)
+from espnet2.legacy.nets.pytorch_backend.transformer.multi_layer_conv import (
+    Conv1dLinear,
+    MultiLayeredConv1d,
+)
 from espnet2.tasks.asr import ASRTask
 
 from espnet_reuse.errors import UserError, one_line, reported_errors
 from espnet_reuse.files import write_json
 
 VOCABULARY = 5000  # tokens, an upper bound: a model's size before there are tokens
+SEE_PADDING = (LegacyRelPositionMultiHeadedAttention, Conv1dLinear, MultiLayeredConv1d)
 
 
 def parse(
@@ -40,6 +48,30 @@ def parse(
         raise UserError(f"{f'{config} {more}'.strip()}: {one_line(e)}") from e
 
 
+def find_notes(train_args: argparse.Namespace, encoder: torch.nn.Module) -> list[str]:
+    """Return what a user should know of the encoder's options, ESPnet's and ours."""
+    notes = []
+    if any(isinstance(module, SEE_PADDING) for module in encoder.modules()):
+        notes.append(
+            "an utterance is encoded otherwise in a batch with a longer one, as by "
+            "ESPnet's encoder, too; not with rel_pos_type: latest and "
+            "positionwise_layer_type: linear"
+        )
+    conf = train_args.encoder_conf
+    drops = {  # in the others layer_drop_rate has no effect
+        "stochastic_depth_rate": True,
+        "layer_drop_rate": train_args.encoder.startswith("e_branchformer"),
+        "attn_branch_drop_rate": conf.get("merge_method") == "learned_ave",
+    }
+    dropped = [name for name in drops if drops[name] and numpy.any(conf.get(name, 0))]
+    if dropped and not train_args.unused_parameters:
+        notes.append(
+            f"{', '.join(dropped)}: training in several processes stops without "
+            "unused_parameters: true"
+        )
+    return notes
+
+
 def describe(config: str, train_args: argparse.Namespace) -> dict:
     """Return a model's part of what `check` returns, or raise a UserError."""
     train_args.token_list = [str(i) for i in range(VOCABULARY)]
@@ -57,6 +89,7 @@ def describe(config: str, train_args: argparse.Namespace) -> dict:
         # checkpoint.pth, the model and two moments of Adam
         "disk_bytes": 4 * parameters * int(epochs + 1 + 1 + 3),
         "parameters": parameters,
+        "notes": find_notes(train_args, model.encoder),
     }
 
 
@@ -69,7 +102,7 @@ def check(
 
     Returns:
         {config: {"checkpoint": the file to decode with, "disk_bytes": ...,
-        "parameters": with 5,000 tokens}}.
+        "parameters": with 5,000 tokens, "notes": ...}}.
 
     Raises:
         UserError: A model cannot be built or decoded so, or its features differ from
