@@ -289,10 +289,7 @@ def _index_textgrids(folder):
         for name in (grid.stem, f"{grid.parent.name}-{grid.stem}"):
             grids.setdefault(name, []).append(grid)
     if not grids:
-        raise UserError(
-            f"there is no *.TextGrid in {folder}; name a folder that the Montreal "
-            "Forced Aligner wrote"
-        )
+        raise UserError(f"there is no *.TextGrid in {folder}; name a folder with some")
     return grids
 
 
