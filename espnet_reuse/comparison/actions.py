@@ -138,7 +138,7 @@ class Actions:
             f"--asr_args={self._options.asr_args}",
             log=log,
         )
-        self._show(log, "note: ")
+        self.runner.show(log, "note: ")
 
     def train_lm(self, step: Step) -> None:
         """Train the language model; some recipes have more text for it."""
