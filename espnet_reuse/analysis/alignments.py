@@ -62,18 +62,17 @@ def read_textgrid(path: Path, phone_tier: Optional[str] = None) -> List[Phone]:
     try:
         grid = textgrid.openTextgrid(str(path), True, reportingMode="silence")
     except Exception as error:  # praatio raises whatever its parser meets
-        what = "cannot be read as a TextGrid of UTF-8 or UTF-16 text"
-        raise UserError(f"{path} {what} ({one_line(error)})") from None
-    kinds = {tier.name: isinstance(tier, textgrid.IntervalTier) for tier in grid.tiers}
-    found = [name for name in kinds if pattern.fullmatch(name) and kinds[name]]
+        why = f"as a TextGrid in UTF-8 or UTF-16 ({one_line(error)})"
+        raise UserError(f"{path} cannot be read {why}") from None
+    tiers = [tier for tier in grid.tiers if isinstance(tier, textgrid.IntervalTier)]
+    found = [tier for tier in tiers if pattern.fullmatch(tier.name)]
     if len(found) != 1:
-        there = (name + ("" if kinds[name] else " (points)") for name in kinds)
+        there = ", ".join(tier.name for tier in tiers) or "none"
         raise UserError(
-            f"{path} has {len(found)} tiers of phones among: {', '.join(there)}; it "
-            f"should have one of intervals, named '{phone_tier or 'phones'}', or as "
-            "phone_tier says"
+            f"{path} has {len(found)} tiers of phones among its tiers of intervals: "
+            f"{there}; name one '{phone_tier or 'phones'}', or tell by phone_tier"
         )
-    tier = grid.getTier(found[0])
+    (tier,) = found
     phones = [Phone(e.label, e.start, e.end) for e in tier.entries]
     if phones and phones[-1].end < tier.maxTimestamp - TOLERANCE:
         ends = f"{phones[-1].end:g} s of {tier.maxTimestamp:g} s"
@@ -289,10 +288,7 @@ def _index_textgrids(folder):
         for name in (grid.stem, f"{grid.parent.name}-{grid.stem}"):
             grids.setdefault(name, []).append(grid)
     if not grids:
-        raise UserError(
-            f"there is no *.TextGrid in {folder}; name a folder that the Montreal "
-            "Forced Aligner wrote"
-        )
+        raise UserError(f"there is no *.TextGrid in {folder}; name a folder with some")
     return grids
 
 

@@ -9,9 +9,8 @@ layers may share one. Writes analysis.json, figures and report.html.
 Options:
     --data_dir  data directory that asr.sh made, such as dump/raw/test_other; relative
         paths in its wav.scp start in the current folder
-    --alignments  phones with times: a folder of TextGrids of the Montreal Forced
-        Aligner, a CTM file, 'pocketsphinx' to make them now (English), or 'none'
-        (default: pocketsphinx)
+    --alignments  phones with times: a folder of TextGrids, a CTM file, 'pocketsphinx'
+        to make them now (English), or 'none' (default: pocketsphinx)
     --allow_missing  count utterances without a TextGrid or a line in the CTM file as
         skipped instead of stopping (true or false, default: false)
     --phone_tier NAME  tier of the phones in the TextGrids, such as MAU, KAN-MAU or

@@ -94,6 +94,12 @@ class Actions:
             for path, source in sources.items():
                 message = message.replace(path, source)
             raise UserError(message) from e
+        noted = {}
+        for name, facts in self._compared.facts.items():
+            for note in facts["notes"]:
+                noted.setdefault(note, []).append(name)
+        for note, names in noted.items():
+            self.runner.display.log(f"note: {', '.join(names)}: {note}")
 
     def prepare_data(self, step: Step) -> None:
         """Run the recipe's local/data.sh."""

@@ -14,6 +14,13 @@ import numpy
 import torch
 import yaml
 from espnet2.bin import asr_inference
+from espnet2.legacy.nets.pytorch_backend.transformer.attention import (
+    LegacyRelPositionMultiHeadedAttention,
+)
+from espnet2.legacy.nets.pytorch_backend.transformer.multi_layer_conv import (
+    Conv1dLinear,
+    MultiLayeredConv1d,
+)
 from espnet2.tasks.abs_task import scheduler_classes
 from espnet2.tasks.asr import ASRTask
 
@@ -35,6 +42,7 @@ LEAST = {  # of what ESPnet takes in silence, or refuses late
     "|((max|min|valid)_)?batch_(size|bins)",
     0: "patience|num_workers|seed",
 }
+SEE_PADDING = (LegacyRelPositionMultiHeadedAttention, Conv1dLinear, MultiLayeredConv1d)
 
 
 def parse(
@@ -93,6 +101,30 @@ def build(config: str, train_args: argparse.Namespace) -> torch.nn.Module:
         raise UserError(f"{config}: {one_line(e)}") from e
 
 
+def find_notes(train_args: argparse.Namespace, encoder: torch.nn.Module) -> list[str]:
+    """Return what a user should know of the encoder's options, ESPnet's and ours."""
+    notes = []
+    if any(isinstance(module, SEE_PADDING) for module in encoder.modules()):
+        notes.append(
+            "an utterance is encoded otherwise in a batch with a longer one, as by "
+            "ESPnet's encoder, too; not with rel_pos_type: latest and "
+            "positionwise_layer_type: linear"
+        )
+    conf = train_args.encoder_conf
+    drops = {  # in the others layer_drop_rate has no effect
+        "stochastic_depth_rate": True,
+        "layer_drop_rate": train_args.encoder.startswith("e_branchformer"),
+        "attn_branch_drop_rate": conf.get("merge_method") == "learned_ave",
+    }
+    dropped = [name for name in drops if drops[name] and numpy.any(conf.get(name, 0))]
+    if dropped and not train_args.unused_parameters:
+        notes.append(
+            f"{', '.join(dropped)}: training in several processes stops without "
+            "unused_parameters: true"
+        )
+    return notes
+
+
 def describe(config: str, train_args: argparse.Namespace) -> dict:
     """Return a model's part of what `check` returns, or raise a UserError."""
     model = build(config, train_args)
@@ -105,6 +137,7 @@ def describe(config: str, train_args: argparse.Namespace) -> dict:
         # checkpoint.pth, the model and two moments of Adam
         "disk_bytes": 4 * parameters * int(epochs + 1 + 1 + 3),
         "parameters": parameters,
+        "notes": find_notes(train_args, model.encoder),
     }
 
 
@@ -121,7 +154,7 @@ def check(
 
     Returns:
         {config: {"checkpoint": the file to decode with, "disk_bytes": ...,
-        "parameters": with 5,000 tokens}}.
+        "parameters": with 5,000 tokens, "notes": ...}}.
 
     Raises:
         UserError: A model cannot be built or decoded so, or its features differ from

@@ -124,6 +124,8 @@ def check_audio(path: Path | str) -> str | None:
             return find_problem(f, Path(path))
     except OSError as e:
         return f"cannot be read: {e.strerror}"
+    except UnicodeEncodeError:  # the locale's fault, not the file's
+        raise
     except ValueError as e:  # its name has a character that no name can have
         return f"cannot be read: {e}"
     except TypeError:  # by its name, soundfile takes it for RAW

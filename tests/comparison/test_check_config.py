@@ -83,6 +83,23 @@ def test_a_model_with_ctc_alone_is_not_decoded_to_noise(check, ctc):
     assert ctc in check(ctc, inference_args="--ctc_weight 1.0")
 
 
+@pytest.mark.parametrize(
+    "options, note",
+    [
+        ("", None),
+        ("rel_pos_type=legacy", "encoded otherwise in a batch with a longer one"),
+        ("positionwise_layer_type=conv1d", "encoded otherwise in a batch with a long"),
+        ("stochastic_depth_rate=0.1", "stochastic_depth_rate: training in several pr"),
+        ("stochastic_depth_rate=0.1 --unused_parameters true", None),
+        ("stochastic_depth_rate=0.0", None),
+    ],
+)
+def test_what_options_of_espnets_encoders_do_is_noted(check, options, note):
+    asr_args = f"--encoder_conf {options}" if options else ""
+    notes = check(BASELINE, asr_args=asr_args)[BASELINE]["notes"]
+    assert len(notes) == bool(note) and (note or "") in "".join(notes)
+
+
 def test_models_that_would_not_share_their_statistics_are_refused(check, tmp_path):
     other, config = tmp_path / "other.yaml", (RECIPE / BASELINE).read_text()
     other.write_text(config.replace("n_fft: 512", "n_fft: 400"))

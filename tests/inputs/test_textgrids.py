@@ -69,16 +69,16 @@ TABLE = [
         "WebMAUS, not named",
         files(utt=MAUS),
         "refused",
-        "utt.TextGrid has 0 tiers of phones among: ORT-MAU, KAN-MAU, MAU; it should "
-        "have one of intervals, named 'phones', or as phone_tier says",
+        "utt.TextGrid has 0 tiers of phones among its tiers of intervals: ORT-MAU, "
+        "KAN-MAU, MAU; name one 'phones', or tell by phone_tier",
     ),
     Row(
         "a name that no tier has",
         files(utt=GOOD, tier="Phonetic"),
         "refused",
-        "among: phones; it should have one of intervals, named 'Phonetic'",
+        "intervals: phones; name one 'Phonetic', or tell",
     ),
-    Row("points", files(utt=POINTS), "refused", "0 tiers of phones among: phones (po"),
+    Row("points", files(utt=POINTS), "refused", "tiers of intervals: none; name one"),
     Row("IPA", files(utt=phones((0, 0.5, "tʰ"), (0.5, 1.2, "ɔː"))), "taken", "tʰ ɔː"),
     Row("phonemes told apart by case", files(utt=CASED), "taken", "s S"),
     Row("of one case", files(utt=phones((0, 1.2, "ah0"))), "taken", "AH"),
@@ -100,7 +100,7 @@ TABLE = [
         "intervals that overlap",
         files(utt=phones((0, 0.5, "a"), (0.4, 1.2, "o"))),
         "refused",
-        "utt.TextGrid cannot be read as a TextGrid of UTF-8 or UTF-16 text (Two "
+        "utt.TextGrid cannot be read as a TextGrid in UTF-8 or UTF-16 (Two "
         "intervals in the same tier overlap in time: (0.0, 0.5, a) and (0.4, 1.2, o))",
     ),
     Row(
@@ -119,7 +119,7 @@ TABLE = [
         "Latin-1",
         files(utt=GOOD.replace("HH", "ö").encode("latin-1")),
         "refused",
-        "utt.TextGrid cannot be read as a TextGrid of UTF-8 or UTF-16 text",
+        "utt.TextGrid cannot be read as a TextGrid in UTF-8 or UTF-16",
     ),
     Row(
         "an empty file", files(utt=""), "refused", "utt.TextGrid cannot be read as a T"
@@ -137,8 +137,8 @@ TABLE = [
         "two wrong files, both named",
         files(TWO, a_utt=MAUS, b_utt=""),
         "refused",
-        "a-utt.TextGrid has 0 tiers of phones among: ORT-MAU, KAN-MAU, MAU; it should "
-        "have one of intervals, named 'phones', or as phone_tier says\n/b-utt.TextGrid",
+        "KAN-MAU, MAU; name one 'phones', or tell by phone_tier\n"
+        "/b-utt.TextGrid cannot be read",
     ),
     Row("other endings", files(**{"utt.textgrid": GOOD}), "taken", "SIL HH AH"),
     Row("without the speaker", files({"a-utt": "a"}, utt=GOOD), "taken", "SIL HH AH"),

@@ -74,6 +74,15 @@ def test_a_stage_before_its_turn_says_where_to_start(repository, stage, why):
     assert_fails_in_one_line(repository, command, f"--stage {stage}: {why}")
 
 
+def test_what_models_options_do_is_noted_once_with_their_names(repository):
+    status, output = repository.run(
+        *("./run.sh", "--models", "baseline reuse2", "--stage", "0"),
+        *("--stop_stage", "0", "--asr_args", "--encoder_conf rel_pos_type=legacy"),
+    )
+    assert status == 0, output
+    assert output.count("note: baseline, reuse2: an utterance is encoded other") == 1
+
+
 # ------------------------------ broken data ------------------------------
 
 
