@@ -84,8 +84,11 @@ def is_odd_space(character: str) -> bool:
 
 
 def is_control(character: str) -> bool:
-    """Return whether it is a control character, but no white space."""
-    return unicodedata.category(character) == "Cc" and not character.isspace()
+    """Return whether it is a control character or a byte order mark, no white space."""
+    is_mark = character == "\ufeff"  # at the start of a file, readers leave it out
+    return (
+        is_mark or unicodedata.category(character) == "Cc" and not character.isspace()
+    )
 
 
 def is_no_file_name(utt_id: str) -> bool:
@@ -103,7 +106,7 @@ def check_text(text: dict[str, str]) -> Iterator[tuple[str, list[str]]]:
     for what, is_wrong in (
         ("symbols that Kaldi reserves, <s>, </s> or #0", RESERVED.search),
         ("white space other than blanks", lambda s: any(map(is_odd_space, s))),
-        ("control characters", lambda s: any(map(is_control, s))),
+        ("control characters or byte order marks", lambda s: any(map(is_control, s))),
         ("ids that cannot name a file", lambda s: is_no_file_name(s.split(" ")[0])),
     ):
         if wrong := [k for k, v in text.items() if is_wrong(f"{k} {v}")]:

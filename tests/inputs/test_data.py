@@ -219,10 +219,22 @@ TEXTS = [
     Row("#0 within a word", words("A#0 #01 <S>"), "taken"),
     Row(
         *("a NUL", words("GO\0ON"), "refused"),
-        "train/text: control characters: train0",
+        "train/text: control characters or byte order marks: train0",
     ),
-    Row("an escape", words("\x1b[0mGO"), "refused", "control characters: train0"),
-    Row("a delete", words("GO\x7f ON"), "refused", "control characters: train0"),
+    Row(
+        "a byte order mark before a speaker who sorts first",
+        train("1 a", "2 a", "3 \ufeffa"),
+        "refused",
+        "train/utt2spk: control characters or byte order marks: \ufeffa",
+    ),
+    Row(
+        "files with byte order marks, one behind the other",
+        words("GO\n\ufefftrain2 ON"),
+        "refused",
+        "train/text: control characters or byte order marks: \ufefftrain2",
+    ),
+    Row("an escape", words("\x1b[0mGO"), "refused", "control characters or byte order"),
+    Row("a delete", words("GO\x7f ON"), "refused", "control characters or byte order"),
     Row("a zero-width non-joiner", words("می\u200cخواهم", "train"), "taken"),
     Row("an emoji of several characters", words("GO 👩\u200d🔬"), "taken"),
     Row(
