@@ -32,8 +32,8 @@ EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
 
 def rows(path):
     """Read what a corpus says, each line as [id, rest]."""
-    lines = path.read_bytes().decode("utf-8-sig").split("\n")
-    return [(line.split(maxsplit=1) + [""])[:2] for line in lines if line.strip()]
+    lines = map(str.strip, path.read_bytes().decode("utf-8-sig").split("\n"))
+    return [(line.split(maxsplit=1) + [""])[:2] for line in lines if line]
 
 
 def find_seconds(folder, seconds):
