@@ -56,7 +56,7 @@ class Actions:
             train_log=train_log,
         )
 
-    def _check_sets(self, step: Step, folder: str) -> None:
+    def _check_sets(self, step: Step, folder: str, *options: str) -> None:
         """Check the tables and the audio of all sets in a folder."""
         recipe = self._recipe
         sets = recipe.sets
@@ -64,7 +64,7 @@ class Actions:
             sets[0] = recipe["train_set"]  # at its own speed
         self.runner.command(
             f"{step.title}: check of {folder}",
-            *(*PYTHON, "espnet_reuse.data.check"),
+            *(*PYTHON, "espnet_reuse.data.check", *options),
             *(f"{folder}/{name}" for name in sets),
             log=self._log("check_data"),
         )
@@ -111,7 +111,12 @@ class Actions:
 
     def format_data(self, step: Step) -> None:
         """Make dump/raw of data/."""
-        self._asr_sh(step, "2-4", self._log("dump"))
+        try:
+            self._asr_sh(step, "2-4", self._log("dump"))
+        except UserError:
+            # ESPnet names no file that it cannot decode: this does, if it is that
+            self._check_sets(step, "data", "--decode")
+            raise
 
     def make_tokens(self, step: Step) -> None:
         """Make the tokens, and the statistics of the features."""

@@ -3,8 +3,10 @@
 """Would libsndfile, and so ESPnet, read all that is in an audio file?"""
 
 import re
+import zlib
 from pathlib import Path
 
+import numpy as np
 import soundfile
 
 FORMATS = {"WAV", "WAVEX", "RF64", "W64", "FLAC", "OGG", "MP3", "AIFF", "AU", "NIST"}
@@ -12,6 +14,7 @@ NO_LENGTH = 2**63 - 1  # what libsndfile says where the header should have one
 STREAMED = 2**31 - 2**16  # programs write sizes above before they know the size
 SPARE = 4096  # bytes in front of a WAV's samples and behind them
 RESYNC = 1024  # bytes that libsndfile skips in an MP3 before it gives up
+REVERSED = bytes(int(f"{n:08b}"[::-1], 2) for n in range(256))
 CONVERT = "convert it: ffmpeg -i IN OUT.flac"
 MP3_FRAMES = {  # a frame's first three bytes: its bytes, its samples
     bytes([255, 0xE2 | version << 3 | crc, n << 4 | rate << 2 | low]): (
@@ -61,17 +64,38 @@ def check_mp3(data: bytes, expected: int) -> tuple[str | None, int]:
     return "is cut short" if end > len(data) else problem, samples
 
 
+def ogg_checksum(page: bytes) -> bytes:
+    """Return the checksum of an Ogg page, as its bytes 22 to 25 should have it.
+
+    It is zlib's with the bits of all bytes in the other order, and without its two
+    inversions.
+    """
+    page = page[:22] + bytes(4) + page[26:]
+    checksum = zlib.crc32(page.translate(REVERSED), 2**32 - 1) ^ (2**32 - 1)
+    return checksum.to_bytes(4).translate(REVERSED)
+
+
 def check_ogg(data: bytes) -> str | None:
     """Return what is wrong with an Ogg file's pages, or None."""
-    pages = re.findall(rb"OggS\0(.).{12}(.{4})", data, re.DOTALL)
-    if sum(flags[0] >> 1 & 1 for flags, _ in pages) > 1:  # first pages of a stream
-        return f"has several streams, of which libsndfile reads one; {CONVERT}"
-    if [int.from_bytes(n, "little") for _, n in pages] != list(range(len(pages))):
-        return "has a gap: some of its pages are missing"
-    last = data[data.rindex(b"OggS") :]
-    segments = last[27 : 27 + int.from_bytes(last[26:27])]
-    is_whole = segments and len(last) >= 27 + len(segments) + sum(segments)
-    return None if is_whole and last[5] & 4 else "is cut short: its end is missing"
+    streams, count, flags, position = 0, 0, 0, 0
+    while position < len(data):
+        header = data[position : position + 27]
+        lengths = data[position + 27 :][: header[-1]]
+        page = data[position : position + 27 + len(lengths) + sum(lengths)]
+        if flags & 4 and header[:4] != b"OggS":
+            break  # what stands behind the last page is no audio
+        if len(header) < 27 or len(page) < 27 + header[26] + sum(lengths):
+            return "is cut short: its end is missing"
+        if header[:4] != b"OggS" or ogg_checksum(page) != page[22:26]:
+            return f"is damaged: see its bytes from {position} on"
+        flags = header[5]
+        streams += flags >> 1 & 1
+        if streams > 1:
+            return f"has several streams, of which libsndfile reads one; {CONVERT}"
+        if int.from_bytes(header[18:22], "little") != count:
+            return "has a gap: some of its pages are missing"
+        count, position = count + 1, position + len(page)
+    return None if flags & 4 else "is cut short: its end is missing"
 
 
 def find_problem(f: soundfile.SoundFile, path: Path) -> str | None:
@@ -110,18 +134,30 @@ def find_problem(f: soundfile.SoundFile, path: Path) -> str | None:
     return None if len(f.read(1)) == 1 else "is cut short"
 
 
-def check_audio(path: Path | str) -> str | None:
+def decode(f: soundfile.SoundFile) -> str | None:
+    """Return what is wrong with the samples of an audio file, or None."""
+    f.seek(0)
+    read = 0
+    for block in f.blocks(2**16, dtype="float32"):
+        if not np.isfinite(block).all():
+            return "has samples that are not finite numbers"
+        read += len(block)
+    return None if read >= f.frames else f"is damaged behind {read} samples"
+
+
+def check_audio(path: Path | str, decoded: bool = False) -> str | None:
     """Return what is wrong with an audio file, or None.
 
     Reads the header and the last sample, so that it is quick and yet notices a file
     that was cut short; of an MP3 and an Ogg file the headers of all frames or pages.
+    If it is `decoded`, reads all samples.
     """
     try:
         with Path(path).open("rb") as file:
             if not file.read(1):
                 return "is empty"
         with soundfile.SoundFile(path) as f:
-            return find_problem(f, Path(path))
+            return find_problem(f, Path(path)) or (decode(f) if decoded else None)
     except OSError as e:
         return f"cannot be read: {e.strerror}"
     except UnicodeEncodeError:  # the locale's fault, not the file's

@@ -6,6 +6,7 @@ Folders that hold none of their files are passed over.
 """
 
 import argparse
+import functools
 import itertools
 import re
 from collections.abc import Mapping
@@ -20,15 +21,18 @@ FILES = ("text", "wav.scp", "utt2spk")
 NO_FILE = re.compile(r"\|$|:\d+$")  # a command, a place in an archive
 
 
-def check_audios(audio: Mapping[str, Path | str]) -> tuple[list[str], list[str]]:
-    """Check audio files: {utterance id: file}.
+def check_audios(
+    audio: Mapping[str, Path | str], decoded: bool = False
+) -> tuple[list[str], list[str]]:
+    """Check audio files, {utterance id: file}; see `check_audio`.
 
     Returns:
         A line for each kind of problem, with the first file and the ids of some others
         that have it; and the ids of all files with problems.
     """
+    check = functools.partial(check_audio, decoded=decoded)
     with ThreadPoolExecutor() as pool:
-        found = dict(zip(audio, pool.map(check_audio, audio.values()), strict=True))
+        found = dict(zip(audio, pool.map(check, audio.values()), strict=True))
     broken, alike = [utt_id for utt_id, problem in found.items() if problem], {}
     for utt_id in broken:
         alike.setdefault(re.sub(r"\d+", "", found[utt_id]), []).append(utt_id)
@@ -40,8 +44,11 @@ def check_audios(audio: Mapping[str, Path | str]) -> tuple[list[str], list[str]]
     return lines, broken
 
 
-def check_data_dir(data_dir: Path) -> list[str]:
-    """Return what is wrong with a data directory; nothing, if it has none of FILES."""
+def check_data_dir(data_dir: Path, decoded: bool = False) -> list[str]:
+    """Return what is wrong with a data directory; nothing, if it has none of FILES.
+
+    If its audio is `decoded`, all samples are read.
+    """
     if not any((data_dir / name).exists() for name in FILES):
         return []
     tables, problems = scan_tables(data_dir, FILES)
@@ -52,7 +59,7 @@ def check_data_dir(data_dir: Path) -> list[str]:
         what = "ids do not sort as their speakers, begin each with its speaker"
         problems.append(f"{data_dir / 'utt2spk'}: {what}: {some(wrong)}")
     audio = {k: v for k, v in tables["wav.scp"].items() if not NO_FILE.search(v)}
-    broken, _ = check_audios(audio)
+    broken, _ = check_audios(audio, decoded)
     return problems + [f"{data_dir / 'wav.scp'}: {problem}" for problem in broken]
 
 
@@ -60,10 +67,13 @@ def main(argv: list[str] | None = None):
     """Exit with a line for each problem, if there are any."""
     prog = "espnet_reuse.data.check"
     parser = argparse.ArgumentParser(prog, description=__doc__)
+    parser.add_argument("--decode", action="store_true", help="read all samples")
     parser.add_argument("data_dirs", nargs="+", type=Path)
     args = parser.parse_args(argv)
     with reported_errors(prog):
-        if problems := [p for d in args.data_dirs for p in check_data_dir(d)]:
+        if problems := [
+            p for d in args.data_dirs for p in check_data_dir(d, args.decode)
+        ]:
             raise UserError("\n".join(problems))
 
 

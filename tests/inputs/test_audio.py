@@ -68,6 +68,12 @@ def without_page(data, number):
     return b"".join(pages)
 
 
+def scratched(data):
+    """Damage a few bytes in the middle."""
+    middle = len(data) // 2
+    return data[:middle] + b"scratched" + data[middle + 9 :]
+
+
 TABLE = [
     Row("MP3 of variable bit rate", mp3, "taken"),
     Row("MP3 with ID3 tags", lambda: tagged(mp3(), 5000), "taken"),
@@ -106,6 +112,15 @@ TABLE = [
     ),
     Row("Ogg Vorbis", lambda: written("OGG", "VORBIS"), "taken"),
     Row("Ogg Opus", lambda: written("OGG", "OPUS"), "taken"),
+    Row("Ogg with a tag", lambda: written("OGG", "VORBIS") + b"TAG" * 9, "taken"),
+    Row(
+        *("Ogg Vorbis with a scratch", lambda: scratched(written("OGG", "VORBIS"))),
+        *("refused", "is damaged: see its bytes from"),
+    ),
+    Row(
+        *("Ogg Opus with a scratch", lambda: scratched(written("OGG", "OPUS"))),
+        *("refused", "is damaged: see its bytes from"),
+    ),
     Row(
         *("Ogg Vorbis without its last page",),
         *(lambda: without_page(written("OGG", "VORBIS"), -1), "refused", "end is miss"),
@@ -205,3 +220,13 @@ def test_mp3s_without_their_length_are_one_line_however_many(tmp_path):
     lines, broken = check_audios(paths)
     assert len(lines) == 1 and lines[0].endswith("; likewise u16000")
     assert broken == list(paths)
+
+
+def test_a_scratch_in_flac_is_named_once_the_samples_are_read(tmp_path):
+    path = tmp_path / "u.flac"
+    path.write_bytes(scratched(written("FLAC")))
+    assert check_audios({"u": path}) == ([], [])  # the header and the end are whole
+    ((problem,), broken) = check_audios({"u": path}, decoded=True)
+    assert broken == ["u"] and problem.startswith(f"u: {path} ")
+    path.write_bytes(written("FLAC"))
+    assert check_audios({"u": path}, decoded=True) == ([], [])

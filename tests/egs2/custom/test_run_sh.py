@@ -146,6 +146,21 @@ def test_any_rate_is_taken_and_what_is_edited_is_prepared_anew(
     assert status == 0 and "data preparation: done already" in output
 
 
+@pytest.mark.slow
+def test_audio_that_espnet_cannot_decode_is_named(
+    copy_repository, make_corpus, tmp_path
+):
+    root = make_corpus(tmp_path / "scratched", ["train", "dev", "test"])
+    flac = (root / "test1.flac").read_bytes()
+    middle = len(flac) // 2
+    (root / "test1.flac").write_bytes(flac[:middle] + bytes(99) + flac[middle + 99 :])
+    status, output = prepare(copy_repository(), root, "test")
+    assert status != 0
+    last = output.splitlines()[-1]
+    assert "Stage 1: formatting of the data: check of data failed: " in last
+    assert f"test/wav.scp: spk1-test1: {root}/test1.flac " in last
+
+
 @pytest.mark.parametrize("sets", ["test,dev", "audio/test"])
 def test_what_is_not_the_name_of_a_set_is_refused(copy_repository, sets):
     status, output = copy_repository().run(
