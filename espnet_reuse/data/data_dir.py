@@ -15,7 +15,7 @@ from espnet_reuse.files import written_whole
 MAX_NAMED = 3
 # refused by utils/validate_data_dir.sh
 RESERVED = re.compile(r"(?<!\w)(?:<s>|</s>|#0)(?!\w)", re.ASCII)
-LONGEST_ID = 110  # bytes; speaker and id become a file's name
+LONGEST_ID = 200  # bytes; with what is added to it, it becomes a file's name of 255
 
 
 @dataclass(frozen=True, order=True)
@@ -107,7 +107,10 @@ def check_text(text: dict[str, str]) -> Iterator[tuple[str, list[str]]]:
         ("symbols that Kaldi reserves, <s>, </s> or #0", RESERVED.search),
         ("white space other than blanks", lambda s: any(map(is_odd_space, s))),
         ("control characters or byte order marks", lambda s: any(map(is_control, s))),
-        ("ids that cannot name a file", lambda s: is_no_file_name(s.split(" ")[0])),
+        (
+            f"ids that cannot name a file, of {LONGEST_ID} bytes at most",
+            lambda s: is_no_file_name(s.split(" ")[0]),
+        ),
     ):
         if wrong := [k for k, v in text.items() if is_wrong(f"{k} {v}")]:
             yield what, wrong

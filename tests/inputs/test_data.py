@@ -156,20 +156,28 @@ SPEAKERS = [
     Row(
         "a speaker of ..",
         lines("train/utt2spk", "train0 x", "train1 ../y"),
-        *("refused", "train/utt2spk: ids that cannot name a file: ../y"),
+        *(
+            "refused",
+            "train/utt2spk: ids that cannot name a file, of 200 bytes at most: ../y",
+        ),
     ),
     Row("an id with /", train("a/1 a", "a/2 a"), "taken"),
     Row(
         *("an id of ..", train("../1 a", "2 a"), "refused"),
-        "train/text: ids that cannot name a file: ../1",
+        "train/text: ids that cannot name a file, of 200 bytes at most: ../1",
     ),
     Row(
         *("an id from the root", train("/tmp/1 a", "2 a"), "refused"),
-        "train/text: ids that cannot name a file: /tmp/1",
+        "train/text: ids that cannot name a file, of 200 bytes at most: /tmp/1",
+    ),
+    Row(
+        "ids and speakers of Common Voice, whose names have 128 digits",
+        train(*(f"{n:0128}-common_voice_en_{n:08} {n:0128}" for n in (1, 2))),
+        "taken",
     ),
     Row(
         *("an id of 300 letters", train("x" * 300 + " a", "2 a"), "refused"),
-        "train/text: ids that cannot name a file: xxx",
+        "train/text: ids that cannot name a file, of 200 bytes at most: xxx",
     ),
     Row(
         "speakers in two sets",
