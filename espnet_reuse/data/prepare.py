@@ -195,7 +195,8 @@ def prepare(args: argparse.Namespace, commands: Path | None) -> None:
                 place = args.data / "commands" / u.audio.relative_to(commands)
                 u = replace(u, audio=place.resolve())
             # asr.sh would resample the short ones before it leaves them out
-            kept += [u] if u.seconds >= args.min_wav_duration else []
+            if u.seconds >= args.min_wav_duration or name in test_sets:
+                kept.append(u)
         write_data_dir(args.data / name, kept)
 
 

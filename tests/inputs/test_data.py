@@ -503,6 +503,14 @@ RECORDINGS = [
         "taken",
     ),
     Row(
+        "little left to test on, trimmed",
+        only(
+            all_of(every(16000), audio("test0", np.pad(noise(0.05), 16000), 16000)),
+            *("--trim_silence", "35", "--min_wav_duration", "0.45"),
+        ),
+        "taken",
+    ),
+    Row(
         "nothing but silence, trimmed",
         only(audio("train0", np.zeros(8000)), "--trim_silence", "35"),
         "taken",
@@ -706,3 +714,5 @@ def test_a_corpus_is_taken_as_a_whole_or_refused_in_a_line(
         assert checked.returncode == 0, checked.stdout + checked.stderr
         for utterance in read_data_dir(made / name):
             assert soundfile.info(utterance.audio).frames > 0
+    tested = len((corpus / "test/text").read_text(encoding="utf-8").splitlines())
+    assert len(read_data_dir(made / "test")) == tested
