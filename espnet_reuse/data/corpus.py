@@ -2,7 +2,6 @@
 
 """A Kaldi-style data directory that somebody brings: read, with all that is wrong."""
 
-import io
 import os
 import subprocess
 import unicodedata
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import soundfile
 
+from espnet_reuse.data.audio import check_audio
 from espnet_reuse.data.check import NO_FILE, check_audios
 from espnet_reuse.data.data_dir import (
     Utterance,
@@ -21,7 +21,6 @@ from espnet_reuse.data.data_dir import (
     scan_tables,
     some,
 )
-from espnet_reuse.errors import one_line
 
 OVERSHOOT = 0.5  # seconds that a segment may end after its recording, as for Kaldi
 MOST_CHANNELS = 8  # of FLAC, the format of dump/
@@ -47,21 +46,21 @@ def run_commands(
 
     def run(numbered: tuple[int, str]) -> Path | str:
         number, command = numbered
-        command = ["bash", "-c", command.rstrip("| ")]
-        done = subprocess.run(
-            command, cwd=root, stdin=subprocess.DEVNULL, capture_output=True
-        )
+        command, path = command.rstrip("| "), output / f"{number}.audio"
+        with path.open("wb") as file:
+            done = subprocess.run(
+                ["bash", "-o", "pipefail", "-c", command],
+                cwd=root,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.PIPE,
+            )
         if done.returncode:
             said = done.stderr.decode("utf-8", "replace").split("\n")
             why = next((x for x in reversed(said) if x.strip()), "it said nothing")
             return f"the command failed with status {done.returncode}: {why}"
-        path = output / f"{number}.flac"
-        try:
-            wav, rate = soundfile.read(io.BytesIO(done.stdout))
-            soundfile.write(path, wav, rate, "PCM_16")
-        except (soundfile.LibsndfileError, OSError) as e:
-            return f"the command's output is no audio: {one_line(e)}"
-        return path
+        problem = check_audio(path)
+        return f"the command's output {problem}" if problem else path
 
     output.mkdir(parents=True)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:

@@ -657,7 +657,32 @@ COMMANDS = [
         "a command that makes a text",
         command("echo hello"),
         "refused",
-        "test/wav.scp: the command's output is no audio: ",
+        "test/wav.scp: the command's output cannot be read or is cut short: ",
+    ),
+    Row(
+        "a command that makes nothing",
+        command("true"),
+        "refused",
+        "test/wav.scp: the command's output is empty: test0",
+    ),
+    Row(
+        "a command whose audio is cut short",
+        only(
+            all_of(
+                audio("test0", noise(0.5), format="WAV"),
+                command("head -c 4000 audio/test0.flac"),
+            ),
+            "--allow_commands",
+            "true",
+        ),
+        "refused",
+        "test/wav.scp: the command's output is cut short: test0",
+    ),
+    Row(
+        "a pipe whose first command fails",
+        command("(cat audio/test0.flac; false) | cat"),
+        "refused",
+        "the command failed with status 1",
     ),
     Row(
         "segments of a command",
