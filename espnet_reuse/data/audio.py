@@ -34,18 +34,20 @@ def check_mp3(data: bytes, expected: int) -> tuple[str | None, int]:
     """Return what is wrong with an MP3, or None, and its samples, counted by frames.
 
     Where no Xing frame has the length, libsndfile takes all frames to be as long as the
-    first and `expected` is what it will read.
+    first, and reads no more than `expected`. That is a little too much where the first
+    frame has no byte of padding, or tags are behind the audio; nothing is lost then.
     """
     position = end = samples = frame = 0
     problem, first = None, b""
     while 0 <= position < len(data):
         size, frame = MP3_FRAMES.get(data[position : position + 3], (0, 0))
         in_step = position == end and first
-        if size and (in_step or data[position + size :][:3] in MP3_FRAMES):
+        after = position + size
+        if size and (in_step or data[after : after + 3] in MP3_FRAMES):
             if first and position - end > RESYNC:
                 problem = f"is damaged: no audio in {position - end} of its bytes"
-            first = first or data[position : position + size]
-            position = end = position + size
+            first = first or data[position:after]
+            position = end = after
             samples += frame
         else:
             position = data.find(b"\xff", position + 1)
@@ -55,7 +57,7 @@ def check_mp3(data: bytes, expected: int) -> tuple[str | None, int]:
             problem = "is cut short"
         elif samples - expected > 4 * frame:  # itself, and the encoder's padding
             problem = f"goes on after the {expected} samples of its header; {CONVERT}"
-    elif abs(samples - expected) > frame:
+    elif samples - expected > frame or expected > 1.01 * samples:
         said = f"libsndfile takes it for {expected}"
         problem = f"has {samples} samples, but no header says so: {said}; {CONVERT}"
     return "is cut short" if end > len(data) else problem, samples

@@ -91,6 +91,10 @@ TABLE = [
         *(lambda: bare(mp3("CONSTANT", 22050)), "taken"),
     ),
     Row(
+        *("MP3 without its length, of constant bit rate, whose frames are not alike",),
+        *(lambda: 60 * bare(mp3("CONSTANT", 44100)), "taken"),
+    ),
+    Row(
         *("MP3 of constant bit rate without its length, cut short",),
         *(lambda: cut(bare(mp3("CONSTANT"))), "refused", "is cut short"),
     ),
