@@ -15,9 +15,9 @@ import soundfile
 from espnet_reuse.data.audio import check_audio
 from espnet_reuse.data.check import NO_FILE, check_audios
 from espnet_reuse.data.data_dir import (
+    ODD_SPACE,
     Utterance,
     check_text,
-    is_odd_space,
     scan_tables,
     some,
 )
@@ -127,7 +127,7 @@ def read_set(
     tables, problems = scan_tables(folder, ["wav.scp", "text"], optional=optional)
     audio, words, notes = tables["wav.scp"], tables["text"], []
     if spaced := [k for k, v in words.items() if v != " ".join(v.split())]:
-        odd = sorted({c for k in spaced for c in words[k] if is_odd_space(c)})
+        odd = sorted({c for k in spaced for c in ODD_SPACE.findall(words[k])})
         what = "white space" + "".join(f", U+{ord(c):04X}" for c in odd)
         notes.append(f"{what}, became single blanks in {len(spaced)}: {some(spaced)}")
         words = {k: " ".join(v.split()) for k, v in words.items()}
