@@ -7,7 +7,8 @@ from pathlib import Path
 
 import soundfile
 
-FORMATS = {"WAV", "WAVEX", "RF64", "W64", "FLAC", "OGG", "MP3", "AIFF", "AU", "NIST"}
+FORMATS = {"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "NIST"}
+FORMATS |= {"FLAC", "OGG", "MP3"}
 NO_LENGTH = 2**63 - 1  # what libsndfile says where the header should have one
 STREAMED = 2**31 - 2**16  # programs write sizes above before they know the size
 SPARE = 4096  # bytes in front of a WAV's samples and behind them
@@ -85,7 +86,7 @@ def find_problem(f: soundfile.SoundFile, path: Path) -> str | None:
         return f"is in a format that does not show whether it is whole; {CONVERT}"
     if not f.seekable():
         return f"is in a format that segments cannot be cut from; {CONVERT}"
-    # what libsndfile says of WAV, W64, RF64, AIFF and AU, then of Ogg and of WAV
+    # what libsndfile says of WAV, W64, RF64, AIFF, AU and CAF, then of Ogg and of WAV
     sizes = r"(?:data|riff|SSND|[sS]ize) *: (\d+) \(should be (\d+)\)"
     if any(int(there) < int(n) < STREAMED for n, there in re.findall(sizes, log)):
         return "is cut short"

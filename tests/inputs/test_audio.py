@@ -161,13 +161,14 @@ TABLE = [
         Row(f"{x} {y}", lambda x=x, y=y: written(x, y), "taken")
         for x, y in (
             *(("AIFF", "PCM_16"), ("AU", "ULAW"), ("NIST", "PCM_16")),
+            *(("CAF", "PCM_16"), ("CAF", "ALAC_16")),
             *(("RF64", "PCM_16"), ("W64", "PCM_24"), ("WAV", "DOUBLE")),
             *(("WAV", "MS_ADPCM"), ("WAVEX", "FLOAT")),
         )
     ),
     *(
         Row(f"{x}, cut short", lambda x=x: cut(written(x)), "refused", "is cut short")
-        for x in ("AIFF", "AU", "NIST", "RF64", "W64", "WAV")
+        for x in ("AIFF", "AU", "CAF", "NIST", "RF64", "W64", "WAV")
     ),
     *(
         Row(
