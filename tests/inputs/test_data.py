@@ -393,6 +393,11 @@ RECORDINGS = [
         "test/wav.scp: shorter than 0.1 s, too short to be recognised: test0",
     ),
     Row(
+        "less to test on than is trained on",
+        only(audio("test0", noise(0.3)), "--min_wav_duration", "0.4"),
+        "taken",
+    ),
+    Row(
         "25 s to train on",
         audio("train0", noise(25)),
         "noted",
