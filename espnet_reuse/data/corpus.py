@@ -2,7 +2,6 @@
 
 """A Kaldi-style data directory that somebody brings: read, with all that is wrong."""
 
-import os
 import subprocess
 import unicodedata
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import joblib
 import soundfile
 
 from espnet_reuse.data.audio import check_audio
@@ -63,7 +63,7 @@ def run_commands(
         return f"the command's output {problem}" if problem else path
 
     output.mkdir(parents=True)
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(joblib.cpu_count()) as pool:
         made = dict(
             zip(commands, pool.map(run, enumerate(commands.values())), strict=True)
         )

@@ -746,3 +746,14 @@ def test_a_corpus_is_taken_as_a_whole_or_refused_in_a_line(
             assert soundfile.info(utterance.audio).frames > 0
     tested = len((corpus / "test/text").read_text(encoding="utf-8").splitlines())
     assert len(read_data_dir(made / "test")) == tested
+
+
+def test_as_many_commands_run_at_once_as_the_process_may_use_cores(
+    prepare, corpus, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
+    alone = "mkdir busy && sleep 0.2 && rmdir busy && cat"
+    scp = (f"test{n} {alone} audio/test{n}.flac |" for n in (0, 1))
+    lines("test/wav.scp", *scp)(corpus)
+    result = prepare(corpus, tmp_path / "data", "--allow_commands", "true")
+    assert result.returncode == 0, result.stderr
