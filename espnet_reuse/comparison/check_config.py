@@ -69,7 +69,7 @@ def parse(
                 known = re.fullmatch(names, name) and value is not None
                 if known and numpy.min(value) < least:
                     refuse(f"{name}: {value} is less than {least}")
-            if name == "ctc_weight" and not 0 <= value <= 1:
+            if name == "ctc_weight" and not 0 <= float(value) <= 1:
                 refuse(f"{name}: {value} is not from 0 to 1")
         reserved = list(filter(RESERVED.fullmatch, vars(args)))
         parser.set_defaults(**dict.fromkeys(reserved))  # to see all that are given
@@ -77,7 +77,7 @@ def parse(
         for name in reserved:
             if given[name] != set_[name]:
                 refuse(f"--{name}: run.sh sets it, or does without")
-    except (yaml.YAMLError, ValueError) as e:  # YAML: also a value in `more`
+    except (yaml.YAMLError, ValueError, TypeError) as e:  # of a value in `more`, too
         raise UserError(f"{f'{config} {more}'.strip()}: {one_line(e)}") from e
     return args
 

@@ -19,6 +19,8 @@ from espnet_reuse.comparison.check_config import build, parse
 from espnet_reuse.comparison.models import load
 from espnet_reuse.data.data_dir import some
 
+CONFIG = "logdir/stats.1/config.yaml"  # of the program that made the statistics
+
 
 def count_frames(model: torch.nn.Module) -> Callable[[int], int] | None:
     """Return a function of samples that gives the frames after subsampling.
@@ -63,7 +65,7 @@ def find_too_long(
     Yields:
         The set, the number of its utterances, and the ids of those found.
     """
-    config = argparse.Namespace(**load(stats, "logdir/stats.1/config.yaml"))
+    config = argparse.Namespace(**load(stats, CONFIG))
     preprocess = ASRTask.build_preprocess_fn(config, train=False)
     for part in ("train", "valid"):
         sources = getattr(config, f"{part}_data_path_and_name_and_type")
@@ -89,6 +91,9 @@ def main():
     parser.add_argument("--models", nargs="+", required=True, help="name=config")
     parser.add_argument("--asr_args", default="")
     args = parser.parse_args()
+    if not (file := args.stats / CONFIG).is_file():
+        print(f"note: tokens are not checked against frames: there is no {file}")
+        return
     notes = {}
     for name, config in (model.split("=", 1) for model in args.models):
         train_args = parse(ASRTask.get_parser(), config, [], args.asr_args)

@@ -129,8 +129,9 @@ def run(steps: Steps, comparison: Comparison, runner: Runner) -> None:
     first, last = comparison.options.stage, comparison.options.stop_stage
     asked = [step for step in steps.all if first <= step.stage <= last]
     data = [step for step in asked if step.stage in (1, 2)]
+    changing = [step for step in data if step is not steps.lengths]
     runner.run_all(steps.shared[:1])
-    prepared = all(step.is_done() for step in data)
+    prepared = all(step.is_done() for step in changing)
     with runner.locked("the data", shared=prepared) as lock:
         runner.held.append(lock)
         for step in asked:
@@ -140,7 +141,7 @@ def run(steps: Steps, comparison: Comparison, runner: Runner) -> None:
                         f"--stage {first}: {needed.name} is not done; start from "
                         f"--stage {needed.stage}"
                     )
-        if prepared and not all(step.is_done() for step in data):
+        if prepared and not all(step.is_done() for step in changing):
             prepared = False  # another run made other data before we had the lock
             with contextlib.suppress(OSError):  # where there are no locks
                 fcntl.flock(lock, fcntl.LOCK_EX)

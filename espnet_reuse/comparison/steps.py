@@ -43,7 +43,8 @@ class Steps:
     """The plan of a comparison: `all` steps, in the order to begin them.
 
     Attributes:
-        shared: The check of the configs, and steps whose results all models share.
+        shared: The checks of the configs, and steps whose results all models share.
+        lengths: The second of these checks, for which nobody waits.
         training: {name of a cell: step}; `scoring` alike.
         comparison: The step that compares all models.
     """
@@ -79,7 +80,7 @@ class Steps:
             made=(str(path("dump/raw", self._recipe["valid_set"], "text")),),
         )
         self._tokens = self._plan_tokens()
-        lengths = Step(
+        self.lengths = Step(
             "check of tokens against frames",
             2,
             checked / "lengths.json",
@@ -88,8 +89,8 @@ class Steps:
             needs=(self._tokens,),
         )
         self._lm = [self._plan_lm()] if comparison.lm_exp else []
-        self.shared = [self._configs, self._data, self._dump, self._tokens, lengths]
-        self.shared += self._lm
+        self.shared = [self._configs, self._data, self._dump, self._tokens]
+        self.shared += [self.lengths, *self._lm]
         self.training, self.scoring, cells, analyses = {}, {}, [], []
         for cell in comparison.cells:
             training = self._plan_training(cell)

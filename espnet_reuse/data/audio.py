@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-FORMATS = {"WAV", "WAVEX", "RF64", "W64", "FLAC", "OGG", "MP3", "AIFF", "AU", "NIST"}
+FORMATS = {"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "NIST"}
+FORMATS |= {"FLAC", "OGG", "MP3"}
 NO_LENGTH = 2**63 - 1  # what libsndfile says where the header should have one
 STREAMED = 2**31 - 2**16  # programs write sizes above before they know the size
 SPARE = 4096  # bytes in front of a WAV's samples and behind them
@@ -37,18 +38,20 @@ def check_mp3(data: bytes, expected: int) -> tuple[str | None, int]:
     """Return what is wrong with an MP3, or None, and its samples, counted by frames.
 
     Where no Xing frame has the length, libsndfile takes all frames to be as long as the
-    first and `expected` is what it will read.
+    first, and reads no more than `expected`. That is a little too much where the first
+    frame has no byte of padding, or tags are behind the audio; nothing is lost then.
     """
     position = end = samples = frame = 0
     problem, first = None, b""
     while 0 <= position < len(data):
         size, frame = MP3_FRAMES.get(data[position : position + 3], (0, 0))
         in_step = position == end and first
-        if size and (in_step or data[position + size :][:3] in MP3_FRAMES):
+        after = position + size
+        if size and (in_step or data[after : after + 3] in MP3_FRAMES):
             if first and position - end > RESYNC:
                 problem = f"is damaged: no audio in {position - end} of its bytes"
-            first = first or data[position : position + size]
-            position = end = position + size
+            first = first or data[position:after]
+            position = end = after
             samples += frame
         else:
             position = data.find(b"\xff", position + 1)
@@ -58,7 +61,7 @@ def check_mp3(data: bytes, expected: int) -> tuple[str | None, int]:
             problem = "is cut short"
         elif samples - expected > 4 * frame:  # itself, and the encoder's padding
             problem = f"goes on after the {expected} samples of its header; {CONVERT}"
-    elif abs(samples - expected) > frame:
+    elif samples - expected > frame or expected > 1.01 * samples:
         said = f"libsndfile takes it for {expected}"
         problem = f"has {samples} samples, but no header says so: {said}; {CONVERT}"
     return "is cut short" if end > len(data) else problem, samples
@@ -107,7 +110,7 @@ def find_problem(f: soundfile.SoundFile, path: Path) -> str | None:
         return f"is in a format that does not show whether it is whole; {CONVERT}"
     if not f.seekable():
         return f"is in a format that segments cannot be cut from; {CONVERT}"
-    # what libsndfile says of WAV, W64, RF64, AIFF and AU, then of Ogg and of WAV
+    # what libsndfile says of WAV, W64, RF64, AIFF, AU and CAF, then of Ogg and of WAV
     sizes = r"(?:data|riff|SSND|[sS]ize) *: (\d+) \(should be (\d+)\)"
     if any(int(there) < int(n) < STREAMED for n, there in re.findall(sizes, log)):
         return "is cut short"

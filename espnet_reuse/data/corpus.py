@@ -2,8 +2,6 @@
 
 """A Kaldi-style data directory that somebody brings: read, with all that is wrong."""
 
-import io
-import os
 import subprocess
 import unicodedata
 from collections.abc import Mapping
@@ -11,17 +9,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import joblib
 import soundfile
 
+from espnet_reuse.data.audio import check_audio
 from espnet_reuse.data.check import NO_FILE, check_audios
 from espnet_reuse.data.data_dir import (
+    ODD_SPACE,
     Utterance,
     check_text,
-    is_odd_space,
     scan_tables,
     some,
 )
-from espnet_reuse.errors import one_line
 
 OVERSHOOT = 0.5  # seconds that a segment may end after its recording, as for Kaldi
 MOST_CHANNELS = 8  # of FLAC, the format of dump/
@@ -47,24 +46,24 @@ def run_commands(
 
     def run(numbered: tuple[int, str]) -> Path | str:
         number, command = numbered
-        command = ["bash", "-c", command.rstrip("| ")]
-        done = subprocess.run(
-            command, cwd=root, stdin=subprocess.DEVNULL, capture_output=True
-        )
+        command, path = command.rstrip("| "), output / f"{number}.audio"
+        with path.open("wb") as file:
+            done = subprocess.run(
+                ["bash", "-o", "pipefail", "-c", command],
+                cwd=root,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.PIPE,
+            )
         if done.returncode:
             said = done.stderr.decode("utf-8", "replace").split("\n")
             why = next((x for x in reversed(said) if x.strip()), "it said nothing")
             return f"the command failed with status {done.returncode}: {why}"
-        path = output / f"{number}.flac"
-        try:
-            wav, rate = soundfile.read(io.BytesIO(done.stdout))
-            soundfile.write(path, wav, rate, "PCM_16")
-        except (soundfile.LibsndfileError, OSError) as e:
-            return f"the command's output is no audio: {one_line(e)}"
-        return path
+        problem = check_audio(path)
+        return f"the command's output {problem}" if problem else path
 
     output.mkdir(parents=True)
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(joblib.cpu_count()) as pool:
         made = dict(
             zip(commands, pool.map(run, enumerate(commands.values())), strict=True)
         )
@@ -128,7 +127,7 @@ def read_set(
     tables, problems = scan_tables(folder, ["wav.scp", "text"], optional=optional)
     audio, words, notes = tables["wav.scp"], tables["text"], []
     if spaced := [k for k, v in words.items() if v != " ".join(v.split())]:
-        odd = sorted({c for k in spaced for c in words[k] if is_odd_space(c)})
+        odd = sorted({c for k in spaced for c in ODD_SPACE.findall(words[k])})
         what = "white space" + "".join(f", U+{ord(c):04X}" for c in odd)
         notes.append(f"{what}, became single blanks in {len(spaced)}: {some(spaced)}")
         words = {k: " ".join(v.split()) for k, v in words.items()}

@@ -35,6 +35,7 @@ THRESHOLD = 35  # dB below the loudest sample: silence, for the note on silence
 MUCH = 0.3  # share of silence in the training set that is worth a note
 HELD_OUT = 0.05  # least share of the training set that is held out, of whole speakers
 MOST_HELD_OUT = 0.2  # a speaker with whom it would exceed this share is passed over
+SHORTEST = 0.1  # seconds that can be recognised
 
 
 def hold_out(utterances: Sequence[Checked]) -> tuple[list[Checked], list[Checked]]:
@@ -99,7 +100,7 @@ def read_sets(
         UserError: Something is wrong, a line for each problem; an utterance of a test
             set, of which ESPnet leaves none out, is too short.
     """
-    root, shortest = args.root, args.min_wav_duration
+    root, shortest = args.root, min(args.min_wav_duration, SHORTEST)
     if not root.is_dir():
         raise UserError(f"{root} is not a folder")
     if root.resolve() == args.data.resolve():
@@ -195,7 +196,8 @@ def prepare(args: argparse.Namespace, commands: Path | None) -> None:
                 place = args.data / "commands" / u.audio.relative_to(commands)
                 u = replace(u, audio=place.resolve())
             # asr.sh would resample the short ones before it leaves them out
-            kept += [u] if u.seconds >= args.min_wav_duration else []
+            if u.seconds >= args.min_wav_duration or name in test_sets:
+                kept.append(u)
         write_data_dir(args.data / name, kept)
 
 

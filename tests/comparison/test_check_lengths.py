@@ -96,3 +96,8 @@ def test_what_is_too_short_for_its_tokens_is_noted_with_its_effect(
     )
     check_lengths.main()
     assert "CTC gives them an infinite loss: twice, many" in capsys.readouterr().out
+    path.unlink()  # by someone who cleans up
+    check_lengths.main()
+    assert capsys.readouterr().out == (
+        f"note: tokens are not checked against frames: there is no {path}\n"
+    )

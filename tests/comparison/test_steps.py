@@ -6,6 +6,7 @@ import glob
 import io
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import yaml
 from rich.console import Console
 
 from espnet_reuse.bin.compare import read_options
+from espnet_reuse.comparison import driver
 from espnet_reuse.comparison.actions import Actions
 from espnet_reuse.comparison.cells import Comparison
 from espnet_reuse.comparison.display import Display
@@ -459,6 +461,20 @@ class Run:
 
     def lines(self):
         return [x.split(") ", 1)[1] for x in self.output.getvalue().splitlines()]
+
+
+def test_a_run_of_other_models_does_not_wait_for_one_that_trains(finished, monkeypatch):
+    monkeypatch.setattr(Actions, "check_lengths", lambda *_: None)
+    run = Run(finished, "--models", "baseline reuse2", "--stop_stage", "2")
+    compared, runner = run.steps._compared, run.steps._actions.runner
+    run.steps.shared[0].write_record(done=True)
+    with runner.locked("the data", shared=True):
+        threading.Timer(2, runner.stop).start()
+        driver.run(run.steps, compared, runner)
+    assert run.lines() == [
+        *(f"{step.title}: done already" for step in run.steps.shared[:4]),
+        run.steps.lengths.title,
+    ]
 
 
 @pytest.fixture

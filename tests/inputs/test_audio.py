@@ -97,6 +97,10 @@ TABLE = [
         *(lambda: bare(mp3("CONSTANT", 22050)), "taken"),
     ),
     Row(
+        *("MP3 without its length, of constant bit rate, whose frames are not alike",),
+        *(lambda: 60 * bare(mp3("CONSTANT", 44100)), "taken"),
+    ),
+    Row(
         *("MP3 of constant bit rate without its length, cut short",),
         *(lambda: cut(bare(mp3("CONSTANT"))), "refused", "is cut short"),
     ),
@@ -172,13 +176,14 @@ TABLE = [
         Row(f"{x} {y}", lambda x=x, y=y: written(x, y), "taken")
         for x, y in (
             *(("AIFF", "PCM_16"), ("AU", "ULAW"), ("NIST", "PCM_16")),
+            *(("CAF", "PCM_16"), ("CAF", "ALAC_16")),
             *(("RF64", "PCM_16"), ("W64", "PCM_24"), ("WAV", "DOUBLE")),
             *(("WAV", "MS_ADPCM"), ("WAVEX", "FLOAT")),
         )
     ),
     *(
         Row(f"{x}, cut short", lambda x=x: cut(written(x)), "refused", "is cut short")
-        for x in ("AIFF", "AU", "NIST", "RF64", "W64", "WAV")
+        for x in ("AIFF", "AU", "CAF", "NIST", "RF64", "W64", "WAV")
     ),
     *(
         Row(

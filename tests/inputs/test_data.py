@@ -156,20 +156,28 @@ SPEAKERS = [
     Row(
         "a speaker of ..",
         lines("train/utt2spk", "train0 x", "train1 ../y"),
-        *("refused", "train/utt2spk: ids that cannot name a file: ../y"),
+        *(
+            "refused",
+            "train/utt2spk: ids that cannot name a file, of 200 bytes at most: ../y",
+        ),
     ),
     Row("an id with /", train("a/1 a", "a/2 a"), "taken"),
     Row(
         *("an id of ..", train("../1 a", "2 a"), "refused"),
-        "train/text: ids that cannot name a file: ../1",
+        "train/text: ids that cannot name a file, of 200 bytes at most: ../1",
     ),
     Row(
         *("an id from the root", train("/tmp/1 a", "2 a"), "refused"),
-        "train/text: ids that cannot name a file: /tmp/1",
+        "train/text: ids that cannot name a file, of 200 bytes at most: /tmp/1",
+    ),
+    Row(
+        "ids and speakers of Common Voice, whose names have 128 digits",
+        train(*(f"{n:0128}-common_voice_en_{n:08} {n:0128}" for n in (1, 2))),
+        "taken",
     ),
     Row(
         *("an id of 300 letters", train("x" * 300 + " a", "2 a"), "refused"),
-        "train/text: ids that cannot name a file: xxx",
+        "train/text: ids that cannot name a file, of 200 bytes at most: xxx",
     ),
     Row(
         "speakers in two sets",
@@ -385,6 +393,11 @@ RECORDINGS = [
         "test/wav.scp: shorter than 0.1 s, too short to be recognised: test0",
     ),
     Row(
+        "less to test on than is trained on",
+        only(audio("test0", noise(0.3)), "--min_wav_duration", "0.4"),
+        "taken",
+    ),
+    Row(
         "25 s to train on",
         audio("train0", noise(25)),
         "noted",
@@ -491,6 +504,14 @@ RECORDINGS = [
             all_of(*(audio(f"train{n}", np.pad(noise(0.5), 8000)) for n in (0, 1))),
             "--trim_silence",
             "35",
+        ),
+        "taken",
+    ),
+    Row(
+        "little left to test on, trimmed",
+        only(
+            all_of(every(16000), audio("test0", np.pad(noise(0.05), 16000), 16000)),
+            *("--trim_silence", "35", "--min_wav_duration", "0.45"),
         ),
         "taken",
     ),
@@ -641,7 +662,32 @@ COMMANDS = [
         "a command that makes a text",
         command("echo hello"),
         "refused",
-        "test/wav.scp: the command's output is no audio: ",
+        "test/wav.scp: the command's output cannot be read or is cut short: ",
+    ),
+    Row(
+        "a command that makes nothing",
+        command("true"),
+        "refused",
+        "test/wav.scp: the command's output is empty: test0",
+    ),
+    Row(
+        "a command whose audio is cut short",
+        only(
+            all_of(
+                audio("test0", noise(0.5), format="WAV"),
+                command("head -c 4000 audio/test0.flac"),
+            ),
+            "--allow_commands",
+            "true",
+        ),
+        "refused",
+        "test/wav.scp: the command's output is cut short: test0",
+    ),
+    Row(
+        "a pipe whose first command fails",
+        command("(cat audio/test0.flac; false) | cat"),
+        "refused",
+        "the command failed with status 1",
     ),
     Row(
         "segments of a command",
@@ -698,3 +744,16 @@ def test_a_corpus_is_taken_as_a_whole_or_refused_in_a_line(
         assert checked.returncode == 0, checked.stdout + checked.stderr
         for utterance in read_data_dir(made / name):
             assert soundfile.info(utterance.audio).frames > 0
+    tested = len((corpus / "test/text").read_text(encoding="utf-8").splitlines())
+    assert len(read_data_dir(made / "test")) == tested
+
+
+def test_as_many_commands_run_at_once_as_the_process_may_use_cores(
+    prepare, corpus, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
+    alone = "mkdir busy && sleep 0.2 && rmdir busy && cat"
+    scp = (f"test{n} {alone} audio/test{n}.flac |" for n in (0, 1))
+    lines("test/wav.scp", *scp)(corpus)
+    result = prepare(corpus, tmp_path / "data", "--allow_commands", "true")
+    assert result.returncode == 0, result.stderr

@@ -155,6 +155,11 @@ COMMANDS = [
         "--asr_args '--model_conf ctc_weight=2'",
         "ctc_weight: 2 is not from 0 to 1",
     ),
+    row(
+        "weights that are no number",
+        "--asr_args '--model_conf ctc_weight=a'",
+        "could not convert string to float: 'a'",
+    ),
     row("a step back", "--asr_args '--optim_conf lr=-1'", "Invalid learning"),
     row(
         "a scheduler's option that it lacks",

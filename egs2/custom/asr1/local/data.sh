@@ -5,8 +5,8 @@ help_message=$(cat << EOH
 Usage: $0 --data DIR [options]
 
 Makes data/<set> from the Kaldi-style data directories DIR/<set>: wav.scp, with paths
-that are absolute or relative to DIR, of any audio that soundfile reads; text; and, if
-there are, utt2spk and segments.
+that are absolute or relative to DIR, of WAV, FLAC, MP3, Ogg, AIFF, AU, CAF or SPHERE
+files; text; and, if there are, utt2spk and segments.
 
 Options:
     --data       # Folder with the data directories (required).
