@@ -42,6 +42,7 @@ LEAST = {  # of what ESPnet takes in silence, or refuses late
     "|((max|min|valid)_)?batch_(size|bins)",
     0: "patience|num_workers|seed",
 }
+CRITERION = re.compile("(train|valid),(loss|acc|cer|wer)(_.+)?,(min|max)")
 SEE_PADDING = (LegacyRelPositionMultiHeadedAttention, Conv1dLinear, MultiLayeredConv1d)
 
 
@@ -71,6 +72,10 @@ def parse(
                     refuse(f"{name}: {value} is less than {least}")
             if name == "ctc_weight" and not 0 <= float(value) <= 1:
                 refuse(f"{name}: {value} is not from 0 to 1")
+            if name == "best_model_criterion":
+                for one in map(",".join, value):
+                    if not CRITERION.fullmatch(one):
+                        refuse(f"{name}: {one} is not like valid,acc,max")
         reserved = list(filter(RESERVED.fullmatch, vars(args)))
         parser.set_defaults(**dict.fromkeys(reserved))  # to see all that are given
         given, set_ = (vars(parser.parse_args(w)) for w in (words, needed))

@@ -160,6 +160,11 @@ COMMANDS = [
         "--asr_args '--model_conf ctc_weight=a'",
         "could not convert string to float: 'a'",
     ),
+    row(
+        "epochs chosen by what no model reports",
+        "--asr_args '--best_model_criterion valid,accc,max'",
+        "best_model_criterion: valid,accc,max is not like valid,acc,max",
+    ),
     row("a step back", "--asr_args '--optim_conf lr=-1'", "Invalid learning"),
     row(
         "a scheduler's option that it lacks",
