@@ -178,7 +178,15 @@ def check(
     for config in configs:
         train_args = parse(ASRTask.get_parser(), config, [], asr_args)
         checked[config] = describe(config, train_args)
-        if train_args.model_conf.get("ctc_weight") == 1.0 and decoding.ctc_weight != 1:
+        is_ctc = train_args.model_conf.get("ctc_weight") == 1.0
+        criterion = train_args.best_model_criterion[0][1]
+        if is_ctc and criterion in ("acc", "cer", "wer", "loss_att"):
+            # ESPnet takes it for nan, and the first epochs for the best
+            raise UserError(
+                f"{config}: best_model_criterion: a model with CTC alone has no "
+                f"{criterion}: take valid,cer_ctc,min"
+            )
+        if is_ctc and decoding.ctc_weight != 1:
             # ESPnet's beam search preselects tokens by the scores of a decoder
             raise UserError(
                 f"{config}: a model with CTC alone is decoded with ctc_weight 1.0, but "
