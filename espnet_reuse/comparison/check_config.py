@@ -42,6 +42,7 @@ LEAST = {  # of what ESPnet takes in silence, or refuses late
     "|((max|min|valid)_)?batch_(size|bins)",
     0: "patience|num_workers|seed",
 }
+CRITERION = re.compile("(train|valid),(loss|acc|cer|wer)(_.+)?,(min|max)")
 SEE_PADDING = (LegacyRelPositionMultiHeadedAttention, Conv1dLinear, MultiLayeredConv1d)
 
 
@@ -71,6 +72,10 @@ def parse(
                     refuse(f"{name}: {value} is less than {least}")
             if name == "ctc_weight" and not 0 <= float(value) <= 1:
                 refuse(f"{name}: {value} is not from 0 to 1")
+            if name == "best_model_criterion":
+                for one in map(",".join, value):
+                    if not CRITERION.fullmatch(one):
+                        refuse(f"{name}: {one} is not like valid,acc,max")
         reserved = list(filter(RESERVED.fullmatch, vars(args)))
         parser.set_defaults(**dict.fromkeys(reserved))  # to see all that are given
         given, set_ = (vars(parser.parse_args(w)) for w in (words, needed))
@@ -173,7 +178,15 @@ def check(
     for config in configs:
         train_args = parse(ASRTask.get_parser(), config, [], asr_args)
         checked[config] = describe(config, train_args)
-        if train_args.model_conf.get("ctc_weight") == 1.0 and decoding.ctc_weight != 1:
+        is_ctc = train_args.model_conf.get("ctc_weight") == 1.0
+        criterion = train_args.best_model_criterion[0][1]
+        if is_ctc and criterion in ("acc", "cer", "wer", "loss_att"):
+            # ESPnet takes it for nan, and the first epochs for the best
+            raise UserError(
+                f"{config}: best_model_criterion: a model with CTC alone has no "
+                f"{criterion}: take valid,cer_ctc,min"
+            )
+        if is_ctc and decoding.ctc_weight != 1:
             # ESPnet's beam search preselects tokens by the scores of a decoder
             raise UserError(
                 f"{config}: a model with CTC alone is decoded with ctc_weight 1.0, but "

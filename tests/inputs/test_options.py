@@ -160,6 +160,22 @@ COMMANDS = [
         "--asr_args '--model_conf ctc_weight=a'",
         "could not convert string to float: 'a'",
     ),
+    row(
+        "epochs chosen by what no model reports",
+        "--asr_args '--best_model_criterion valid,accc,max'",
+        "best_model_criterion: valid,accc,max is not like valid,acc,max",
+    ),
+    row(
+        "epochs chosen by a decoder that is not trained",
+        "--asr_args '--model_conf ctc_weight=1.0 --best_model_criterion valid,acc,max'"
+        " --inference_args '--ctc_weight 1.0'",
+        "best_model_criterion: a model with CTC alone has no acc",
+    ),
+    row(
+        "epochs chosen by CTC, among others by a decoder that is not trained",
+        "--asr_args '--model_conf ctc_weight=1.0 --best_model_criterion valid,loss,min"
+        " valid,acc,max' --inference_args '--ctc_weight 1.0'",
+    ),
     row("a step back", "--asr_args '--optim_conf lr=-1'", "Invalid learning"),
     row(
         "a scheduler's option that it lacks",
