@@ -5,13 +5,14 @@
 import collections
 import hashlib
 import itertools
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from espnet_reuse.data.corpus import Checked
 from espnet_reuse.data.data_dir import some
+
+PADDING = 0.1  # share of a segment that may be in another one, too
 
 Sets = Mapping[str, Sequence[Checked]]
 
@@ -28,12 +29,15 @@ def find_overlaps(root: Path, sets: Sets) -> Iterator[str]:
     spans = {name: collections.defaultdict(list) for name in sets}
     for name, utterances in sets.items():
         for u in utterances:
-            span = u.segment or (0.0, math.inf)
+            span = u.segment or (0.0, u.seconds)
             spans[name][recording[u.audio]].append(span)
 
     def is_heard(name: str, u: Checked) -> bool:
-        start, end = u.segment or (0.0, math.inf)
-        return any(a < end and start < b for a, b in spans[name][recording[u.audio]])
+        start, end = u.segment or (0.0, u.seconds)
+        seconds = (
+            min(end, b) - max(start, a) for a, b in spans[name][recording[u.audio]]
+        )
+        return max(seconds, default=0.0) > PADDING * u.seconds
 
     for a, b in itertools.combinations(sets, 2):
         ids = {u.utt_id for u in sets[a]}

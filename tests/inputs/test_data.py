@@ -615,6 +615,15 @@ SEGMENTS = [
         "test/wav.scp: recordings that train has, too: test0",
     ),
     Row(
+        "a piece to test on that begins in the end of another, as padding does",
+        all_of(
+            segments("train0 a 0 1", "train1 b 0 1"),
+            lines("test/wav.scp", "a audio/a.flac"),
+            lines("test/segments", "test0 a 0.95 1.5", "test1 a 1.5 2"),
+        ),
+        "taken",
+    ),
+    Row(
         "another piece of it to test on",
         all_of(
             segments("train0 a 0 1", "train1 b 0 1"),
