@@ -168,7 +168,7 @@ def read_options(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
             )
         if not rest:
             parser.error(f"{word} needs a value (see ./run.sh --help)")
-        value = re.sub(r"[^\S ]", " ", rest.pop(0))  # line breaks and tabs
+        value = re.sub(r"[\t-\r]", " ", rest.pop(0))  # line breaks and tabs
         if UNREADABLE.search(value):
             parser.error(f"{word}: {value!r} is not UTF-8, or has control characters")
         if name not in UNEVALUATED and (code := EVALUATED.search(value)):

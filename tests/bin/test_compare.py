@@ -62,6 +62,14 @@ def test_a_wrong_option_is_named_in_one_line(options, message):
     assert result.stderr.count("\n") == 1
 
 
+def test_line_breaks_become_blanks_and_letters_of_any_language_stay():
+    options, others = compare.read_options(
+        ["--models", "baseline\n\treuse2", "--results", "結果\u3000二"]
+    )
+    assert options.models == ["baseline", "reuse2"]
+    assert options.results == "結果\u3000二"
+
+
 def test_values_may_begin_with_dashes_and_options_be_written_with_them():
     options, others = compare.read_options(
         shlex.split("--asr-args '--max_epoch 2' --seeds '1 2' --nbpe 30 --stage 7")
