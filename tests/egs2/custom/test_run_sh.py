@@ -38,7 +38,7 @@ def corpus(an4, tmp_path_factory):
             soundfile.write(path, stereo, rate)
             lines["wav.scp"].append(f"{name}/{n} {name}/{path.name}\n")
             lines["text"].append(f"{name}/{n}\t{words.replace(' ', '\u3000')}\n")
-            lines["utt2spk"].append(f"{name}/{n} O{'+' * n}{name}\n")
+            lines["utt2spk"].append(f"{name}/{n} {name}{'+' * n}\n")
         if name == "learn":
             lines["wav.scp"] = ["all cat learn/all.wav |\n"]
             wavs, end = [wav for _, wav in chosen], 0
