@@ -195,7 +195,7 @@ def test_other_data_do_not_pass_for_those_that_a_model_was_trained_on(
 ):
     shutil.copytree(corpus, tmp_path / "other")
     text = tmp_path / "other/learn/text"
-    text.write_text(text.read_text().replace("learn0 ", "learn0 ONE MORE "))
+    text.write_text(text.read_text().replace("learn/0\t", "learn/0\tONE MORE "))
     status, output = run(compared, tmp_path / "other", "--test_sets", "unseen")
     assert status != 0
     assert "asr_train_asr_conformer was made before a change" in output
