@@ -159,11 +159,11 @@ def read_set(
         ),
     ]
     files = {k: root / v for k, v in audio.items() if v and not NO_FILE.search(v)}
-    if piped and commands:
+    found, broken = check_audios(files)
+    if piped and commands:  # what they make is checked as it is made
         made, failed = run_commands(piped, root, commands / folder.name)
         files |= made
         faults += [("wav.scp", why, [k]) for k, why in failed.items()]
-    found, broken = check_audios(files)
     infos = {k: soundfile.info(v) for k, v in files.items() if k not in broken}
     many = [k for k, info in infos.items() if info.channels > MOST_CHANNELS]
     faults.append(("wav.scp", f"more than {MOST_CHANNELS} channels", many))
