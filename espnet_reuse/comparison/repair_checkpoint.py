@@ -3,8 +3,7 @@
 """Check that ESPnet can go on from what a training left, and mend what can be mended.
 
 ESPnet saves checkpoint.pth and <epoch>epoch.pth one after the other, in place; it
-resumes from the first alone, and averages the others. Reading a file's checksums takes
-some 0.4 s per GB beside the disk's time. Run it as
+resumes from the first alone, and averages the others. Run it as
 `python3 -m espnet_reuse.run -m espnet_reuse.comparison.repair_checkpoint`.
 """
 
