@@ -54,6 +54,8 @@ def compare_at(
     encoders, rows = dict(encoders), {}
 
     def add_row(peer):
+        # the floor of coarser frames is another
+        same_frames = peer.conf["input_layer"] == conf["input_layer"]
         peak, status = measure.peak_memory(peer, settings, frames)
         shown = f"{peak:.0f} MB at the peak" if status == MEASURED else status
         logger.info(f"  {peer.name}: {shown}")
@@ -64,7 +66,7 @@ def compare_at(
             "status": status,
             "parameters": sum(p.numel() for p in encoders[peer.name].parameters()),
             "layers": peer.conf["num_blocks"],
-            "group_size": peer.conf.get("reuse_group_size"),
+            "group_size": peer.conf.get("reuse_group_size") if same_frames else None,
             "peak_memory_mb": peak,
             **dict.fromkeys(("times_ms", "products_ms", "breakdown_ms")),
         }

@@ -42,6 +42,7 @@ EAGER = "ESPnet eager"
 SDPA = "ESPnet use_sdpa"
 ABSOLUTE = "absolute positions, SDPA"
 E_BRANCHFORMER = "E-Branchformer"
+COARSER = {"frames of 60 ms": "conv2d6", "frames of 80 ms": "conv2d8"}
 LIMIT = "limit"
 RIVALS = (EAGER, SDPA, ABSOLUTE, E_BRANCHFORMER)
 SEED = 0
@@ -147,6 +148,14 @@ def list_peers(config: EncoderConfig, group_sizes: list[int]) -> list[Peer]:
         peers.append(Peer(ABSOLUTE, parent, sdpa | absolute))
     if parent == "conformer":
         peers.append(Peer(E_BRANCHFORMER, "e_branchformer", _e_branchformer_of(conf)))
+    largest = {"reuse_group_size": max(group_sizes, default=1)}
+    coarsened = parent == "conformer" and conf["input_layer"] == "conv2d"
+    for name, input_layer in COARSER.items() if coarsened else ():
+        coarser = conf | {"input_layer": input_layer}
+        peers.append(Peer(name, parent, coarser))
+        if largest["reuse_group_size"] > 1:
+            name += ", groups of {reuse_group_size}".format(**largest)
+            peers.append(Peer(name, ours, coarser | largest))
     for size in group_sizes:
         reuse = {"reuse_group_size": size, "reuse_dropout": config.reuse_dropout}
         name = "ours, no reuse" if size == 1 else f"reuse, groups of {size}"

@@ -10,7 +10,14 @@ import yaml
 from espnet2.asr.frontend.default import DefaultFrontend
 
 from espnet_reuse.benchmark import peers
-from espnet_reuse.benchmark.peers import ABSOLUTE, E_BRANCHFORMER, EAGER, LIMIT, SDPA
+from espnet_reuse.benchmark.peers import (
+    ABSOLUTE,
+    COARSER,
+    E_BRANCHFORMER,
+    EAGER,
+    LIMIT,
+    SDPA,
+)
 from espnet_reuse.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -124,7 +131,14 @@ def test_peers_differ_from_the_baseline_in_what_their_names_say(family):
     if has_positions:
         assert attention_of(encoders[ABSOLUTE]).use_sdpa
         assert not hasattr(attention_of(encoders[ABSOLUTE]), "linear_pos")
-    sizes = [p.conf.get("reuse_group_size") for p in PEERS[name].values()]
+    coarser = {n: x for n in encoders for f, x in COARSER.items() if n.startswith(f)}
+    assert len(coarser) == 4 * (name == "conformer")
+    for peer, input_layer in coarser.items():
+        conf = PEERS[name][peer].conf
+        assert conf["input_layer"] == input_layer
+        assert ("groups of 2" in peer) == (conf.get("reuse_group_size") == 2)
+    others = [peer for peer in PEERS[name].values() if peer.name not in coarser]
+    sizes = [peer.conf.get("reuse_group_size") for peer in others]
     assert sizes == [None] * (len(sizes) - 3) + [1, 2, None]
     assert hasattr(attention_of(encoders["ours, no reuse"], layer=1), "linear_q")
     reuse = attention_of(encoders["reuse, groups of 2"], layer=1)

@@ -97,6 +97,8 @@ def test_it_measures_every_peer_at_every_length(finished):
         (fewer,) = (name for name in peers_ if name.startswith(f"{EAGER}, "))
         assert list(peers_) == [
             *(EAGER, SDPA, "absolute positions, SDPA", "E-Branchformer"),
+            *("frames of 60 ms", "frames of 60 ms, groups of 2"),
+            *("frames of 80 ms", "frames of 80 ms, groups of 2"),
             *(*OURS, fewer, LIMIT),
         ]
         for name, row in peers_.items():
