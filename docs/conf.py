@@ -7,13 +7,14 @@ as on GitHub. Links to files that are no pages become downloads.
 """
 
 import shutil
-from importlib.metadata import version as version_of
+import tomllib
 from pathlib import Path
 
 project = "espnet-reuse"
 author = "The espnet-reuse authors"
 project_copyright = f"2026, {author}"
-version = release = version_of("espnet-reuse")
+pyproject = Path(__file__).parents[1] / "pyproject.toml"
+version = release = tomllib.loads(pyproject.read_text())["project"]["version"]
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 root_doc = "docs/index"

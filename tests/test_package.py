@@ -15,6 +15,9 @@ import pytest
 import soundfile
 import yaml
 
+pytest.importorskip("build")
+pytest.importorskip("twine")
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGED = ("README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "MANIFEST.in")
 MODEL = {

@@ -9,7 +9,7 @@
 import importlib
 import os
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from espnet_reuse.bin.parser import PROGRAM, Parser
@@ -25,8 +25,11 @@ def get_parser() -> Parser:
     parser = Parser(PROGRAM, "\n".join([f"{__doc__}\nCommands:", *helps]))
     parser.usage = "%(prog)s COMMAND [--option value ...]"
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
-    version_line = f"%(prog)s {version('espnet-reuse')}"
-    parser.add_argument("--version", action="version", version=version_line)
+    try:
+        number = version("espnet-reuse")
+    except PackageNotFoundError:  # the package is on PYTHONPATH
+        number = "(not installed)"
+    parser.add_argument("--version", action="version", version=f"%(prog)s {number}")
     return parser
 
 
@@ -48,7 +51,7 @@ def main():
     sys.argv[:2] = [f"{PROGRAM} {name}"]  # what errors begin with
     if name == "compare" and (clone := find_clone()):
         os.execv(clone / "run.sh", [clone / "run.sh", *sys.argv[1:]])
-    if name == "compare" and "--help" not in sys.argv:
+    if name == "compare" and {"--help", "-h"}.isdisjoint(sys.argv):
         sys.exit(
             f"{sys.argv[0]}: error: there are no recipes here: run it in a clone of "
             "the repository, whose run.sh also sets up what it needs"

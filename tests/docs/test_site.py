@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+for package in ("sphinx", "myst_parser", "furo"):
+    pytest.importorskip(package)
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ["*.md", "docs/**/*.md", "results/**/*.md", "egs?/*/*/README.md"]
 
