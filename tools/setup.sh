@@ -100,7 +100,7 @@ install_venv() (
     fi
     log "Installing espnet ${espnet_version} and the rest (some minutes; log: tools/setup.log)"
     try "pip install failed" "${venv}/python" -m pip install \
-        -c "${tools}/constraints.txt" -e "${root}[analysis,export,test]"
+        -c "${tools}/constraints.txt" -e "${root}[analysis,docs,export,test]"
 )
 
 # Make room for another ESPnet tree; only what this script has put there goes.

@@ -6,11 +6,13 @@ import argparse
 import contextlib
 import math
 import re
+import sys
 from pathlib import Path
 
 from espnet_reuse.errors import UserError
 
 REQUIRED = object()
+PROGRAM = "espnet-reuse"
 
 
 class Parser(argparse.ArgumentParser):
@@ -18,8 +20,9 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, prog: str, description: str):
         description, _, self._helps = description.partition("\nOptions:\n")
+        as_typed = sys.argv[0] if sys.argv[0].startswith(f"{PROGRAM} ") else prog
         super().__init__(
-            prog=prog,
+            prog=as_typed,
             description=description,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
