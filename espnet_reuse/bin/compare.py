@@ -4,7 +4,7 @@
 
 Usage: ./run.sh [--option value ...]
 
-Drives the recipes' run.sh, ESPnet's asr.sh, and writes
+Runs ESPnet's asr.sh in the folder of a recipe, and writes
 egs2/<corpus>/asr1/exp/{RESULTS.md,comparison.json,comparison.png,comparison_details.md}.
 Finished steps are not done again; an interrupted run is continued.
 
@@ -32,31 +32,32 @@ Options:
     --stop_stage        # Last stage to run (default="6", or "7" with --stage 7).
     --seeds             # Seeds to train each model with, e.g. "1 2 3"; the results are
                         # means over them (default: the config's seed).
-    --jobs              # Models and seeds to work on side by side; each has its share
-                        # of the cores and GPUs (default="{jobs}").
-    --nj                # The number of parallel jobs of data preparation and decoding,
-                        # shared out over --jobs (default: the cores that this process
+    --jobs              # How many models and seeds to work on side by side; each has
+                        # its share of the cores and GPUs (default="{jobs}").
+    --nj                # How many processes prepare data and decode, shared out over
+                        # --jobs (default: the cores that this process
                         # may use).
-    --ngpu              # The number of gpus of one training, "0" uses cpu (default: the
+    --ngpu              # GPUs of one training; "0" trains on the CPU (default: the
                         # recipe's, or 0 where there is no GPU).
     --resume            # Whether to continue trainings that were stopped, to the same
                         # result (default="{resume}").
-    --dry_run           # Whether to change nothing, and say of each step whether it is
-                        # done, to do, or stale and why (default="{dry_run}").
-    --asr_args          # Training options that override the configs; they begin a
-                        # training of their own, also with a higher --max_epoch, e.g.
-                        # --asr_args "--max_epoch 10" (default="{asr_args}").
-    --inference_config  # Config for decoding, of the recipe, or else relative to the
-                        # current folder (default="{inference_config}").
+    --dry_run           # Whether to change nothing, and to print for each step whether
+                        # it is done, to do, or stale and why (default="{dry_run}").
+    --asr_args          # Training options that override the configs. With them a
+                        # training starts from nothing, in a folder of its own, also
+                        # with a higher --max_epoch, e.g. --asr_args "--max_epoch 10"
+                        # (default="{asr_args}").
+    --inference_config  # Config for decoding; its path starts in the recipe's folder,
+                        # or else in the current one (default="{inference_config}").
     --inference_args    # Decoding options that override it
                         # (default="{inference_args}").
     --analysis_set      # Set to analyse the attention maps on, in dump/raw (default:
                         # the last test set).
     --analysis_args     # Options of the analysis (default="{analysis_args}"), e.g.
                         # --analysis_args "--num_utts 50 --alignments /TextGrids" (all
-                        # of them: python3 -m espnet_reuse.bin.analyze --help).
+                        # of them: espnet-reuse analyze --help).
     --results           # Folder for a copy of the comparison, to publish it; the
-                        # command in it names no folders (default: no copy).
+                        # command in the copy names no folders (default: no copy).
 
 Any other option goes to the recipe's local/data.sh, if it has the option (LibriSpeech:
 --librispeech PATH, --parts "train-clean-100 ...", --allow_partial true; custom: --data
@@ -173,7 +174,7 @@ def read_options(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
             parser.error(f"{word}: {value!r} is not UTF-8, or has control characters")
         if name not in UNEVALUATED and (code := EVALUATED.search(value)):
             parser.error(
-                f"{word}: {code[0]} in '{value}': ESPnet's scripts take it for code"
+                f"{word}: {code[0]} in '{value}': ESPnet's scripts would run it as code"
             )
         if name in OPTIONS:
             mine.append(f"--{name}={value}")
@@ -181,7 +182,7 @@ def read_options(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
             others[name] = value
     options = parser.parse_args(mine)
     if not options.models:
-        parser.error("--models: it is empty: name at least one model")
+        parser.error("--models: name at least one model")
     if options.stop_stage is None:
         options.stop_stage = max(6, options.stage)
     if options.stage > options.stop_stage:

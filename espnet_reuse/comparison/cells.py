@@ -78,8 +78,8 @@ class Comparison:
         self.inference = models.load(config.parent, config.name)
         if self.inference.get("lm_weight") and not recipe.has_lm:
             raise UserError(
-                f"--inference_config: {config.name} weighs a language model, of which "
-                "there is none: add --use_lm true, or take another"
+                f"--inference_config: {config.name} has an lm_weight, but there is no "
+                "language model: add --use_lm true, or use another config"
             )
         there = [path.name for path in recipe.path("dump/raw").glob("[!.]*")]
         name, sets = options.analysis_set, sorted({*recipe.sets, *there})
@@ -110,8 +110,8 @@ class Comparison:
                     )
             if model.warm and "reuse_group_size" not in model.config["encoder_conf"]:
                 raise UserError(
-                    f"--models: '{model.name}' does not reuse maps: only models that "
-                    "do are made of the first one and fine-tuned"
+                    f"--models: '{model.name}' has no reuse: only a model with reuse "
+                    "can be fine-tuned from the first model"
                 )
         if options.seeds and re.search(r"--seed\b", options.asr_args):
             raise UserError("--asr_args: it has --seed: name the seeds with --seeds")

@@ -81,7 +81,7 @@ def parse(
         given, set_ = (vars(parser.parse_args(w)) for w in (words, needed))
         for name in reserved:
             if given[name] != set_[name]:
-                refuse(f"--{name}: run.sh sets it, or does without")
+                refuse(f"--{name}: run.sh sets this option itself, or does not use it")
     except (yaml.YAMLError, ValueError, TypeError) as e:  # of a value in `more`, too
         raise UserError(f"{f'{config} {more}'.strip()}: {one_line(e)}") from e
     return args
@@ -111,9 +111,9 @@ def find_notes(train_args: argparse.Namespace, encoder: torch.nn.Module) -> list
     notes = []
     if any(isinstance(module, SEE_PADDING) for module in encoder.modules()):
         notes.append(
-            "an utterance is encoded otherwise in a batch with a longer one, as by "
-            "ESPnet's encoder, too; not with rel_pos_type: latest and "
-            "positionwise_layer_type: linear"
+            "in a batch with a longer utterance, an utterance is encoded differently "
+            "than alone, with ESPnet's encoder as well; to avoid that, set "
+            "rel_pos_type: latest and positionwise_layer_type: linear"
         )
     conf = train_args.encoder_conf
     drops = {  # in the others layer_drop_rate has no effect
@@ -124,7 +124,7 @@ def find_notes(train_args: argparse.Namespace, encoder: torch.nn.Module) -> list
     dropped = [name for name in drops if drops[name] and numpy.any(conf.get(name, 0))]
     if dropped and not train_args.unused_parameters:
         notes.append(
-            f"{', '.join(dropped)}: training in several processes stops without "
+            f"{', '.join(dropped)}: to train in several processes, set "
             "unused_parameters: true"
         )
     return notes
@@ -184,7 +184,7 @@ def check(
             # ESPnet takes it for nan, and the first epochs for the best
             raise UserError(
                 f"{config}: best_model_criterion: a model with CTC alone has no "
-                f"{criterion}: take valid,cer_ctc,min"
+                f"{criterion}: use valid,cer_ctc,min"
             )
         if is_ctc and decoding.ctc_weight != 1:
             # ESPnet's beam search preselects tokens by the scores of a decoder

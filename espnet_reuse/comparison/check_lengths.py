@@ -108,7 +108,7 @@ def main():
         for set_name, number, ids in find_too_long(args.stats, frames):
             note = (
                 f"note: {set_name}: {len(ids)} of {number} utterances have more tokens "
-                f"than frames after subsampling, so that CTC {effect}: {some(ids)}"
+                f"than frames after subsampling; CTC {effect}: {some(ids)}"
             )
             notes.setdefault(note, []).append(name)
     for note, names in notes.items():

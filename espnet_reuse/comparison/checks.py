@@ -33,8 +33,8 @@ class Checks:
                 path = path.with_name(path.resolve().name)  # what links name
                 shown = path.relative_to(self._recipe.root)
                 problems.append(
-                    f"{shown} is damaged or not there: remove it and run all stages: "
-                    "the average is made anew of the epochs' models"
+                    f"{shown} is damaged or missing: remove it and run all stages; the "
+                    "average is then made again from the models of the epochs"
                 )
         if problems:
             raise UserError("\n".join(problems))
@@ -60,8 +60,8 @@ class Checks:
         if (other / begun).is_file() and not (cell.folder / begun).is_file():
             file = cell.model.sources.get("max_epoch", cell.model.base)
             self._runner.display.log(
-                f"note: with --max_epoch in --asr_args {cell.name} is trained from "
-                f"nothing, in {cell.folder.name}; to continue {other.name}, raise "
+                f"note: --max_epoch in --asr_args trains {cell.name} from nothing, in "
+                f"{cell.folder.name}; to continue {other.name} instead, raise "
                 f"max_epoch in {file}"
             )
 

@@ -44,7 +44,7 @@ def compare(options: Namespace, others: dict[str, str], argv: list[str]) -> None
         folder = Path(options.results).absolute()
         there = next(p for p in (folder, *folder.parents) if p.exists())
         if not there.is_dir() or not os.access(there, os.W_OK):
-            raise UserError(f"--results: no folder can be made of '{options.results}'")
+            raise UserError(f"--results: cannot make the folder '{options.results}'")
     with Display() as display:
         gpus = [] if options.dry_run else share_gpus(recipe, options, display)
         runner = Runner(recipe.folder, display, options.jobs, gpus)
@@ -86,7 +86,7 @@ def share_gpus(recipe: Recipe, options: Namespace, display: Display) -> list[str
     if local and asked:
         most, there = usable_gpus()
         if wanted is None and not most:
-            display.log("PyTorch finds no GPU here: --ngpu 0")
+            display.log("PyTorch finds no GPU here: using --ngpu 0")
             wanted = 0
         elif asked > most:
             raise UserError(

@@ -97,8 +97,8 @@ def resolve(name: str, recipe: Path) -> Model:
     if warm:
         if not has_groups:
             raise UserError(
-                f"'{name}' has no reuse: only a model with reuse is fine-tuned from "
-                "another"
+                f"'{name}' has no reuse: only a model with reuse can be fine-tuned "
+                "from the first model"
             )
         _quarter(config)
     return Model(name, base, config, {k: sources.get(k, NAME) for k in flatten(config)})
@@ -119,7 +119,7 @@ def _entries():
     entries = load(ROOT, MODELS)
     for name, changes in entries.items():
         if not isinstance(changes, dict):
-            raise UserError(f"{MODELS}: {name} is no mapping of options to values")
+            raise UserError(f"{MODELS}: {name} is not a mapping of options to values")
     return entries
 
 
@@ -143,7 +143,7 @@ def load(folder: Path, file: str) -> dict:
             return OmegaConf.to_container(OmegaConf.create(config), resolve=True)
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as e:
         raise UserError(f"{file} is not YAML: {one_line(e)}") from e
-    raise UserError(f"{file} is no mapping of options to values")
+    raise UserError(f"{file} is not a mapping of options to values")
 
 
 def _merge(config, changes):

@@ -148,7 +148,7 @@ def explain(steps: Iterable[Step]) -> list[str]:
         if state != "done" or doubtful:
             open_steps.add(step.name)
         if step.refusals():
-            why += "; a run refuses it: remove its folder, or undo the change"
+            why += "; the next run stops here: remove its folder, or undo the change"
         elif state == "done" and doubtful:
             why = f"unless {doubtful.name} changes the data"
         lines.append(f"{step.name}: {state}" + (f": {why}" if why else ""))

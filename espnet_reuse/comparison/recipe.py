@@ -102,8 +102,8 @@ class Recipe:
         """Keep an option of the user for the scripts that have it."""
         if RESERVED.fullmatch(option):
             raise UserError(
-                f"--{option}: run.sh sets it, or does without; with the recipe's own "
-                f"run.sh in egs2/{self.name}/asr1 you can choose it"
+                f"--{option}: run.sh sets this option itself, or does not use it; the "
+                f"recipe's own run.sh in egs2/{self.name}/asr1 takes it"
             )
         for_asr = self.accepts("./asr.sh", option, value)
         for_data = self.accepts("local/data.sh", option, value)
@@ -171,7 +171,7 @@ class Recipe:
         sets = [name for name in self["test_sets"].split() if name in chosen]
         if not sets:
             raise UserError(
-                "--parts: none of them is to test on: add one of "
+                "--parts: there is no test set among them: add one of "
                 + self["test_sets"].replace("_", "-")
             )
         self.choose("test_sets", " ".join(sets))

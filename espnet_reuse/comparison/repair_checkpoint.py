@@ -49,7 +49,7 @@ def repair(exp: Path, args: argparse.Namespace) -> list[str]:
     if epoch > args.max_epoch:
         raise UserError(
             f"{exp} is trained for {epoch} epochs, more than max_epoch "
-            f"{args.max_epoch}: raise it, or give a config with fewer a name of its own"
+            f"{args.max_epoch}: raise max_epoch, or give the config a name of its own"
         )
     models = {n: exp / f"{n}epoch.pth" for n in stats}
     best = [  # as ESPnet chooses what it averages
@@ -60,8 +60,8 @@ def repair(exp: Path, args: argparse.Namespace) -> list[str]:
     averaged = [models[n] for n in sorted(set().union(*best) - {epoch})]
     lost = [path.name for path in averaged if not path.exists()]
     if damaged := [p for p in averaged if p.exists() and _read(p) is None]:
-        way_on = "move it away to have the average made without it"
-        what = f"is damaged, one of the best epochs, which are averaged: {way_on}"
+        way_on = "move it away, then the average is made without it"
+        what = f"is damaged; it is one of the best epochs to average: {way_on}"
         raise UserError("\n".join(f"{path} {what}" for path in damaged))
     notes = []
     latest = exp / "latest.pth"  # made after the model was saved
@@ -77,7 +77,7 @@ def repair(exp: Path, args: argparse.Namespace) -> list[str]:
         states["reporter"]["stats"] = kept
         with written_whole(checkpoint) as partial:
             torch.save(states, partial)
-        notes.append(f"{exp} lacks {some(lost)}: the average is made without")
+        notes.append(f"{exp} lacks {some(lost)}: the average is made without them")
     patience, stopping = args.patience, args.early_stopping_criterion
     if patience is not None and reporter.check_early_stopping(patience, *stopping):
         notes.append(
@@ -105,12 +105,12 @@ def _start_anew(exp: Path, checkpoint: Path) -> str:
     others = [path for path in paths if path != checkpoint]
     if whole := [path.name for path in others if _read(path) is not None]:
         raise UserError(
-            f"{what}, without which ESPnet cannot train on; whole is {some(whole)}: "
-            f"move {exp} away to train anew"
+            f"{what}, and ESPnet cannot continue the training without it; "
+            f"{some(whole)} can still be used: move {exp} away to train anew"
         )
     for path in paths:
         path.rename(f"{path}.damaged")
-    return f"{what}, nor is an epoch whole: kept as *.damaged, training starts anew"
+    return f"{what}, and no epoch is whole: kept as *.damaged, training starts anew"
 
 
 def main():

@@ -96,14 +96,14 @@ class Runner:
                 except BlockingIOError:
                     if not told:
                         self.display.log(
-                            f"Another run is at work on {name}, perhaps left over from "
-                            "one that was killed: waiting for it to end"
+                            f"Another run is at work on {name}, perhaps a part of one "
+                            "that was killed: waiting for it to end"
                         )
                     told = True
                     self._stopping.wait(POLL)
                 except OSError as e:
                     self.display.log(
-                        f"WARNING: {folder} cannot be locked ({e.strerror}): see to it "
+                        f"WARNING: {folder} cannot be locked ({e.strerror}): make sure "
                         "that no other run is at work on this recipe"
                     )
                     break

@@ -56,7 +56,7 @@ def check_data_dir(data_dir: Path, decoded: bool = False) -> list[str]:
         problems.append(f"{data_dir / 'text'}: {what}: {some(utt_ids)}")
     pairs = list(itertools.pairwise(sorted(tables["utt2spk"].items())))
     if wrong := [f"{b} after {a}" for (a, s), (b, t) in pairs if t < s]:
-        what = "ids do not sort as their speakers, begin each with its speaker"
+        what = "ids do not sort as their speakers do: begin each id with its speaker"
         problems.append(f"{data_dir / 'utt2spk'}: {what}: {some(wrong)}")
     audio = {k: v for k, v in tables["wav.scp"].items() if not NO_FILE.search(v)}
     broken, _ = check_audios(audio, decoded)

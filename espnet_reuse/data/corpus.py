@@ -94,7 +94,7 @@ def read_segments(
             continue
         length = seconds.get(recording)
         if recording not in known:
-            wrong.setdefault("a recording that wav.scp has not", []).append(utt_id)
+            wrong.setdefault("a recording that is not in wav.scp", []).append(utt_id)
         elif length is not None:
             end = length if end == -1 else end  # Kaldi's sign for the whole rest
             if not 0 <= start < end:
@@ -129,11 +129,11 @@ def read_set(
     if spaced := [k for k, v in words.items() if v != " ".join(v.split())]:
         odd = sorted({c for k in spaced for c in ODD_SPACE.findall(words[k])})
         what = "white space" + "".join(f", U+{ord(c):04X}" for c in odd)
-        notes.append(f"{what}, became single blanks in {len(spaced)}: {some(spaced)}")
+        notes.append(f"{what}, became single spaces in {len(spaced)}: {some(spaced)}")
         words = {k: " ".join(v.split()) for k, v in words.items()}
     mixed = [k for k, v in words.items() if not unicodedata.is_normalized("NFC", v)]
     if mixed:
-        what = "letters that Unicode writes in two ways (not in its form NFC)"
+        what = "letters that can be written in two ways (not in Unicode's form NFC)"
         notes.append(f"{what} in {len(mixed)}: {some(mixed)}")
     speakers = tables.get("utt2spk") or {utt_id: utt_id for utt_id in words}
     own_names = dict.fromkeys(speakers.values() - words.keys() - {""}, "")

@@ -105,7 +105,7 @@ def read_sets(
         raise UserError(f"{root} is not a folder")
     if root.resolve() == args.data.resolve():
         raise UserError(
-            f"{root} is where the recipe makes its own: name another folder"
+            f"{root} is where the recipe writes its own data: name another folder"
         )
     sets, problems, notes = {}, [], []
     for name in dict.fromkeys(names):
@@ -118,7 +118,7 @@ def read_sets(
             problems.append(f"{root / name}/wav.scp: {why}: {some(short)}")
     problems += find_overlaps(root, sets)
     if channels := list_by(sets, "channels"):
-        what = "recordings have different numbers of channels, give all of them one"
+        what = "recordings differ in channels, give all of them the same number"
         problems.append(f"{root}: {what}: {channels}")
     if problems:
         raise UserError("\n".join(problems))
@@ -126,8 +126,8 @@ def read_sets(
         notes.append(f"note: audio of several rates, in Hz, is resampled: {rates}")
     if (channels := next(iter(sets.values()))[0].channels) > 1:
         notes.append(
-            f"note: audio of {channels} channels: ESPnet trains on one of them, each "
-            "time another, and decodes the first"
+            f"note: the audio has {channels} channels: ESPnet trains on a random one "
+            "of them, and decodes the first"
         )
     print("".join(f"{note}\n" for note in notes), end="")
     return sets
@@ -143,9 +143,9 @@ def check_lengths(root: Path, sets: Sets, shortest: float, longest: float):
     for name, utterances in sets.items():
         left_out = [u.utt_id for u in utterances if not shortest < u.seconds < longest]
         line = (
-            f"{len(left_out)} of {len(utterances)} utterances are left out, which do "
-            f"not last from {shortest:g} to {longest:g} s (--min_wav_duration, "
-            f"--max_wav_duration): {some(left_out)}"
+            f"ESPnet drops {len(left_out)} of {len(utterances)} utterances, because "
+            f"they are shorter than {shortest:g} s or longer than {longest:g} s "
+            f"(--min_wav_duration, --max_wav_duration): {some(left_out)}"
         )
         if len(left_out) == len(utterances):
             problems.append(f"{root / name}: {line}")
@@ -173,8 +173,8 @@ def prepare(args: argparse.Namespace, commands: Path | None) -> None:
     if is_held_out:
         if len({u.speaker for u in sets[train_set]}) < 2:
             raise UserError(
-                f"{root / train_set}: a single speaker: none can be held out to "
-                "validate on: make a set, and name it with --valid_set"
+                f"{root / train_set}: there is only one speaker, so none can be held "
+                "out for validation: make a set, and name it with --valid_set"
             )
         sets[train_set], sets[valid_set] = hold_out(sets[train_set])
         speakers = sorted({u.speaker for u in sets[valid_set]})
@@ -185,7 +185,7 @@ def prepare(args: argparse.Namespace, commands: Path | None) -> None:
     elif (share := measure_silence(sets[train_set])) > MUCH:
         print(
             f"note: {share:.0%} of {train_set} is silence before and after the speech: "
-            f"models learn sooner without it, with --trim_silence {THRESHOLD}"
+            f"models learn sooner without it; add --trim_silence {THRESHOLD}"
         )
     lengths = args.min_wav_duration, args.max_wav_duration
     check_lengths(root, {name: sets[name] for name in (train_set, valid_set)}, *lengths)
@@ -208,7 +208,7 @@ def main(argv: list[str] | None = None):
     parser.add_argument("--valid_set", required=True, help="'': dev, or held out")
     parser.add_argument("--test_sets", required=True, type=split_names)
     parser.add_argument(
-        "--trim_silence", type=float, help="leave out what is so many dB too quiet"
+        "--trim_silence", type=float, help="dB below the loudest part: silence"
     )
     # asr.sh leaves out the others, but of test sets
     parser.add_argument("--min_wav_duration", type=float, default=0.1, help="seconds")

@@ -46,7 +46,7 @@ def find_overlaps(root: Path, sets: Sets) -> Iterator[str]:
             ("wav.scp", "recordings", [u.utt_id for u in sets[b] if is_heard(a, u)]),
         ):
             if shared:
-                yield f"{root / b / name}: {what} that {a} has, too: {some(shared)}"
+                yield f"{root / b / name}: {what} that are also in {a}: {some(shared)}"
 
 
 def list_by(sets: Sets, attribute: str) -> str:
@@ -89,7 +89,7 @@ def in_order(sets: Sets) -> Sets:
     width = len(str(len(speakers)))
     numbered = {s: f"{n:0{width}}-{s}" for n, s in enumerate(speakers)}
     print(
-        "note: speakers' names do not sort with ids behind them: they have numbers in "
+        "note: ids do not sort in the order of their speakers: speakers get numbers in "
         f"front: {some(list(numbered.values()))}"
     )
     return {n: [first(u, numbered[u.speaker]) for u in us] for n, us in sets.items()}
@@ -104,7 +104,7 @@ def note_unseen_characters(sets: Sets, train_set: str) -> None:
             ids = [utt_id for utt_id, new in found if new]
             characters = some([repr(c) for c in unseen])
             print(
-                f"note: {name}: characters that {train_set} has not, which cannot be "
+                f"note: {name}: characters that are not in {train_set} and cannot be "
                 f"recognised: {characters}, in {len(ids)} utterances: {some(ids)}"
             )
 
@@ -114,4 +114,4 @@ def note_shared_speakers(sets: Sets, train_set: str, test_sets: Sequence[str]):
     known = {u.speaker for u in sets[train_set]}
     for name in sorted(set(test_sets) - {train_set}):
         if shared := sorted({u.speaker for u in sets[name]} & known):
-            print(f"note: {name} has speakers of {train_set}: {some(shared)}")
+            print(f"note: {name} shares speakers with {train_set}: {some(shared)}")

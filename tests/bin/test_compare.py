@@ -50,7 +50,7 @@ def test_help_lists_every_option_with_its_default_before_anything_is_installed()
             "--models 'baseline baseline'",
             "--models: 'baseline' is there more than once",
         ),
-        ("--models ' '", "--models: it is empty: name at least one model"),
+        ("--models ' '", "--models: name at least one model"),
         ("--stage", "--stage needs a value"),
         ("go", "unexpected argument 'go'"),
     ],

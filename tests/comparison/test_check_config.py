@@ -87,9 +87,9 @@ def test_a_model_with_ctc_alone_is_not_decoded_to_noise(check, ctc):
     "options, note",
     [
         ("", None),
-        ("rel_pos_type=legacy", "encoded otherwise in a batch with a longer one"),
-        ("positionwise_layer_type=conv1d", "encoded otherwise in a batch with a long"),
-        ("stochastic_depth_rate=0.1", "stochastic_depth_rate: training in several pr"),
+        ("rel_pos_type=legacy", "an utterance is encoded differently than alone"),
+        ("positionwise_layer_type=conv1d", "in a batch with a longer utterance"),
+        ("stochastic_depth_rate=0.1", "stochastic_depth_rate: to train in several pr"),
         ("stochastic_depth_rate=0.1 --unused_parameters true", None),
         ("stochastic_depth_rate=0.0", None),
     ],

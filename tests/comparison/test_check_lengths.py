@@ -89,7 +89,7 @@ def test_what_is_too_short_for_its_tokens_is_noted_with_its_effect(
     (note,) = capsys.readouterr().out.splitlines()
     assert note == (
         "note: train_data: 2 of 3 utterances have more tokens than frames after "
-        "subsampling, so that CTC counts their loss as 0: twice, many (a, b)"
+        "subsampling; CTC counts their loss as 0: twice, many (a, b)"
     )
     monkeypatch.setattr(
         sys, "argv", [*argv, "--asr_args", "--ctc_conf zero_infinity=false"]

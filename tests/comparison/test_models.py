@@ -143,7 +143,7 @@ def test_a_model_without_reuse_is_not_fine_tuned(recipe, name):
     [
         ("encoder: [conformer", "is not YAML: "),
         ("seed: ${no_such_option}", "is not YAML: "),
-        *((text, "is no mapping") for text in ("- encoder", "encoder", "")),
+        *((text, "is not a mapping") for text in ("- encoder", "encoder", "")),
     ],
 )
 def test_a_file_that_is_no_config_is_named_in_one_line(recipe, text, problem):

@@ -117,7 +117,7 @@ def test_what_a_killed_run_leaves_behind_is_waited_for(tmp_path):
     shop = Shop(tmp_path)
     step = shop.step("a", "[ -e ended ]")
     assert shop.runner.run([step]) == {} and step.is_done()
-    assert any("perhaps left over from one that was killed" in x for x in shop.lines())
+    assert any("perhaps a part of one that was killed" in x for x in shop.lines())
 
 
 def test_a_file_system_without_locks_is_told_from_another_run(shop, monkeypatch):

@@ -293,7 +293,7 @@ def test_dry_run_tells_the_input_that_changed_and_both_values(finished):
     lines = lines_of(finished)
     change = "stale: conf/train_asr_conformer.yaml seed: 2026 -> 4711"
     assert lines["training reuse3"].startswith(change)
-    assert "a run refuses it" in lines["training reuse3"]
+    assert "the next run stops here" in lines["training reuse3"]
     assert lines["decoding reuse3, test_a"] == (
         "stale: training reuse3: conf/train_asr_conformer.yaml seed: 2026 -> 4711"
     )
@@ -361,9 +361,12 @@ def test_asr_args_and_seeds_have_folders_of_their_own(root):
             "'reuse3_warm' is fine-tuned from the first model",
         ),
         (("--nosuch", "1"), "unknown option --nosuch: neither run.sh"),
-        (("--expdir", "x"), "--expdir: run.sh sets it, or does without"),
-        (("--use_ngram", "true"), "--use_ngram: run.sh sets it, or does without"),
-        (("--eval_valid_set", "true"), "--eval_valid_set: run.sh sets it, or does"),
+        (("--expdir", "x"), "--expdir: run.sh sets this option itself, or does"),
+        (
+            ("--use_ngram", "true"),
+            "--use_ngram: run.sh sets this option itself, or does",
+        ),
+        (("--eval_valid_set", "true"), "--eval_valid_set: run.sh sets this option"),
         (("--use_lm", "maybe"), '--use_lm: expected "true" or "false"'),
         (
             ("--test_sets", "test,dev"),
@@ -392,7 +395,7 @@ def test_a_warm_config_of_the_users_own_needs_reuse(root):
         recipe_of(root) / "conf/train_asr_conformer.yaml",
         recipe_of(root) / "conf/tuning/train_asr_conformer_mine_warm.yaml",
     )
-    with pytest.raises(UserError, match="--models: 'mine_warm' does not reuse maps"):
+    with pytest.raises(UserError, match="--models: 'mine_warm' has no reuse: only"):
         plan(root, "--models", "baseline mine_warm")
 
 
@@ -400,7 +403,7 @@ def test_a_decoding_with_a_language_model_needs_one(root):
     config = recipe_of(root) / "conf/decode_lm.yaml"
     config.write_text("lm_weight: 0.3\n")
     argv = ("--inference_config", "conf/decode_lm.yaml")
-    with pytest.raises(UserError, match="weighs a language model, of which there is"):
+    with pytest.raises(UserError, match="has an lm_weight, but there is no language"):
         plan(root, *argv)
     steps = plan(root, *argv, "--use_lm", "true")
     assert "language model" in {s.name for s in steps.all}
@@ -428,7 +431,9 @@ def test_librispeech_is_tested_on_the_parts_that_are_asked_for(root):
     recipe = Recipe(root, "librispeech_100", given)
     assert recipe.test_sets == ["test_other"]
     assert recipe.data_options["parts"] == "train-clean-100,test-other"
-    with pytest.raises(UserError, match="--parts: none of them is to test on: add one"):
+    with pytest.raises(
+        UserError, match="--parts: there is no test set among them: add"
+    ):
         Recipe(root, "librispeech_100", given | {"parts": "train-clean-100"})
 
 
@@ -530,7 +535,7 @@ def test_a_damaged_average_is_named_before_what_reads_it(finished, model, name, 
         step.resumed.unlink()
     before = step.record.read_text()
     assert refusal(run, name) == (
-        f"egs2/custom/asr1/exp/{model.name}/{AVERAGE} is damaged or not there: remove "
+        f"egs2/custom/asr1/exp/{model.name}/{AVERAGE} is damaged or missing: remove "
         "it and run all stages: the average is made anew of the epochs' models"
     )
     assert step.record.read_text() == before
@@ -553,7 +558,7 @@ def test_a_finished_model_is_not_unmarked_if_it_cannot_be_trained_on(finished, m
     run = Run(finished)
     before = {p.name: p.read_bytes() for p in model.iterdir() if p.is_file()}
     line = refusal(run, "training baseline")
-    assert f"exp/{model.name}/checkpoint.pth is damaged, without which ESPnet" in line
+    assert f"exp/{model.name}/checkpoint.pth is damaged, and ESPnet cannot" in line
     assert line.endswith(
         f"the finished model stays usable: undo conf/{CONFIG} max_epoch: 20 -> 99"
     )
@@ -586,9 +591,9 @@ def test_max_epoch_in_asr_args_is_said_to_train_from_nothing(finished, model):
         step = run.steps.training[name]
         step.check(step)
         note = (
-            "note: with --max_epoch in --asr_args baseline is trained from nothing, in "
-            f"{step.record.parent.name}; to continue {model.name}, raise max_epoch in "
-            f"conf/{CONFIG}"
+            "note: --max_epoch in --asr_args trains baseline from nothing, in "
+            f"{step.record.parent.name}; to continue {model.name} instead, raise "
+            f"max_epoch in conf/{CONFIG}"
         )
         assert run.lines() == [note] * told
 
@@ -629,7 +634,7 @@ def lm(finished, model):
 def test_a_damaged_language_model_is_named_before_decoding(lm):
     damage(lm.file)
     line = refusal(lm, "decoding baseline, test_a")
-    assert f"exp/lm_lm/{lm.file.name} is damaged or not there: remove it" in line
+    assert f"exp/lm_lm/{lm.file.name} is damaged or missing: remove it" in line
     lm.file.unlink()
     assert lm.step["language model"].state() == ("to do", f"{lm.file} is not there")
 
@@ -637,7 +642,7 @@ def test_a_damaged_language_model_is_named_before_decoding(lm):
 def test_a_language_model_is_trained_on_with_more_epochs_alone(lm, finished):
     (recipe_of(finished) / "conf/lm.yaml").write_text("max_epoch: 2\n")
     line = refusal(lm.again(), "language model")
-    assert "exp/lm_lm is trained for 3 epochs, more than max_epoch 2: raise it" in line
+    assert "exp/lm_lm is trained for 3 epochs, more than max_epoch 2: raise" in line
     (recipe_of(finished) / "conf/lm.yaml").write_text("max_epoch: 3\noptim: sgd\n")
     text = recipe_of(finished) / "dump/raw/train/more"
     text.write_text("train-9 fetched by the step itself\n")

@@ -166,16 +166,16 @@ def test_many_problems_of_a_kind_hide_no_other(prepare, corpus, tmp_path):
 def test_what_asr_sh_will_leave_out_is_noted(prepare, corpus, tmp_path):
     write_audio(corpus, "train0", np.random.default_rng(1).uniform(-1, 1, 25 * 8000))
     notes = prepare(corpus, tmp_path / "data").stdout
-    assert "note: train: 1 of 2 utterances are left out" in notes
+    assert "note: train: ESPnet drops 1 of 2 utterances" in notes
     assert "(--min_wav_duration, --max_wav_duration): train0" in notes
     options = "--max_wav_duration", "30"
-    assert "left out" not in prepare(corpus, tmp_path / "data", *options).stdout
+    assert "ESPnet drops" not in prepare(corpus, tmp_path / "data", *options).stdout
 
 
 def test_speakers_of_the_training_set_in_a_test_set_are_noted(
     prepare, corpus, tmp_path
 ):
     notes = prepare(corpus, tmp_path / "data").stdout
-    assert "note: test has speakers of train: spk0, spk1" in notes
+    assert "note: test shares speakers with train: spk0, spk1" in notes
     write(corpus / "test/utt2spk", ["test0 other0", "test1 other1"])
-    assert "has speakers of train" not in prepare(corpus, tmp_path / "data").stdout
+    assert "shares speakers" not in prepare(corpus, tmp_path / "data").stdout

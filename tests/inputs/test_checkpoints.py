@@ -146,9 +146,9 @@ def links_copied_as_files(training):
 
 
 EPOCHS = [f"{n}epoch.pth" for n in (2, 3, 4, 6)]
-NO_RESUMING = "checkpoint.pth is damaged, without which ESPnet cannot train on; whole "
-NO_CHECKPOINT = "checkpoint.pth is not there, without which ESPnet cannot train on; "
-NO_AVERAGE = "3epoch.pth is damaged, one of the best epochs, which are averaged: move "
+NO_RESUMING = "checkpoint.pth is damaged, and ESPnet cannot continue the training with"
+NO_CHECKPOINT = "checkpoint.pth is not there, and ESPnet cannot continue the training "
+NO_AVERAGE = "3epoch.pth is damaged; it is one of the best epochs to average: move "
 RESTORED = "6epoch.pth was not saved: restored from checkpoint.pth"
 
 TABLE = [
@@ -179,13 +179,13 @@ TABLE = [
         "checkpoint.pth and epochs gone, the average left",
         gone("checkpoint.pth", *EPOCHS),
         "refused",
-        NO_CHECKPOINT + "whole is valid.acc.ave_3best.pth",
+        NO_CHECKPOINT + "without it; valid.acc.ave_3best.pth can still",
     ),
     Row(
         "checkpoint.pth cut short in the first epoch",
         killed_in_the_first_epoch,
         "noted",
-        "checkpoint.pth is damaged, nor is an epoch whole: kept as *.damaged",
+        "checkpoint.pth is damaged, and no epoch is whole: kept as *.damaged",
     ),
     Row(
         "every file cut short",
@@ -246,7 +246,7 @@ TABLE = [
         "fewer epochs than are trained",
         option(max_epoch=5),
         "refused",
-        "is trained for 6 epochs, more than max_epoch 5: raise it, or give",
+        "is trained for 6 epochs, more than max_epoch 5: raise max_epoch, or",
     ),
     Row(
         "more epochs after early stopping",

@@ -182,12 +182,12 @@ SPEAKERS = [
     Row(
         "speakers in two sets",
         lines("test/utt2spk", "test0 train-0", "test1 x"),
-        *("noted", "test has speakers of train: train-0"),
+        *("noted", "test shares speakers with train: train-0"),
     ),
     Row(
         "one speaker and no dev",
         all_of(train("1 a", "2 a"), lambda c: shutil.rmtree(c / "dev")),
-        *("refused", "train: a single speaker: none can be held out to validate on"),
+        *("refused", "train: there is only one speaker, so none can be held out"),
     ),
     Row(
         "two speakers and no dev",
@@ -212,7 +212,7 @@ TEXTS = [
         Row(
             f"{name} between words",
             words(f"GO{space}ON"),
-            *("noted", "became single blanks in 1: train0"),
+            *("noted", "became single spaces in 1: train0"),
         )
         for name, space in SPACES.items()
     ),
@@ -248,12 +248,15 @@ TEXTS = [
     Row(
         "letters with combining accents",
         words("E\u0301TE\u0301"),
-        *("noted", "letters that Unicode writes in two ways (not in its form NFC)"),
+        *(
+            "noted",
+            "letters that can be written in two ways (not in Unicode's form NFC)",
+        ),
     ),
     Row(
         "small letters in the test set alone",
         words("go on", "test"),
-        *("noted", "test: characters that train has not, which cannot be recognised"),
+        *("noted", "test: characters that are not in train and cannot be recognised"),
     ),
     Row(
         "a byte order mark",
@@ -378,13 +381,13 @@ RECORDINGS = [
         "one sample to train on",
         audio("train0", [0.1]),
         "noted",
-        "1 of 2 utterances are left out",
+        "ESPnet drops 1 of 2 utterances",
     ),
     Row(
         "50 ms to train on",
         audio("train0", noise(0.05)),
         "noted",
-        "1 of 2 utterances are left out",
+        "ESPnet drops 1 of 2 utterances",
     ),
     Row(
         "50 ms to test on",
@@ -408,7 +411,7 @@ RECORDINGS = [
         "nothing but long ones",
         all_of(audio("train0", noise(25)), audio("train1", noise(26))),
         "refused",
-        "train: 2 of 2 utterances are left out",
+        "train: ESPnet drops 2 of 2 utterances",
     ),
     Row(
         "a name with blanks",
@@ -430,19 +433,19 @@ RECORDINGS = [
         "the same recording in two sets",
         lambda c: shutil.copy(c / "audio/dev1.flac", c / "audio/test1.flac") and None,
         "refused",
-        "test/wav.scp: recordings that dev has, too: test1",
+        "test/wav.scp: recordings that are also in dev: test1",
     ),
     Row(
         "the same file in two sets",
         lines("test/wav.scp", "test0 audio/dev1.flac", "test1 audio/test1.flac"),
         "refused",
-        "test/wav.scp: recordings that dev has, too: test0",
+        "test/wav.scp: recordings that are also in dev: test0",
     ),
     Row(
         "the same id in two sets",
         lambda c: rename_utterance(c, "test0", "train0"),
         "refused",
-        "test/text: ids that train has, too: train0",
+        "test/text: ids that are also in train: train0",
     ),
     Row(
         "one file twice in a set",
@@ -484,7 +487,7 @@ RECORDINGS = [
         "stereo and mono",
         audio("test0", noise(0.5, 2)),
         "refused",
-        "recordings have different numbers of channels",
+        "recordings differ in channels",
     ),
     Row(
         "9 channels",
@@ -585,7 +588,7 @@ SEGMENTS = [
         "segments of another recording",
         segments("train0 a 0 1", "train1 c 0 1"),
         "refused",
-        "train/segments: a recording that wav.scp has not: train1",
+        "train/segments: a recording that is not in wav.scp: train1",
     ),
     Row(
         "an utterance without a segment",
@@ -612,7 +615,7 @@ SEGMENTS = [
             lines("test/segments", "test0 a 0.9 1.5", "test1 a 1.5 2"),
         ),
         "refused",
-        "test/wav.scp: recordings that train has, too: test0",
+        "test/wav.scp: recordings that are also in train: test0",
     ),
     Row(
         "a piece to test on that begins in the end of another, as padding does",

@@ -36,8 +36,8 @@ def encoder(name, **options):
     return lambda: (name, options, make)
 
 
-BESIDE = "encoded otherwise in a batch with a longer one"
-SEVERAL = "training in several processes stops without unused_parameters: true"
+BESIDE = "in a batch with a longer utterance"
+SEVERAL = "to train in several processes, set unused_parameters: true"
 LEGACY = {"rel_pos_type": "legacy"}
 CONV1D = {"positionwise_layer_type": "conv1d", "positionwise_conv_kernel_size": 3}
 LINEAR1D = CONV1D | {"positionwise_layer_type": "conv1d-linear"}

@@ -79,7 +79,7 @@ def check_nothing_is_lost(root, made, seconds, notes, share):
                 for k, (known, _, _) in found.items()
             )
         }
-        note = rf"note: (?:{'|'.join(names)}): (\d+) of \d+ utterances are left out"
+        note = rf"note: (?:{'|'.join(names)}): ESPnet drops (\d+) of \d+ utterances"
         left_out = sum(map(int, re.findall(note, notes)))
         assert len(brought) - left_out <= len(found) == len(kept)
         speakers = rows(utt2spk) if utt2spk.exists() else [(k, k) for k in kept]

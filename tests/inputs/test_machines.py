@@ -133,9 +133,9 @@ def gpus(count, visible, line):
 
 # what is printed: how the GPUs are shared out over the jobs
 MACHINES = [
-    Row("no GPU", gpus(0, None, ""), "noted", "PyTorch finds no GPU here: --ngpu 0"),
-    Row("GPUs hidden", gpus(0, "", ""), "noted", "PyTorch finds no GPU here: --ngpu 0"),
-    Row("GPUs hidden by -1", gpus(0, "-1", ""), "noted", "no GPU here: --ngpu 0"),
+    Row("no GPU", gpus(0, None, ""), "noted", "PyTorch finds no GPU here: using"),
+    Row("GPUs hidden", gpus(0, "", ""), "noted", "PyTorch finds no GPU here: using"),
+    Row("GPUs hidden by -1", gpus(0, "-1", ""), "noted", "no GPU here: using --ngpu 0"),
     Row("no GPU wanted", gpus(4, None, "--ngpu 0 --jobs 2"), "taken", "[]"),
     Row("one job", gpus(4, None, "--ngpu 4"), "taken", "[]"),
     Row("a GPU for each job", gpus(2, None, "--jobs 2"), "taken", "['0', '1']"),

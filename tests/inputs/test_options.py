@@ -65,7 +65,7 @@ def row(tried, line, said=None):
 
 ONCE = "is there more than once"
 NO_RECIPE = "--corpus: no recipe"
-FIXED = ": run.sh sets it, or does without"
+FIXED = ": run.sh sets this option itself, or does not use it"
 COMMANDS = [
     # names
     row("a recipe by its path", "--corpus ../egs2/mini_an4", NO_RECIPE),
@@ -98,7 +98,7 @@ COMMANDS = [
         "models with a line break and a no-break space",
         "--models 'baseline\nreuse2\u00a0reuse3'",
     ),
-    row("a config that is a list", "--models list", "is no mapping"),
+    row("a config that is a list", "--models list", "is not a mapping"),
     row("a config cut short", "--models cut", "is not YAML"),
     # numbers
     row("jobs without end", "--jobs 99999999999", "--jobs: '99999999999'"),
@@ -136,7 +136,7 @@ COMMANDS = [
     row("code", "--lm_args '$(touch pwned)'", "--lm_args: $ in '$(touch"),
     row("older code", "--asr_args '`touch pwned`'", "--asr_args: ` in"),
     row("a control character", "--bpemode 'a\x07'", "has control characters"),
-    row("results in a file", "--results file", "--results: no folder can"),
+    row("results in a file", "--results file", "--results: cannot make"),
     row("results below a file", "--results file/x", "--results: no folder"),
     row("results with letters", "--results Ergebnisse/März_結果"),
     row(

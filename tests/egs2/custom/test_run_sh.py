@@ -85,10 +85,10 @@ def test_the_whole_comparison_runs_on_a_corpus_of_ones_own(compared):
     assert "   reuse3 " in compared.output
     assert len(list(exp.glob("*/analysis/unseen/report.html"))) == 3
     for note in (
-        "learn: white space, U+3000, became single blanks in 1: learn/2",
+        "learn: white space, U+3000, became single spaces in 1: learn/2",
         "audio of several rates, in Hz, is resampled: 8000: unseen/unseen/0; 16000",
-        "audio of 2 channels",
-        "speakers' names do not sort with ids behind them",
+        "the audio has 2 channels",
+        "ids do not sort in the order of their speakers",
     ):
         assert f"note: {note}" in compared.output
 

@@ -57,7 +57,7 @@ def last_line(output):
         ),
         pytest.param(
             "--parts train-clean-100 --allow_partial true",
-            "--parts: none of them is to test on: add one of test-clean test-other",
+            "--parts: there is no test set among them: add one of test-clean test-o",
             id="no test part",
         ),
         pytest.param(

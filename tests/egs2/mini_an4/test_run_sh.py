@@ -270,7 +270,7 @@ def test_a_damaged_model_is_refused_and_made_anew_once_it_is_removed(trained):
     half = len(data) // 2
     model.write_bytes(data[:half] + bytes(4096) + data[half + 4096 :])
     shutil.rmtree(trained.asr_exp / "decode_asr/test")
-    refusal = f"{model.name} is damaged or not there: remove it and run all stages"
+    refusal = f"{model.name} is damaged or missing: remove it and run all stages"
     assert_fails_in_one_line(trained, trained.command, refusal)
     model.unlink()
     status, output = trained.run(*trained.command)
