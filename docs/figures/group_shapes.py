@@ -25,7 +25,8 @@ TENSORS = {
 STEPS = [
     *(("x", "qk", ""), ("x", "v", ""), ("p", "s", ""), ("qk", "s", "")),
     *(("s", "a", "softmax,\nmask"), ("a", "y", "A · V"), ("v", "y", "")),
-    *(("a", "a2", "reused"), ("x2", "v2", ""), ("v2", "y2", ""), ("a2", "y2", "A · V′")),
+    *(("a", "a2", "reused"), ("a2", "y2", "A · V′")),
+    *(("x2", "v2", ""), ("v2", "y2", "")),
 ]
 
 
@@ -53,7 +54,8 @@ def draw_group_shapes(theme: Theme) -> Figure:
         arrow |= {"patchA": ends[0], "patchB": ends[1], "shrinkA": 0, "shrinkB": 0}
         (x, y, *_), (x2, y2, *_) = TENSORS[start], TENSORS[end]
         axes.annotate("", (x2, y2), (x, y), arrowprops=arrow)
-        level = {"va": "bottom" if y == y2 else "center", "size": SMALL, "color": color}
-        aside = 0 if y == y2 else -0.28
-        axes.text((x + x2) / 2 + aside, (y + y2) / 2 + 0.03, label, ha="center", **level)
+        style = {"ha": "center", "size": SMALL, "color": color}
+        aside, level = (0, "bottom") if y == y2 else (-0.28, "center")
+        middle = (x + x2) / 2 + aside, (y + y2) / 2 + 0.03
+        axes.text(*middle, label, va=level, **style)
     return figure
