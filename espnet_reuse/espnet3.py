@@ -3,7 +3,7 @@
 """ESPnet's classes under names that ESPnet3's configs can give.
 
 A process that builds a model from a config of ESPnet3, a Dask worker for example,
-imports what the config names, and with these names the reuse encoders:
+imports what the config names, and with these names the reuse encoders::
 
     task: espnet_reuse.espnet3.ASRTask                # in the training config
     model:

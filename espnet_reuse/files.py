@@ -60,7 +60,7 @@ def need_disk(needed: int, folder: Path, what: str) -> str:
     """Check that the disk has room for so many bytes in a folder that may not be there.
 
     Returns:
-        A sentence to print: what takes the room, the needed and the free size.
+        A sentence to print, with what takes the room, the needed and the free size.
 
     Raises:
         UserError: Too little is free.

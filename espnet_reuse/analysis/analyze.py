@@ -43,7 +43,7 @@ def measure(
     Its id draws the frames for the probe. Its phones are None without an alignment.
 
     Returns:
-        Arrays, with L layers, H heads, R radii, T frames:
+        Arrays by name, of L layers, H heads, R radii and T frames.
 
         - `frames`: T
         - `cad`, `entropy` (nats), `normalised_entropy` (L, H); `curve` (L, H, R)

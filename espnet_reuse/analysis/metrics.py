@@ -22,7 +22,7 @@ MAX_ITERATIONS = 300  # of the probe: enough for its accuracy to settle
 def mass_by_distance(maps: torch.Tensor) -> torch.Tensor:
     """Return the share of the attention at each distance, (..., T) of (..., T, T).
 
-    At distance k, it is (1/T) sum of A[i, j] over |i - j| = k.
+    At distance k, it is `(1/T) sum of A[i, j] over |i - j| = k`.
     """
     num_frames = maps.size(-1)
     frames = torch.arange(num_frames, device=maps.device)
@@ -32,7 +32,7 @@ def mass_by_distance(maps: torch.Tensor) -> torch.Tensor:
 
 
 def cumulative_diagonality(maps: torch.Tensor, radii: torch.Tensor) -> torch.Tensor:
-    """Return D(r) = (1/T) sum of A[i, j] over |i - j| <= r (T - 1).
+    """Return `D(r) = (1/T) sum of A[i, j] over |i - j| <= r (T - 1)`.
 
     Of maps (..., T, T) and radii (R,), from 0 to 1: D (..., R), 1 where T is 1.
     """
@@ -45,7 +45,7 @@ def cumulative_diagonality(maps: torch.Tensor, radii: torch.Tensor) -> torch.Ten
 def cad(maps: torch.Tensor) -> torch.Tensor:
     """Return CAD (...) of maps (..., T, T), the integral of D(r) over r from 0 to 1.
 
-    D is a step function, so that CAD = (1/T) sum A[i, j] (1 - |i - j| / (T - 1)). It
+    D is a step function, so that `CAD = (1/T) sum A[i, j] (1 - |i - j| / (T - 1))`. It
     is 1 for the identity, about 2/3 for the uniform map, 1 where T is 1.
     """
     num_frames = maps.size(-1)

@@ -43,8 +43,8 @@ def compare_at(
     `encoders` has their modules by name, on the device.
 
     Returns:
-        A row for each encoder: its status, size and peak memory (MB); the time of each
-        round (ms), also of the products that reuse cannot avoid; and the breakdown
+        A row for each encoder, with its status, size and peak memory (MB); the time of
+        each round (ms), also of the products that reuse cannot avoid; and the breakdown
         (ms). What was not measured is None. `report.summarise` completes the rows.
     """
     baseline, *_, largest, limit = listed

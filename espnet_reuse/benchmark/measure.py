@@ -54,7 +54,7 @@ def attempt(function: Callable, *args) -> tuple[Any, str]:
     """Call a function whose failure costs a row and not the run.
 
     Returns:
-        Its result or None; and `measured`, `out of memory` or `failed: ...`.
+        Its result or None; and `measured`, `out of memory` or `failed` with the reason.
     """
     try:
         return function(*args), MEASURED

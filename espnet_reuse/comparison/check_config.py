@@ -158,8 +158,8 @@ def check(
     The configs are YAML files, the args options that override them, as one string.
 
     Returns:
-        {config: {"checkpoint": the file to decode with, "disk_bytes": ...,
-        "parameters": with 5,000 tokens, "notes": ...}}.
+        For each config `checkpoint`, the file to decode with, `disk_bytes`,
+        `parameters`, with 5,000 tokens, and `notes`.
 
     Raises:
         UserError: A model cannot be built or decoded so, or its features differ from

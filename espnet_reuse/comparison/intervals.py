@@ -60,13 +60,11 @@ def interval(baseline: list[Errors], model: list[Errors]) -> tuple[float, float]
 def compare_errors(errors: dict[str, list[Errors]], set_: str) -> dict[str, dict]:
     """Return each model's error rates, and the intervals of the change from the first.
 
-    Args:
-        errors: {model: errors of each seed}.
-        set_: The set, for the message.
+    Of the errors of each seed, by model; `set_` names the set in the message.
 
     Returns:
-        {model: {"error_rate": mean in %, "error_rates": of the seeds, "interval": ...,
-        "interval_by_speaker": ...}}; the first model has no intervals, but None.
+        For each model `error_rate`, the mean in %, `error_rates`, those of the seeds,
+        `interval` and `interval_by_speaker`, which are None for the first model.
 
     Raises:
         UserError: Runs were scored on other utterances, speakers or words.

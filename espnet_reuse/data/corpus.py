@@ -41,7 +41,7 @@ def run_commands(
     """Run the commands of a wav.scp, in the folder `root`, and keep their audio.
 
     Returns:
-        {id: file in `output`}, and {id: what is wrong} of those that failed.
+        The file in `output` of each id, and what is wrong with those that failed.
     """
 
     def run(numbered: tuple[int, str]) -> Path | str:
@@ -82,7 +82,7 @@ def read_segments(
         known: All recordings.
 
     Returns:
-        {utterance id: (recording, start, end)} and {what is wrong: utterance ids}.
+        `(recording, start, end)` of each utterance, and the utterances of each problem.
     """
     read, wrong = {}, {}
     for utt_id, line in segments.items():

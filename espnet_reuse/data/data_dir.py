@@ -46,8 +46,8 @@ def scan_scp(path: Path) -> tuple[dict[str, str], list[str]]:
     """Read a Kaldi text file, whatever is wrong with it.
 
     Returns:
-        {id: rest of the line}, with the last line of a duplicate id, and a list of
-        problems: the file is missing, empty or not UTF-8, has empty lines or duplicate
+        The rest of the line of each id, the last one of a duplicate id; and a list of
+        problems. The file is missing, empty or not UTF-8, has empty lines or duplicate
         ids.
     """
     if not path.is_file():
@@ -111,9 +111,9 @@ def scan_tables(
     """Read some of a data directory's files, which should be of the same utterances.
 
     Returns:
-        {file name: table}, without optional files that are missing, and a list of what
-        is wrong: see `scan_scp`, and ids that one file has and another has not. (With
-        segments, wav.scp has ids of its own.)
+        The table of each file, without optional files that are missing, and a list of
+        what is wrong (see `scan_scp`, and ids that one file has and another has not).
+        With segments, wav.scp has ids of its own.
     """
     tables, problems = {}, []
     for name in (*names, *(name for name in optional if (folder / name).exists())):

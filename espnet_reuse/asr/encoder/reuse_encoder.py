@@ -91,8 +91,8 @@ class ReuseEncoder:
             **kwargs: What else the parent takes, such as `ctc`.
 
         Returns:
-            What the parent returns: output tensor (#batch, L', output_size),
-            with intermediate outputs if there are any; output length (#batch); None.
+            As the parent does, the output tensor (#batch, L', output_size), with
+            intermediate outputs if there are any; the output length (#batch); None.
         """
         if masks is None:
             # the parent makes the same mask in memory that grows with L squared
