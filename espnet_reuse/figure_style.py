@@ -46,6 +46,7 @@ BASE = {
     "axes.spines.top": False,
     "axes.titlesize": 9,
     "font.size": 9,
+    "hatch.linewidth": 0.6,
     "legend.fontsize": SMALL,
     "legend.frameon": False,
     # names come from the data: two dollar signs in one are not a formula

@@ -8,6 +8,7 @@ beside each file.
 
 import argparse
 import json
+from itertools import cycle
 from pathlib import Path
 
 import numpy
@@ -218,33 +219,39 @@ def format_markdown(benchmark: dict) -> str:
 
 
 def plot(table: pandas.DataFrame, path: Path) -> None:
-    """Draw time and speed-up over length."""
+    """Draw time, and how many times as fast as ESPnet's, over length."""
+    import matplotlib
     from matplotlib.figure import Figure  # not pyplot: needs no display
+
+    from espnet_reuse.figure_style import BASE, MARKERS, THEMES, WIDTH
 
     # the encoder with fewer layers has another number of them at each length
     table = table[table.layers == table.layers.iloc[0]]
-    figure = Figure(figsize=(12, 4.5), layout="constrained")
-    versus, ticks = f"vs {EAGER}", table.seconds.unique()
+    versus, ticks, theme = f"vs {EAGER}", table.seconds.unique(), THEMES["light"]
     panels = {
         "time of a step (ms)": ["median_ms", "lower_ms", "upper_ms"],
-        f"speed-up over {EAGER}": [versus, f"{versus}, lower", f"{versus}, upper"],
+        f"times as fast as {EAGER}": [versus, f"{versus}, lower", f"{versus}, upper"],
     }
-    for axis, label in zip(figure.subplots(1, 2), panels, strict=True):
-        for i, (name, rows) in enumerate(table.groupby("encoder", sort=False)):
-            color, line = ("black", "--") if name == LIMIT else (f"C{i % 10}", "-")
-            middle, *spread = (rows[column] for column in panels[label])
-            style = {"color": color, "linestyle": line, "marker": "os^v"[i // 10 % 4]}
-            axis.plot(rows.seconds, middle, label=name, **style)
-            axis.fill_between(rows.seconds, *spread, color=color, alpha=0.15)
-        axis.set(xscale="log", xlabel="audio (s)", ylabel=label)
-        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axis.minorticks_off()
-        axis.spines[["top", "right"]].set_visible(False)
-    if table.median_ms.any():  # out of memory everywhere, there is nothing to scale
-        figure.axes[0].set(yscale="log")
-    figure.axes[1].axhline(1, color="grey", linewidth=0.8)
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside right")
-    figure.savefig(path, dpi=150)
+    with matplotlib.rc_context(BASE):
+        figure = Figure(figsize=(WIDTH, 5), layout="constrained")
+        for axis, label in zip(figure.subplots(1, 2), panels, strict=True):
+            colors = cycle((theme.reuse, theme.other, theme.third, theme.fourth))
+            lines = zip(table.groupby("encoder", sort=False), colors, cycle(MARKERS))
+            for (name, rows), color, marker in lines:
+                color, line = (theme.text, "--") if name == LIMIT else (color, "-")
+                middle, *spread = (rows[column] for column in panels[label])
+                style = {"color": color, "linestyle": line, "marker": marker}
+                axis.plot(rows.seconds, middle, label=name, markersize=5, **style)
+                axis.fill_between(rows.seconds, *spread, color=color, alpha=0.15)
+            axis.set(xscale="log", xlabel="length of the audio (s)", ylabel=label)
+            axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            axis.minorticks_off()
+        if table.median_ms.any():  # out of memory everywhere, there is nothing to scale
+            figure.axes[0].set(yscale="log")
+        figure.axes[1].axhline(1, color=theme.muted, linewidth=0.8)
+        keys = axis.get_legend_handles_labels()
+        figure.legend(*keys, loc="outside lower center", ncols=2)
+        figure.savefig(path, dpi=150)
 
 
 def write_reports(benchmark: dict, output: Path) -> None:

@@ -72,9 +72,9 @@ def plot_errors(axes: Axes, models: dict, set_: str, time_of, theme: Theme) -> N
         # models are compared on the same utterances: an interval of the rate itself
         # would be wider, and hide a difference
         limits = [rate_of_first + limit for limit in wer["interval"] or ()]
-        thin = {"color": color, "linewidth": 1, "alpha": 0.55, "zorder": 2}
-        axes.plot([time] * len(limits), limits, **thin)
-        axes.plot(time_range, [wer["error_rate"]] * 2, **thin)
+        thin = {"color": color, "linewidth": 1, "zorder": 2}
+        axes.plot([time] * len(limits), limits, alpha=0.6, **thin)
+        axes.plot(time_range, [wer["error_rate"]] * 2, alpha=0.35, **thin)
         point = {"color": color, "markeredgecolor": theme.page, "zorder": 3}
         axes.plot(time, wer["error_rate"], marker, label=name, ms=MARKER, **point)
     axes.margins(0.12, 0.08)
@@ -134,15 +134,16 @@ def name_points(axes: Axes, theme: Theme) -> None:
         text.set_position((np.mean(taken[-1].get_points(), axis=0) - center) / pt)
 
 
-def draw(comparison: dict, page: str = "light") -> Figure:
-    """Draw error rates against both times from a comparison.json, for a kind of page.
+def draw(comparison: dict) -> Figure:
+    """Draw error rates against both times from a comparison.json.
 
     The error rate is that of the set with most words; the others are in RESULTS.md.
     """
-    models, theme = comparison["models"], THEMES[page]
+    models, theme = comparison["models"], THEMES["light"]
     first, set_ = next(iter(models)), largest_set(models)
     with matplotlib.rc_context(themed(theme)):
-        figure = Figure(figsize=(WIDTH, 4), dpi=150, layout="constrained")
+        size = {"figsize": (WIDTH, 4), "dpi": 150, "layout": "constrained"}
+        figure = Figure(**size, facecolor=theme.page)
         panels = figure.subplots(1, len(TIMES), sharey=True)
         for axes, time_of in zip(panels, TIMES, strict=True):
             plot_errors(axes, models, set_, time_of, theme)
