@@ -139,6 +139,12 @@ def names_of(axes):
     return [text for text in axes.texts if isinstance(text, Annotation)]
 
 
+def boxes_of(axes):
+    """Where the names stand, without the lines to their points."""
+    axes.figure.draw_without_rendering()
+    return [Text.get_window_extent(name) for name in names_of(axes)]
+
+
 def points_of(axes):
     return [line for line in axes.lines if line.get_marker() != "None"]
 
@@ -152,7 +158,7 @@ def test_the_picture_can_be_read(comparison):
     for axes in figure.axes:
         inside, names, points = axes.bbox, names_of(axes), points_of(axes)
         assert len(names) == len(points) == len(comparison["models"])
-        boxes = [Text.get_window_extent(name) for name in names]
+        boxes = boxes_of(axes)
         for n, box in enumerate(boxes):
             assert inside.x0 <= box.x0 and box.x1 <= inside.x1
             assert inside.y0 <= box.y0 and box.y1 <= inside.y1
@@ -195,6 +201,6 @@ def test_the_picture_has_room_for_one_model_and_for_twelve(published, count):
     models = list(published["models"].items())
     models = {f"model{n}": models[n % 8][1] for n in range(count)}
     for axes in draw(published | {"models": models}).axes:
-        boxes = [Text.get_window_extent(name) for name in names_of(axes)]
+        boxes = boxes_of(axes)
         overlaps = [box.count_overlaps(boxes[:n]) for n, box in enumerate(boxes)]
         assert overlaps == [0] * count
