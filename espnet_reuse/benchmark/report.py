@@ -222,6 +222,7 @@ def plot(table: pandas.DataFrame, path: Path) -> None:
     """Draw time, and how many times as fast as ESPnet's, over length."""
     import matplotlib
     from matplotlib.figure import Figure  # not pyplot: needs no display
+    from matplotlib.ticker import LogLocator
 
     from espnet_reuse.figure_style import BASE, MARKERS, THEMES, WIDTH
 
@@ -242,12 +243,14 @@ def plot(table: pandas.DataFrame, path: Path) -> None:
                 middle, *spread = (rows[column] for column in panels[label])
                 style = {"color": color, "linestyle": line, "marker": marker}
                 axis.plot(rows.seconds, middle, label=name, markersize=5, **style)
-                axis.fill_between(rows.seconds, *spread, color=color, alpha=0.15)
+                axis.vlines(rows.seconds, *spread, color, alpha=0.5, linewidth=1)
             axis.set(xscale="log", xlabel="length of the audio (s)", ylabel=label)
             axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             axis.minorticks_off()
         if table.median_ms.any():  # out of memory everywhere, there is nothing to scale
-            figure.axes[0].set(yscale="log")
+            figure.axes[0].set_yscale("log", subs=())
+            figure.axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+            figure.axes[0].yaxis.set_major_formatter("{x:g}")
         figure.axes[1].axhline(1, color=theme.muted, linewidth=0.8)
         keys = axis.get_legend_handles_labels()
         figure.legend(*keys, loc="outside lower center", ncols=2)
