@@ -19,6 +19,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
+from espnet_reuse.figure_style import BASE, SMALL
+
 DPI = 200
 UNIFORM_CAD = 2 / 3  # of the uniform map, in the limit of long utterances
 MAX_MAP_SECONDS = 3.0  # more, and the phones on the axes cannot be read
@@ -34,20 +36,7 @@ OUTLINES = {
     "uniform": {"edgecolor": "#F1A340", "linewidth": 1.4, "linestyle": (0, (3, 2))},
 }
 BAR_BELOW = {"location": "bottom", "aspect": 35, "shrink": 0.8}
-STYLE = {
-    "axes.labelsize": 9,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlesize": 9,
-    "figure.constrained_layout.use": True,
-    "font.size": 9,
-    "legend.frameon": False,
-    # names come from the data: two dollar signs in one are not a formula
-    "text.parse_math": False,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-}
-styled = matplotlib.rc_context(STYLE)
+styled = matplotlib.rc_context(BASE | {"figure.constrained_layout.use": True})
 
 # Of phoneme attention: label, colours and named values, of which the least and the
 # largest end the colours; the same in all layers and models.
@@ -115,7 +104,7 @@ def draw_entropy(analysis: Dict) -> Figure:
 def _draw_heads(*quantities):
     """Show values for each layer and head (L, H) as colours and numbers."""
     num_layers, num_heads = quantities[0][1].shape
-    centred = {"ha": "center", "va": "center", "size": 7}
+    centred = {"ha": "center", "va": "center", "size": SMALL}
     size = 1.7 + 0.45 * num_heads, 1 + 0.24 * num_layers
     figure, panels = _panels(len(quantities), 2, size)
     for axes, (label, values, norm) in zip(panels, quantities, strict=True):
@@ -152,7 +141,7 @@ def draw_curves(analysis: Dict) -> Figure:
         axes.set(xlim=(0, 1), ylim=(0, 1.02))
         axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
         axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
-    panels[0].text(0.5, 0.6, "uniform\nmap", color=REFERENCE, size=8, va="top")
+    panels[0].text(0.5, 0.6, "uniform\nmap", color=REFERENCE, size=SMALL, va="top")
     figure.supxlabel("r: distance |i − j| up to r (T − 1)", size=9)
     figure.supylabel("D(r), mean over heads", size=9)
     return figure
@@ -191,7 +180,7 @@ def draw_phoneme_attention(analysis: Dict, quantity: str, layer: int) -> Figure:
     values = to_array(results[quantity][layer])
     label, colors, ticks = SCALES[quantity]
     norm = LogNorm(min(ticks), max(ticks))
-    side = max(2.2, 0.118 * len(values))
+    side = max(2.2, 0.135 * len(values))
     figure, (axes,) = _panels(1, 1, (side + 1.7, side + 2.1))
     # zero has no logarithm
     image = _show(axes, np.maximum(values, norm.vmin / 2), norm, colors)
@@ -203,8 +192,8 @@ def draw_phoneme_attention(analysis: Dict, quantity: str, layer: int) -> Figure:
     bar.set_ticks(list(ticks), labels=ticks.values())
     bar.minorticks_off()
     positions = range(len(values))
-    axes.set_xticks(positions, results["phonemes"], rotation=90, size=6.5)
-    axes.set_yticks(positions, results["phonemes"], size=6.5)
+    axes.set_xticks(positions, results["phonemes"], rotation=90, size=SMALL)
+    axes.set_yticks(positions, results["phonemes"], size=SMALL)
     axes.set(xlabel="attended phoneme q", ylabel="phoneme p of the frame")
     names, members = zip(*results["groups"], strict=True)
     sizes = np.array([len(phonemes) for phonemes in members])
@@ -213,8 +202,8 @@ def draw_phoneme_attention(analysis: Dict, quantity: str, layer: int) -> Figure:
     centres = ends - (sizes + 1) / 2
     top, right = axes.secondary_xaxis("top"), axes.secondary_yaxis("right")
     slanted = {"rotation": 45, "ha": "left", "rotation_mode": "anchor"}
-    top.set_xticks(centres, names, size=7, **slanted)
-    right.set_yticks(centres, names, size=7)
+    top.set_xticks(centres, names, size=SMALL, **slanted)
+    right.set_yticks(centres, names, size=SMALL)
     for axis in (axes, top, right):
         axis.tick_params(length=0)
     axes.set_title(f"layer {layer + 1}, mean over heads")
@@ -304,7 +293,7 @@ def draw_map(analysis: Dict, example: Dict, layer: int, head: int) -> Figure:
         # neighbours stand in two rows: many are shorter than their names are wide
         axes.set_xticks(middles, ["\n" * (n % 2) + s for n, s in enumerate(symbols)])
         axes.set_yticks(middles, [s + " " * 6 * (n % 2) for n, s in enumerate(symbols)])
-        axes.tick_params(labelsize=6.5, length=2)
+        axes.tick_params(length=2)
         _draw_cross(axes, {*starts, *ends}, color="white", linewidth=0.3, alpha=0.6)
         axes.secondary_xaxis("top").set_xlabel("seconds")
         axes.secondary_yaxis("right")
@@ -349,7 +338,7 @@ def _draw_reference(axes, value, name, linestyle="--", va="center"):
     """Draw a horizontal line with its name at the right."""
     axes.axhline(value, linestyle=linestyle, color=REFERENCE, linewidth=1.2)
     place = (1, value), (4, 0), ("axes fraction", "data"), "offset points"
-    axes.annotate(name, *place, color=REFERENCE, va=va, size=8)
+    axes.annotate(name, *place, color=REFERENCE, va=va, size=SMALL)
 
 
 def _draw_cross(axes, positions, **style):

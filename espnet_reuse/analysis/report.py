@@ -152,7 +152,7 @@ def tabulate_suggestions(suggestions: Sequence[Dict]) -> pd.DataFrame:
         for suggestion in suggestions
         for kind in ("suggested", "uniform")
     ]
-    columns = ["groups", "YAML", "producers", "cost", "speed-up"]
+    columns = ["groups", "YAML", "producers", "cost", "times as fast"]
     return pd.DataFrame(rows, columns=columns).set_index("groups")
 
 

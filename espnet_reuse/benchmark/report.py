@@ -1,8 +1,14 @@
 # Copyright 2026 The espnet-reuse authors  SPDX-License-Identifier: Apache-2.0
 
-"""Summarise measurements, and write them as JSON, Markdown and a figure."""
+"""Summarise measurements, and write them as JSON, Markdown and a figure.
 
+`python3 -m espnet_reuse.benchmark.report benchmark.json ...` makes the Markdown again,
+beside each file.
+"""
+
+import argparse
 import json
+from itertools import cycle
 from pathlib import Path
 
 import numpy
@@ -13,42 +19,47 @@ from espnet_reuse.benchmark.peers import EAGER, LIMIT, RIVALS, SDPA
 from espnet_reuse.files import write_json, write_text, written_whole
 
 COLUMNS = """\
-Times are medians of interleaved rounds, with their quartiles in brackets. "vs": how
-many times faster than that peer, a ratio of medians, with the quartiles of the rounds'
-own ratios. "Attention time removed": (ESPnet eager - this) / (ESPnet eager - limit);
-the limit is the same encoder with attention removed from its layers. The floor is the
-limit and the matrix products that reuse cannot avoid, timed by themselves in the same
-rounds{training}. Peak memory: what one step adds, in MB of 2^20 bytes, {memory}."""
-TRAINING = {"infer": "", "train": ", three times for forward and backward"}
-MEMORY = {"cpu": "in a process of its own", "cuda": "of the GPU"}
+- Time: median of interleaved rounds. In brackets: the quartiles, here and below.
+- Times as fast as X: X's median time divided by this encoder's. Above 1 is faster than
+  X. In brackets: the quartiles of the ratio within each round.
+- Limit: the same encoder without the attention in its layers.
+- Attention time removed: 0 is the time of ESPnet eager, 1 the time of the limit.
+- Floor: the limit, and the matrix products that reuse cannot avoid, timed by themselves
+  in the same rounds{training}. No encoder with this reuse can be faster than its floor.
+- Peak memory: the memory that one step adds, in MB of 2^20 bytes, {memory}."""
+TRAINING = {"infer": "", "train": " and counted three times, for forward and backward"}
+MEMORY = {"cpu": "measured in a process of its own", "cuda": "on the GPU"}
 BREAKDOWN = """\
-Milliseconds of one forward in inference, the fastest of three, by the profiler. Rest of
-attention: relative shift, mask, scaling, copies. Convolution: with the whole cgMLP of
-a Branchformer. Rest: normalisation, residuals, dropout, merging of branches."""
+Milliseconds of one forward pass in inference, measured by the profiler, the fastest of
+three. Rest of attention: relative shift, mask, scaling, copies. Convolution: the
+convolution module; of a Branchformer, the whole cgMLP. Rest: normalisation, residuals,
+dropout, merging of branches."""
 GROWTH = """\
-Exponent p of time ~ length^p (of one forward in inference), a least-squares fit over
-all lengths on logarithmic axes: 1 is linear, 2 quadratic. Peak memory likewise."""
+Exponent p of time ~ length^p: 1 is linear growth, 2 is quadratic. The time is that of
+one forward pass in inference. p is a least-squares fit over all lengths, on logarithmic
+axes. Peak memory: the same fit."""
 ENCODERS = """\
-Each encoder is compared with its own parent in ESPnet, in the same rounds. Encoders are
-measured one after another: only ratios are shown, and the limit is each one's own."""
+Each encoder is compared with its own parent in ESPnet, in the same rounds, and with its
+own limit. Encoders are measured one after another: this table shows no times."""
 
 
 def _ratio(of):
-    return f"{{{of}:.2f}}x ({{{of}, lower:.2f}}-{{{of}, upper:.2f}})"
+    return f"{{{of}:.2f}} ({{{of}, lower:.2f}} to {{{of}, upper:.2f}})"
 
 
 # By heading, how a row's values are written.
-VERSUS = {f"vs {rival}": _ratio(f"vs {rival}") for rival in (EAGER, SDPA)}
+VERSUS = {f"times as fast as {peer}": _ratio(f"vs {peer}") for peer in (EAGER, SDPA)}
+FLOOR = {"times as fast as the floor": "{vs floor:.2f}"}
 LENGTH_TABLE = {
     "encoder": "{encoder}",
     "parameters": "{parameters:,}",
-    "time (ms)": "{median_ms:.1f} ({lower_ms:.1f}-{upper_ms:.1f})",
+    "time (ms)": "{median_ms:.1f} ({lower_ms:.1f} to {upper_ms:.1f})",
     **VERSUS,
     "attention time removed": "{attention_time_removed:.2f}",
     "floor (ms)": "{floor_ms:.1f}",
-    "time / floor": "{to_floor:.2f}",
+    **FLOOR,
     "peak memory (MB)": "{peak_memory_mb:.0f}",
-    "vs eager": "{memory_to_eager:.2f}x",
+    f"of {EAGER}'s": "{memory_to_eager:.2f}",
 }
 ENCODERS_TABLE = {
     "audio": "{seconds:g} s",
@@ -56,9 +67,9 @@ ENCODERS_TABLE = {
     "layers per map": "{group_size:.0f}",
     **VERSUS,
     "attention time removed": "{attention_time_removed:.2f}",
-    "time / floor": "{to_floor:.2f}",
-    "the limit vs eager": _ratio(f"limit vs {EAGER}"),
-    "peak memory vs eager": "{memory_to_eager:.2f}x",
+    **FLOOR,
+    f"limit: times as fast as {EAGER}": _ratio(f"limit vs {EAGER}"),
+    f"peak memory, of {EAGER}'s": "{memory_to_eager:.2f}",
 }
 PARTS = ("total", *CATEGORIES)
 BREAKDOWN_TABLE = {"length": "{seconds:g} s", "encoder": "{encoder}"}
@@ -72,8 +83,8 @@ def summarise(rows: list[dict]) -> pandas.DataFrame:
 
     Returns:
         The rows with `rounds`; `median_ms` and its quartiles `lower_ms` and `upper_ms`;
-        for each of RIVALS `vs X`, how many times faster than X, with `vs X, lower` and
-        `vs X, upper`; `attention_time_removed`, `floor_ms`, `to_floor` and
+        for each of RIVALS `vs X`, how many times as fast as X, with `vs X, lower` and
+        `vs X, upper`; `attention_time_removed`, `floor_ms`, `vs floor` and
         `memory_to_eager`. Each is NaN where a part of it was not measured.
     """
     floats = {"peak_memory_mb": float, "group_size": float}
@@ -101,7 +112,7 @@ def _summarise_length(rows):
     rows["attention_time_removed"] = gained / gained[LIMIT]
     products = {name: numpy.median(ms) for name, ms in rows.products_ms.items() if ms}
     rows["floor_ms"] = medians[LIMIT] + pandas.Series(products, dtype=float)
-    rows["to_floor"] = medians / rows.floor_ms
+    rows["vs floor"] = rows.floor_ms / medians
     memory = rows.peak_memory_mb.replace(0, numpy.nan)
     rows["memory_to_eager"] = memory / memory[EAGER]
     return rows
@@ -110,8 +121,8 @@ def _summarise_length(rows):
 def find_slower(table: pandas.DataFrame) -> list[str]:
     """Say where ours is slower than ESPnet's, in three rounds of four or more."""
     return [
-        f"{row['seconds']:g} s: {row['encoder']} than {rival} "
-        f"({row[f'vs {rival}']:.2f}x)"
+        f"{row['seconds']:g} s: {row['encoder']} is {row[f'vs {rival}']:.2f} times as "
+        f"fast as {rival}"
         for row in table.dropna(subset="group_size").to_dict("records")
         for rival in RIVALS
         if row.get(f"vs {rival}, upper", 1) < 1
@@ -192,12 +203,12 @@ def format_markdown(benchmark: dict) -> str:
         )
         sections.append(_markdown(rows, LENGTH_TABLE))
     if slower := [f"- {place}" for place in find_slower(table)]:
-        sections.append("**Slower beyond the spread** (in three of four rounds):")
+        sections.append("**Slower than ESPnet's in three of four rounds or more:**")
         sections.append("\n".join(slower))
     elif table["rounds"].any():
         sections.append(
-            "Nowhere was an encoder of ours slower than one of ESPnet's of as many "
-            "layers beyond the spread (in three of four rounds)."
+            "No encoder of ours was slower than one of ESPnet's with as many layers in "
+            "three of four rounds."
         )
     sections += ["## Breakdown", BREAKDOWN]
     sections.append(_markdown(list_parts(table), BREAKDOWN_TABLE))
@@ -208,33 +219,42 @@ def format_markdown(benchmark: dict) -> str:
 
 
 def plot(table: pandas.DataFrame, path: Path) -> None:
-    """Draw time and speed-up over length."""
+    """Draw time, and how many times as fast as ESPnet's, over length."""
+    import matplotlib
     from matplotlib.figure import Figure  # not pyplot: needs no display
+    from matplotlib.ticker import LogLocator
+
+    from espnet_reuse.figure_style import BASE, MARKERS, THEMES, WIDTH
 
     # the encoder with fewer layers has another number of them at each length
     table = table[table.layers == table.layers.iloc[0]]
-    figure = Figure(figsize=(12, 4.5), layout="constrained")
-    versus, ticks = f"vs {EAGER}", table.seconds.unique()
+    versus, ticks, theme = f"vs {EAGER}", table.seconds.unique(), THEMES["light"]
     panels = {
         "time of a step (ms)": ["median_ms", "lower_ms", "upper_ms"],
-        f"speed-up over {EAGER}": [versus, f"{versus}, lower", f"{versus}, upper"],
+        f"times as fast as {EAGER}": [versus, f"{versus}, lower", f"{versus}, upper"],
     }
-    for axis, label in zip(figure.subplots(1, 2), panels, strict=True):
-        for i, (name, rows) in enumerate(table.groupby("encoder", sort=False)):
-            color, line = ("black", "--") if name == LIMIT else (f"C{i % 10}", "-")
-            middle, *spread = (rows[column] for column in panels[label])
-            style = {"color": color, "linestyle": line, "marker": "os^v"[i // 10 % 4]}
-            axis.plot(rows.seconds, middle, label=name, **style)
-            axis.fill_between(rows.seconds, *spread, color=color, alpha=0.15)
-        axis.set(xscale="log", xlabel="audio (s)", ylabel=label)
-        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axis.minorticks_off()
-        axis.spines[["top", "right"]].set_visible(False)
-    if table.median_ms.any():  # out of memory everywhere, there is nothing to scale
-        figure.axes[0].set(yscale="log")
-    figure.axes[1].axhline(1, color="grey", linewidth=0.8)
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside right")
-    figure.savefig(path, dpi=150)
+    with matplotlib.rc_context(BASE):
+        figure = Figure(figsize=(WIDTH, 5), layout="constrained")
+        for axis, label in zip(figure.subplots(1, 2), panels, strict=True):
+            colors = cycle((theme.reuse, theme.other, theme.third, theme.fourth))
+            lines = zip(table.groupby("encoder", sort=False), colors, cycle(MARKERS))
+            for (name, rows), color, marker in lines:
+                color, line = (theme.text, "--") if name == LIMIT else (color, "-")
+                middle, *spread = (rows[column] for column in panels[label])
+                style = {"color": color, "linestyle": line, "marker": marker}
+                axis.plot(rows.seconds, middle, label=name, markersize=5, **style)
+                axis.vlines(rows.seconds, *spread, color, alpha=0.5, linewidth=1)
+            axis.set(xscale="log", xlabel="length of the audio (s)", ylabel=label)
+            axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            axis.minorticks_off()
+        if table.median_ms.any():  # out of memory everywhere, there is nothing to scale
+            figure.axes[0].set_yscale("log", subs=())
+            figure.axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+            figure.axes[0].yaxis.set_major_formatter("{x:g}")
+        figure.axes[1].axhline(1, color=theme.muted, linewidth=0.8)
+        keys = axis.get_legend_handles_labels()
+        figure.legend(*keys, loc="outside lower center", ncols=2)
+        figure.savefig(path, dpi=150)
 
 
 def write_reports(benchmark: dict, output: Path) -> None:
@@ -250,3 +270,16 @@ def write_reports(benchmark: dict, output: Path) -> None:
     write_text(format_markdown(benchmark), output / "benchmark.md")
     with written_whole(output / "benchmark.png") as partial:
         plot(table, partial)
+
+
+def main():
+    """Write benchmark.md beside each benchmark.json."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("benchmarks", nargs="+", type=Path, metavar="benchmark.json")
+    for path in parser.parse_args().benchmarks:
+        benchmark = json.loads(path.read_text(encoding="utf-8"))
+        write_text(format_markdown(benchmark), path.parent / "benchmark.md")
+
+
+if __name__ == "__main__":
+    main()

@@ -122,7 +122,9 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     analysis = {"run": describe_run(torch.get_num_threads(), command), **analysis}
     write_json(analysis, output / "analysis.json")
     write_report(analysis, example, output)
-    line = "{1}  # {0}: cost {3:.3f}, encoder {4:.2f}x (estimated from FLOPs)"
+    line = (
+        "{1}  # {0}: cost {3:.3f}, encoder {4:.2f} times as fast, estimated from FLOPs"
+    )
     for row in tabulate_suggestions(analysis["suggestions"]).itertuples():
         print(line.format(*row))
     print(f"Written: {output}/{{analysis.json,report.html,*.png}}")

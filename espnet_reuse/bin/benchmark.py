@@ -7,7 +7,8 @@ several encoders, into a folder for each, with one table of all in encoders.md.
 
 With --exported, it times exported files instead, on the CPU, one utterance at a time,
 and beside them the model that --asr_train_config and --asr_model_file name. It prints
-the median times and their ratios to the first file's, and writes nothing.
+the median times, and how many times as fast as the first file each is. It writes no
+file.
 """
 
 import argparse
@@ -168,7 +169,7 @@ def time_files(args: argparse.Namespace) -> None:
         first = next(iter(medians.values()))
         for name, ms in medians.items():
             print(f"{seconds:g} s of audio, {frames} frames: ", end="")
-            print(f"{ms:.1f} ms, x{ms / first:.2f}: {name}")
+            print(f"{ms:.1f} ms, {first / ms:.2f} times as fast as the first: {name}")
 
 
 def main(argv=None):

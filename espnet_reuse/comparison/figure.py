@@ -1,121 +1,161 @@
 # Copyright 2026 The espnet-reuse authors  SPDX-License-Identifier: Apache-2.0
 
-"""Picture of a comparison: error rate against encoder time, and what is behind it."""
+"""Picture of a comparison: error rate against encoder time and training time."""
 
-from itertools import cycle
+from itertools import cycle, product
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 
-MARKERS = "os^Dv<>phX*P"
+from espnet_reuse.figure_style import MARKERS, SMALL, THEMES, WIDTH, Theme, themed
+
 MAX_NAME = 25  # characters
-
-
-def styles_of(models: dict) -> dict[str, dict]:
-    """Give each model a colour and a marker: either of them is enough to tell it."""
-    colors = matplotlib.color_sequences["petroff10" if len(models) <= 10 else "tab20"]
-    return {
-        name: {"color": color, "marker": marker, "markeredgecolor": "black"}
-        for name, color, marker in zip(models, cycle(colors), cycle(MARKERS))
-    }
+MARKER = 7  # pt
+# Where a name may stand: its distance from the point in pt, and its side.
+PLACES = list(
+    product(
+        (7, 11, 17, 24, 32, 42, 54, 68, 84, 102),
+        [(1, 0), (-1, 0), (0.8, 0.6), (0.8, -0.6), (-0.8, 0.6), (-0.8, -0.6)]
+        + [(0, 1), (0, -1)],
+    )
+)
+ON_LINE, ON_TEXT = 12, 1000  # pt: as much farther a name goes than to stand on one
 
 
 def shortened(name: str) -> str:
-    """Cut a long name, so that the picture keeps its place for the panels."""
+    """Cut a long name, so that it does not fill the picture."""
     return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
 
 
-def spread_apart(positions: list[float], gap: float) -> np.ndarray:
-    """Move sorted positions within 0 and 1 apart, to at least a gap."""
-    steps = gap * np.arange(len(positions))
-    moved = np.maximum.accumulate(np.maximum(positions, 0) - steps)
-    return np.minimum(moved, 1 - steps[-1]) + steps
+def encoder_time(model: dict) -> tuple[float, float, float]:
+    """Return milliseconds per second of audio: the median and the range of rounds."""
+    return tuple(1000 * model[key] for key in ("rtf", "rtf_min", "rtf_max"))
 
 
-def plot_tradeoff(axes: Axes, models: dict, set_: str) -> None:
-    """Draw a point for each model, error rate against encoder time, with intervals."""
+def training_time(model: dict) -> tuple[float, float, float]:
+    """Return seconds per epoch: the mean and the range of seeds."""
+    seconds = [run["seconds_per_epoch"] for run in model["runs"]]
+    return model["seconds_per_epoch"], min(seconds), max(seconds)
+
+
+TIMES = {
+    encoder_time: "encoder time (ms per second of audio)",
+    training_time: "training time (s per epoch)",
+}
+
+
+def largest_set(models: dict) -> str:
+    """Return the name of the set with most words."""
+    scores = next(iter(models.values()))["scores"]
+    return max(scores, key=lambda name: scores[name]["wer"]["tokens"])
+
+
+def plot_errors(axes: Axes, models: dict, set_: str, time_of, theme: Theme) -> None:
+    """Draw a point for each model, error rate against time, with intervals.
+
+    `time_of` is one of `TIMES`. Names come later, by `name_points`, when the axes have
+    their place.
+    """
     first, baseline = next(iter(models.items()))
-    baseline_rate = baseline["scores"][set_]["wer"]["error_rate"]
-    axes.axhline(baseline_rate, color="0.6", linestyle="--", linewidth=1, zorder=0)
-    styles, tops = styles_of(models), {}
-    for name, model in models.items():
-        wer, color = model["scores"][set_]["wer"], styles[name]["color"]
-        time, *time_range = (1000 * model[key] for key in ("rtf", "rtf_min", "rtf_max"))
-        rate = wer["error_rate"]
+    rate_of_first = baseline["scores"][set_]["wer"]["error_rate"]
+    axes.axhline(rate_of_first, color=theme.muted, linestyle="--", linewidth=0.8)
+    for (name, model), marker in zip(models.items(), cycle(MARKERS)):
+        wer = model["scores"][set_]["wer"]
+        color = theme.reuse if model["reuse_group_size"] else theme.other
+        color = theme.text if name == first else color
+        time, *time_range = time_of(model)
         # models are compared on the same utterances: an interval of the rate itself
         # would be wider, and hide a difference
-        limits = [baseline_rate + limit for limit in wer["interval"] or ()]
-        axes.plot([time] * len(limits), limits, color=color, linewidth=1.5)
-        axes.plot(time_range, [rate] * 2, color=color, linewidth=1.5)
-        axes.plot(time, rate, markersize=9, zorder=3, **styles[name])
-        tops[name] = time, max([rate, *limits])
-    axes.margins(0.1)
-    if len({top for _, top in tops.values()}) == 1:  # equal models
-        axes.set_ylim(baseline_rate - 1, baseline_rate + 1)
-    low, high = axes.get_ylim()  # a rate of 0 has room for its marker, and no more
-    axes.set_ylim(max(low, -0.03 * high), high)
+        limits = [rate_of_first + limit for limit in wer["interval"] or ()]
+        thin = {"color": color, "linewidth": 1, "zorder": 2}
+        axes.plot([time] * len(limits), limits, alpha=0.6, **thin)
+        axes.plot(time_range, [wer["error_rate"]] * 2, alpha=0.35, **thin)
+        point = {"color": color, "markeredgecolor": theme.page, "zorder": 3}
+        axes.plot(time, wer["error_rate"], marker, label=name, ms=MARKER, **point)
+    axes.margins(0.12, 0.08)
+    low, high = axes.get_ylim()
+    if high - low < 1:  # equal models
+        low, high = rate_of_first - 1, rate_of_first + 1
+    low = max(low, -0.04 * high)  # a rate of 0 has room for its marker, and no more
+    axes.set_ylim(low, high)
     axes.spines.left.set_bounds(max(low, 0), high)
-    # the names stand above the panel, where they hide nothing
-    order = sorted(tops, key=lambda name: (tops[name][0], name))
-    to_axes = (axes.transData + axes.transAxes.inverted()).transform
-    places = spread_apart([to_axes(tops[name])[0] for name in order], gap=0.035)
-    for name, place in zip(order, places, strict=True):
-        line = {"arrowstyle": "-", "linestyle": ":", "relpos": (0, 0), "shrinkA": 0}
-        axes.annotate(
-            shortened(name),
-            xy=tops[name],
-            xytext=(place, 1.02),
-            textcoords="axes fraction",
-            rotation=40,
-            arrowprops=line | {"color": styles[name]["color"]},
+    axes.set_xlabel(TIMES[time_of])
+    least, base = min(time_of(model)[1] for model in models.values()), time_of(baseline)
+    axes.set_xlim(left=max(axes.get_xlim()[0], least / 2))  # no time is 0
+
+    def times_as_fast(time):
+        return base[0] / np.maximum(time, least / 1000)
+
+    faster = axes.secondary_xaxis("top", functions=(times_as_fast,) * 2)
+    faster.set_xlabel(f"times as fast as {shortened(first)}")
+
+
+def name_points(axes: Axes, theme: Theme) -> None:
+    """Write each point's name beside it, where it hides least."""
+    drawn = [line for line in axes.lines if len(line.get_xdata())]
+    points = [line for line in drawn if line.get_marker() != "None"]
+    lines = [line.get_window_extent() for line in drawn if line not in points]
+    taken = [line.get_window_extent() for line in points]
+    inside, pt = axes.get_window_extent(), axes.figure.dpi / 72
+    for line, around in zip(points, list(taken), strict=True):
+        name, color = shortened(line.get_label()), line.get_color()
+        text = axes.annotate(
+            name,
+            line.get_xydata()[0],
+            (0, 0),
+            textcoords="offset points",
+            arrowprops={"arrowstyle": "-", "color": color, "lw": 0.6, "shrinkA": 0},
+            **{"color": color, "size": SMALL, "ha": "center", "va": "center"},
+            path_effects=[withStroke(linewidth=2.5, foreground=theme.page)],
         )
-    axes.set_xlabel(
-        "encoder time (ms per second of audio); horizontal: range over the rounds\n"
-        f"vertical: 95 % interval of the difference to {first} (dashed line)"
-    )
-    axes.set_ylabel(f"WER on {set_} (%)")
+        text.set_in_layout(False)
+        size = np.array(Text.get_window_extent(text).size)
+        center = np.mean(around.get_points(), axis=0)
 
+        def box_at(place, size=size, center=center):
+            distance, side = place
+            middle = np.multiply(side, distance * pt)
+            middle += np.sign(side) * size / 2 * (1, side[0] == 0)
+            return Bbox([center + middle - size / 2, center + middle + size / 2])
 
-def plot_models(
-    axes: Axes, models: dict, runs: list[tuple[float, list]], fmt: str
-) -> None:
-    """Draw a line for each model: the mean as bar and number, the seeds as dots."""
-    colors = [style["color"] for style in styles_of(models).values()]
-    (means, seeds), rows = zip(*runs, strict=True), range(len(runs))
-    axes.barh(rows, means, color=colors, height=0.7)
-    for row, values in zip(rows, seeds, strict=True):
-        axes.plot(values, [row] * len(values), "k.", markersize=5, clip_on=False)
-    axes.set_xlim(0, 1.1 * max(map(max, seeds)) or 1)
-    axes.set_yticks(rows, [format(mean, fmt) for mean in means])
-    axes.tick_params(axis="y", length=0, pad=8)
-    axes.invert_yaxis()
+        def cost(place, box_at=box_at):
+            box = box_at(place)
+            clear = inside.x0 < box.x0 and box.x1 < inside.x1
+            clear &= inside.y0 < box.y0 and box.y1 < inside.y1
+            hidden = box.count_overlaps(taken) + (not clear)
+            return place[0] + ON_TEXT * hidden + ON_LINE * box.count_overlaps(lines)
+
+        taken.append(box_at(min(PLACES, key=cost)))
+        text.set_position((np.mean(taken[-1].get_points(), axis=0) - center) / pt)
 
 
 def draw(comparison: dict) -> Figure:
-    """Draw error rates, encoder time and training time from a comparison.json."""
-    models = comparison["models"]
-    scores = next(iter(models.values()))["scores"]
-    words = {name: counts["wer"]["tokens"] for name, counts in scores.items()}
-    rows, columns = 1.3 + 0.3 * len(models), len(scores) + 1
-    options = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9}
-    with matplotlib.rc_context(options):
-        figure = Figure(figsize=(3.2 * columns, 5 + rows), dpi=150)
-        figure.set_layout_engine("constrained")
-        upper, lower = figure.subfigures(2, height_ratios=[5, rows])
-        plot_tradeoff(upper.subplots(), models, max(words, key=words.get))
-        *panels, training = lower.subplots(1, columns)
-        for axes, set_ in zip(panels, scores, strict=True):
-            wers = [model["scores"][set_]["wer"] for model in models.values()]
-            rates = [(wer["error_rate"], wer["error_rates"]) for wer in wers]
-            plot_models(axes, models, rates, ".1f")
-            axes.set_xlabel(f"{set_}: WER (%)\n{words[set_]:,} words")
-        key = "seconds_per_epoch"
-        seconds = [(m[key], [run[key] for run in m["runs"]]) for m in models.values()]
-        plot_models(training, models, seconds, ".2f")
-        training.set_xlabel("training (s/epoch)\nbars: means, dots: seeds")
-        labels = [label.get_text() for label in panels[0].get_yticklabels()]
-        lines = zip(map(shortened, models), labels, strict=True)
-        panels[0].set_yticks(range(len(models)), map("   ".join, lines))
+    """Draw error rates against both times from a comparison.json.
+
+    The error rate is that of the set with most words; the others are in RESULTS.md.
+    """
+    models, theme = comparison["models"], THEMES["light"]
+    first, set_ = next(iter(models)), largest_set(models)
+    with matplotlib.rc_context(themed(theme)):
+        size = {"figsize": (WIDTH, 4), "dpi": 150, "layout": "constrained"}
+        figure = Figure(**size, facecolor=theme.page)
+        panels = figure.subplots(1, len(TIMES), sharey=True)
+        for axes, time_of in zip(panels, TIMES, strict=True):
+            plot_errors(axes, models, set_, time_of, theme)
+        panels[0].set_ylabel(f"WER on {shortened(set_)} (%)")
+        figure.supxlabel(
+            "Vertical lines: 95 % confidence interval of the difference to "
+            f"{shortened(first)} (dashed line).\n"
+            "Horizontal lines: range over rounds of timing (left), over seeds (right).",
+            color=theme.muted,
+            size=SMALL,
+        )
+        figure.draw_without_rendering()  # gives the axes their places
+        for axes in panels:
+            name_points(axes, theme)
     return figure

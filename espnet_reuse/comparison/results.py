@@ -23,13 +23,12 @@ from espnet2.torch_utils.safe_torch_load import safe_torch_load
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 from espnet2.train.dataset import ESPnetDataset
 
-from espnet_reuse.comparison.figure import draw
 from espnet_reuse.comparison.intervals import compare_errors
 from espnet_reuse.comparison.score import PARTIAL
-from espnet_reuse.comparison.tables import format_details, format_results
+from espnet_reuse.comparison.tables import format_details, write_reports
 from espnet_reuse.data.data_dir import read_scp
 from espnet_reuse.errors import UserError, reported_errors
-from espnet_reuse.files import write_json, write_text, written_whole
+from espnet_reuse.files import write_json, write_text
 from espnet_reuse.provenance import describe_run
 
 ROUNDS = 15  # of the encoders' time
@@ -303,9 +302,7 @@ def main():
         )
         details = format_details(comparison["models"], args.inference_tag, args.dumpdir)
         write_text(details, args.output_dir / "comparison_details.md")
-        with written_whole(args.output_dir / "comparison.png") as partial:
-            draw(comparison).savefig(partial)
-        write_text(format_results(comparison), args.output_dir / "RESULTS.md")
+        write_reports(comparison, args.output_dir)
         write_json(comparison, args.output_dir / "comparison.json")
 
 

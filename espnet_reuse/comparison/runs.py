@@ -75,7 +75,8 @@ def format_rates(models: dict) -> str:
             }
             for model, wer in wers.items()
         ]
-    return markdown(rows, {"WER": "error rate", "change of WER": f"to {first}"})
+    headers = {"WER": "error rate", "change of WER": f"difference to {first}"}
+    return markdown(rows, headers)
 
 
 def main():

@@ -4,8 +4,13 @@
 
 A *comparison* is the content of a comparison.json. Nothing here needs PyTorch or
 ESPnet: the tables of a finished comparison are there at once.
+
+`python3 -m espnet_reuse.comparison.tables comparison.json ...` makes RESULTS.md and
+comparison.png again, beside each file.
 """
 
+import argparse
+import json
 import re
 import statistics
 from itertools import groupby
@@ -19,10 +24,39 @@ from rich.table import Table
 
 from espnet_reuse.comparison.intervals import RESAMPLES, Errors, by_speaker
 from espnet_reuse.data.data_dir import read_scp
+from espnet_reuse.errors import reported_errors
+from espnet_reuse.files import write_text, written_whole
 
 EXAMPLES = 5
 FEW_WORDS = 500
 INTERVALS = {"interval": "95 % interval", "interval_by_speaker": "by speaker"}
+FASTER = "times as fast"
+# what the first published comparisons do not say of themselves
+UNSAID = {"rtf_device": "one CPU thread", "rtf_rounds": 15}
+TIMES = """{means}\
+- of {first}'s: the parameters as a share of {first}'s.
+- epochs (best): trained epochs; in brackets, the best one by the config's
+  best_model_criterion.
+- training s/epoch: seconds to train an epoch, the median of all epochs but the
+  first{range}.
+- times as fast: {first}'s time divided by the model's. Above 1 is faster than {first}.
+- s to best: seconds of training and validation up to the best epoch{warm}.
+- encoder RTF: real-time factor of the encoder, its computing time divided by the
+  duration of the audio, on {rtf_device}, one utterance at a time. The models took turns
+  in {rtf_rounds} rounds over {rtf_utterances} utterances: the median round and, in
+  brackets, the range."""
+RATES = """\
+- WER: word error rate in %.
+- difference: the rate minus {first}'s, in percentage points. Below 0 is better than
+  {first}.
+- 95 % interval: 95 % confidence interval of the difference of the WERs, by a paired
+  bootstrap over utterances and seeds ({resamples:,} resamples, percentiles). If it
+  contains 0, it shows no difference.
+- by speaker: the same interval, but whole speakers are resampled, each with all their
+  utterances.
+- CER: character error rate in %.
+- S.Err: sentence error rate in %, the share of utterances with an error.
+- decoding RTF: real-time factor of the whole decoding, as ESPnet reports it."""
 
 
 def markdown(rows: list[dict[str, str]], headers: dict | None = None) -> str:
@@ -33,9 +67,9 @@ def markdown(rows: list[dict[str, str]], headers: dict | None = None) -> str:
     return table.to_markdown(index=False, disable_numparse=True)
 
 
-def ratio(key: str, model: dict, baseline: dict) -> str:
-    """Format a value as a multiple of the baseline's, empty for the baseline."""
-    return "" if model is baseline else f"x{model[key] / baseline[key]:.2f}"
+def times_as_fast(key: str, model: dict, baseline: dict) -> str:
+    """Format how many times as fast as the baseline, empty for the baseline."""
+    return "" if model is baseline else f"{baseline[key] / model[key]:.2f}"
 
 
 def rate_cells(title: str, counts: dict, baseline: dict) -> dict[str, str]:
@@ -57,21 +91,22 @@ def model_cells(models: dict) -> list[dict[str, str]]:
     first, rows = next(iter(models.values())), []
     for name, model in models.items():
         runs = [run["seconds_per_epoch"] for run in model["runs"]]
-        spread = f" ({min(runs):.2f}-{max(runs):.2f})" if len(runs) > 1 else ""
-        rtf = "{rtf:.5f} ({rtf_min:.5f}-{rtf_max:.5f})".format(**model)
+        spread = f" ({min(runs):.2f} to {max(runs):.2f})" if len(runs) > 1 else ""
+        rtf = "{rtf:.5f} ({rtf_min:.5f} to {rtf_max:.5f})".format(**model)
+        share = f"{model['parameters'] / first['parameters']:.2f}"
         peak, to_best = model["peak_memory_mb"], model["seconds_to_best"]
         rows.append(
             {
                 "model": name,
                 "parameters": f"{model['parameters']:,}",
-                "ratio of parameters": ratio("parameters", model, first),
+                "share": "" if model is first else share,
                 "epochs (best)": f"{model['epochs']:g} ({model['best_epoch']:g})",
                 "training s/epoch": f"{model['seconds_per_epoch']:.2f}{spread}",
-                "ratio of s/epoch": ratio("seconds_per_epoch", model, first),
+                f"training, {FASTER}": times_as_fast("seconds_per_epoch", model, first),
                 "s to best": "unknown" if to_best is None else f"{to_best:.0f}",
                 "memory": "unknown" if peak is None else f"{peak:.0f}",
                 "encoder RTF": rtf,
-                "ratio of RTF": ratio("rtf", model, first),
+                f"encoder, {FASTER}": times_as_fast("rtf", model, first),
             }
         )
     return rows
@@ -103,17 +138,17 @@ def caveats(comparison: dict) -> list[str]:
     baseline = next(iter(comparison["models"].values()))
     if baseline["seeds"] > 1:
         notes = [
-            f"Means over {baseline['seeds']} seeds, ±: their standard deviation. So "
-            "few seeds say little about how seeds differ: the intervals hold the "
-            "difference less often than 95 times in 100, and one of several models "
-            "may well stand out by chance."
+            f"Error rates are means over {baseline['seeds']} seeds; ± is the standard "
+            "deviation. Few seeds say little about other seeds: the intervals contain "
+            "the difference less often than 95 times in 100, and one of several models "
+            "may stand out by chance."
         ]
     else:
         notes = ["One seed: the intervals do not show how other seeds would differ."]
     words = {name: s["wer"]["tokens"] for name, s in baseline["scores"].items()}
     if few := [f"{name} ({n})" for name, n in words.items() if n < FEW_WORDS]:
         notes.append(
-            "Too few words for an error rate to show more than that the pipeline "
+            "Too few words for an error rate: these sets show only that the pipeline "
             f"works: {', '.join(few)}."
         )
     return notes
@@ -124,37 +159,44 @@ def format_results(comparison: dict) -> str:
     models = comparison["models"]
     first, baseline = next(iter(models.items()))
     device = "GPU" if baseline["peak_memory_of"] == "gpu" else "process"
-    relative = ("ratio of parameters", "ratio of s/epoch", "ratio of RTF")
-    relative += ("change of WER", "change of CER")
-    headers = dict.fromkeys(relative, f"to {first}")
-    headers["memory"] = f"peak {device} memory (MB)"
-    seeds = ", mean of the seeds (and their range)" if baseline["seeds"] > 1 else ""
-    warm = ""
-    if any(name.endswith("_warm") for name in models):
-        warm = "; of the fine-tuning alone for models that end in _warm"
+    headers = {
+        "share": f"of {first}'s",
+        **dict.fromkeys((f"training, {FASTER}", f"encoder, {FASTER}"), FASTER),
+        "memory": f"peak {device} memory (MB)",
+        **dict.fromkeys(("change of WER", "change of CER"), "difference"),
+    }
+    warm = any(name.endswith("_warm") for name in models)
+    seeds = baseline["seeds"] > 1
+    said = comparison | {
+        "first": first,
+        "resamples": RESAMPLES,
+        "means": "Values are means over the seeds.\n\n" if seeds else "",
+        "range": "; in brackets, the range over the seeds" if seeds else "",
+        "warm": "; of fine-tuning alone for models that end in _warm" if warm else "",
+    }
     run = "\n".join(f"- {key}: `{value}`" for key, value in comparison["run"].items())
     parts = [
-        "<!-- Generated by espnet_reuse.comparison.results -->\n# RESULTS\n"
+        "<!-- Generated by espnet_reuse.comparison.tables -->\n# RESULTS\n"
         # twelve characters of a commit are enough for a reader, and for git
         + re.sub(r"\b([0-9a-f]{12})[0-9a-f]{28}\b", r"\1", run),
         markdown(model_cells(models), headers),
-        f"Training s/epoch: median over the epochs but the first{seeds}. S to best: "
-        "training and validation time up to the best epoch, by the config's "
-        f"best_model_criterion{warm}. Encoder RTF: encoder seconds per second of "
-        f"audio, batch 1, {comparison['rtf_device']}, median of "
-        f"{comparison['rtf_rounds']} interleaved rounds over "
-        f"{comparison['rtf_utterances']} utterances (and their range).",
+        TIMES.format(**said),
         markdown(score_cells(models), headers),
-        "95 % interval: of the difference of the WERs in points, a paired bootstrap "
-        f"over utterances and seeds ({RESAMPLES:,} resamples, percentiles). By "
-        "speaker: the same over speakers, each with all their utterances, and seeds. "
-        "Decoding RTF: ESPnet's, of the whole decoding. More on speakers and "
-        "utterances: comparison_details.md.",
+        RATES.format(**said),
         *caveats(comparison),
     ]
     if comparison["partial"]:
         parts += ["**Partial corpus:**", "\n".join(comparison["partial"])]
     return "\n\n".join(parts) + "\n"
+
+
+def write_reports(comparison: dict, folder: Path) -> None:
+    """Write RESULTS.md and comparison.png into a folder."""
+    from espnet_reuse.comparison.figure import draw  # takes longer to import
+
+    write_text(format_results(comparison), folder / "RESULTS.md")
+    with written_whole(folder / "comparison.png") as partial:
+        draw(comparison).savefig(partial)
 
 
 def format_speakers(errors: dict[str, list[Errors]]) -> str:
@@ -242,8 +284,9 @@ def print_comparison(comparison: dict, console: Console) -> None:
             table.add_column(header, justify="right", no_wrap=True)
         return table
 
+    faster = FASTER.replace(" ", "\n", 1)
     sizes = new_table(
-        *("parameters", "training\ns/epoch", "ratio", "encoder\nms/s", "ratio"),
+        *("parameters", "training\ns/epoch", faster, "encoder\nms/s", faster),
         "memory\nMB",
     )
     for model, cells in zip(models.values(), model_cells(models), strict=True):
@@ -251,9 +294,9 @@ def print_comparison(comparison: dict, console: Console) -> None:
             escape(cells["model"]),
             cells["parameters"],
             f"{model['seconds_per_epoch']:.2f}",
-            cells["ratio of s/epoch"],
+            cells[f"training, {FASTER}"],
             f"{1000 * model['rtf']:.2f}",
-            cells["ratio of RTF"],
+            cells[f"encoder, {FASTER}"],
             cells["memory"],
         )
     rates = new_table("WER", "points", "95 % interval", "CER")
@@ -267,11 +310,27 @@ def print_comparison(comparison: dict, console: Console) -> None:
     for table in (sizes, rates):
         console.print(table, "", width=width)
     notes = [
-        f"Ratio: to {first}. Encoder: milliseconds per second of audio, "
-        f"{comparison['rtf_device']}. Points: WER's difference to {first}, and its "
-        "95 % interval over utterances and seeds.",
+        f"Times as fast: {first}'s time divided by the model's; above 1 is faster. "
+        "Encoder: milliseconds per second of audio, one utterance at a time, "
+        f"{comparison['rtf_device']}. Points: the WER minus {first}'s in percentage "
+        "points; beside it, its 95 % confidence interval.",
         *caveats(comparison),
         *comparison["partial"],
     ]
     for note in notes:
         console.print(note, width=width, highlight=False, markup=False)
+
+
+def main():
+    """Write RESULTS.md and comparison.png beside each comparison.json."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("comparisons", nargs="+", type=Path, metavar="comparison.json")
+    args = parser.parse_args()
+    with reported_errors("tables"):
+        for path in args.comparisons:
+            comparison = json.loads(path.read_text(encoding="utf-8"))
+            write_reports(UNSAID | comparison, path.parent)
+
+
+if __name__ == "__main__":
+    main()

@@ -32,6 +32,7 @@ TINY = ["--config", str(CONFIG), *SHORT]
 SIZES = {"output_size": 16, "attention_heads": 8, "num_blocks": 2}
 EAGER, SDPA, LIMIT = "ESPnet eager", "ESPnet use_sdpa", "limit"
 OURS = {"ours, no reuse": 1, "reuse, groups of 2": 2}
+SPREAD = ("", ", lower", ", upper")
 
 
 def run(*args, common=TINY):
@@ -120,14 +121,14 @@ def test_what_is_derived_follows_from_the_raw_times(finished):
             for other in {EAGER, SDPA, "E-Branchformer"} - {name}:
                 ratios = [a / b for a, b in zip(raw[other], raw[name], strict=True)]
                 low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
-                shown = [row[f"vs {other}{end}"] for end in ("", ", lower", ", upper")]
+                shown = [row[f"vs {other}{end}"] for end in SPREAD]
                 assert shown == pytest.approx([ms[other] / ms[name], low, high])
             if name != EAGER:
                 removed = (ms[EAGER] - ms[name]) / (ms[EAGER] - ms[LIMIT])
                 assert row["attention_time_removed"] == pytest.approx(removed)
         for name in OURS:
             floor = ms[LIMIT] + statistics.median(peers_[name]["products_ms"])
-            assert peers_[name]["to_floor"] == pytest.approx(ms[name] / floor)
+            assert peers_[name]["vs floor"] == pytest.approx(floor / ms[name])
 
 
 def test_the_markdown_shows_the_numbers_of_the_json(finished):
@@ -135,13 +136,13 @@ def test_the_markdown_shows_the_numbers_of_the_json(finished):
     for peers_ in rows_of(finished[1]).values():
         for name in OURS:
             row = peers_[name]
-            spread = f"({row['lower_ms']:.1f}-{row['upper_ms']:.1f})"
+            spread = f"({row['lower_ms']:.1f} to {row['upper_ms']:.1f})"
             ratios = [
-                f"{row[vs]:.2f}x ({row[vs + ', lower']:.2f}-{row[vs + ', upper']:.2f})"
+                "{:.2f} ({:.2f} to {:.2f})".format(*(row[vs + end] for end in SPREAD))
                 for vs in (f"vs {EAGER}", f"vs {SDPA}")
             ]
             share = f"{row['attention_time_removed']:.2f}"
-            floor = f"{row['floor_ms']:.1f}", f"{row['to_floor']:.2f}"
+            floor = f"{row['floor_ms']:.1f}", f"{row['vs floor']:.2f}"
             start = [name, f"{row['parameters']:,}", f"{row['median_ms']:.1f} {spread}"]
             start += [*ratios, share, *floor, f"{row['peak_memory_mb']:.0f}"]
             assert start in [line[:-1] for line in lines]
@@ -182,7 +183,7 @@ def test_encoders_side_by_side_have_a_row_each(tmp_path, monkeypatch, capsys):
         results = read(tmp_path / name)
         assert results["finished"] and results["settings"]["encoder"] == name
         measured = rows_of(tmp_path / name)[1]["reuse, groups of 2"]
-        assert row[3].startswith(f"{measured[f'vs {EAGER}']:.2f}x (")
+        assert row[3].startswith(f"{measured[f'vs {EAGER}']:.2f} (")
         assert (tmp_path / name / "benchmark.md").read_text()
 
 
@@ -345,7 +346,8 @@ def test_exported_files_are_timed_in_turns_with_ratios_to_the_first(
         options += ["--asr_train_config", exported / "config.yaml"]
         options += ["--asr_model_file", exported / "model.pth"]
     assert time_exported(exported, *options) == 0
-    pattern = r"([12]) s of audio, (\d+) frames: ([\d.]+) ms, x([\d.]+): (.*)"
+    pattern = r"([12]) s of audio, (\d+) frames: ([\d.]+) ms, "
+    pattern += r"([\d.]+) times as fast as the first: (.*)"
     lines = capsys.readouterr().out.splitlines()
     rows = [re.fullmatch(pattern, line).groups() for line in lines]
     names = [str(exported / "small.onnx"), str(exported / "small.pt2"), *beside]
