@@ -338,16 +338,6 @@ def read_comparison(repository):
     }
 
 
-@pytest.fixture(scope="module")
-def compared(copy_repository):
-    """A repository whose ./run.sh has run to its end, from nothing."""
-    repository = copy_repository()
-    started = time.time()
-    repository.status, repository.output = repository.run("./run.sh")
-    repository.seconds = time.time() - started
-    return repository
-
-
 @pytest.mark.slow
 def test_run_sh_ends_in_a_table_of_models_that_learned_the_training_set(compared):
     assert compared.status == 0, compared.output
