@@ -25,6 +25,11 @@ MADE_BY_RECIPES = shutil.ignore_patterns("data", "downloads", "dump", "exp")
 SHARING = {"tests/docs/test_blocks.py": "tests/egs2/mini_an4/test_run_sh.py"}
 
 
+def pytest_collection_modifyitems(items):
+    """Run the pages' blocks last, in a repository where other tests have trained."""
+    items.sort(key=lambda item: item.path.name == "test_blocks.py")
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """Give a worker whole files, as loadfile does, and those that share their work."""

@@ -5,8 +5,10 @@
 import functools
 import importlib
 import re
+from pathlib import Path
 
 import espnet2.bin.asr_inference
+import espnet2.bin.pack
 import pytest
 from espnet2.tasks.asr import ASRTask
 from pages import GUIDES, PAGES, ROOT, Page, list_files
@@ -26,9 +28,8 @@ WITH_OPTIONS = [
 ]
 # Of other programs.
 OTHERS = {
-    "git": {"recursive"},
-    "ruff": {"check"},
-    "sbatch": {"time", "partition", "gres"},
+    "pip": {"dry-run"},
+    "sbatch": {"cpus-per-task", "export", "ntasks-per-node", "time"},
 }
 
 
@@ -57,9 +58,11 @@ def known_elsewhere() -> frozenset[str]:
     # what stands before parse_options.sh is an option
     asr = (ROOT / "egs2/TEMPLATE/asr1/asr.sh").read_text("utf-8")
     known |= set(re.findall(r"^(\w+)=", asr.split("parse_options.sh")[0], re.M))
+    scripts = [Path(espnet2.bin.pack.__file__)]
     for name in list_files():
         if re.match(r"(egs\d/.+|local/.+|tools/.+|docs/.+|run_tests)\.(sh|py)", name):
-            known |= set(OPTION.findall((ROOT / name).read_text("utf-8")))
+            scripts.append(ROOT / name)
+    known = known.union(*(OPTION.findall(x.read_text("utf-8")) for x in scripts))
     known = known.union(*OTHERS.values())
     return frozenset(x.removeprefix("--").replace("-", "_") for x in known)
 
