@@ -73,7 +73,7 @@ class RunsCode:
 
 
 SPOILED = {
-    "text": (lambda path: path.write_text("weights"), "does not hold a model's"),
+    "text": (lambda path: path.write_text("weights"), "is not a file of model"),
     "cut off": (lambda path: os.truncate(path, 1000), "is damaged or cut short"),
     "code": (
         lambda path: torch.save({"x": RunsCode(f"{path}.harm")}, path),
