@@ -65,6 +65,11 @@ def test_each_mark_stands_right_above_a_block(page):
     assert count_marks_astray(page) == 0
 
 
+@pytest.mark.parametrize("block", RUN, ids=str)
+def test_a_block_that_is_run_changes_no_environment(block):
+    assert not re.search(r"pip install|git clone|run_tests\.sh", block.code)
+
+
 @pytest.fixture(scope="module")
 def clone(compared, tmp_path_factory):
     """A copy of the repository whose ./run.sh has ended, that blocks may write into."""
