@@ -38,6 +38,6 @@ ruff format --check .
 mapfile -t scripts < <(git ls-files --cached --others --exclude-standard \
     '*.sh' '.ci/run' | while read -r f; do [ -f "${f}" ] && [ ! -L "${f}" ] && echo "${f}"; done)
 shellcheck "${scripts[@]}"
-# one worker for each core; the tests of a file share what they train
+# one worker for each core; the tests of a file, and some files, share what they train
 export OMP_NUM_THREADS=1
 python3 -m pytest -n logical --maxprocesses 8 --dist loadfile -m "${markers}" "$@"

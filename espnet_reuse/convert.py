@@ -60,8 +60,8 @@ def to_reuse(
     encoder = type(source.model.encoder)
     if path_of(encoder) not in ENCODERS and not issubclass(encoder, ReuseEncoder):
         raise UserError(
-            f"the config's encoder is {name!r}, which has no counterpart that reuses "
-            "maps; conformer, transformer, branchformer and e_branchformer have one"
+            f"the config's encoder is {name!r}, which cannot reuse maps; conformer, "
+            "transformer, branchformer and e_branchformer can"
         )
     options = {"reuse_group_size": reuse_group_size, "reuse_dropout": reuse_dropout}
     config = source.config | {
@@ -73,9 +73,9 @@ def to_reuse(
     for number, layer in enumerate(layers_of(model), 1):
         if f"{layer.name}.linear_q.weight" in target.keys() - source.state.keys():
             raise UserError(
-                f"reuse_group_size: layer {number} would compute a map, but is a "
-                f"consumer in {source.file}: choose groups that begin where its groups "
-                "begin, or expand it first"
+                f"reuse_group_size: layer {number} would be a producer, but is a "
+                f"consumer in {source.file}; choose groups that begin at the same "
+                "layers as its groups, or expand the model first"
             )
     kept = {key: value for key, value in source.state.items() if key in target}
     return source._replace(model=model, config=config, state=kept)
@@ -94,7 +94,7 @@ def expand(source: Trained) -> Trained:
     if not source.config["encoder"].endswith(SUFFIX):
         raise UserError(
             f"the config's encoder is {source.config['encoder']!r}, which reuses no "
-            "maps; name a model with an encoder such as conformer_reuse"
+            "maps; use a model with an encoder such as conformer_reuse"
         )
     conf = source.config["encoder_conf"]
     config = source.config | {

@@ -55,13 +55,13 @@ class ServedEncoder(torch.nn.Module):
         if ENCODERS.keys().isdisjoint(map(path_of, type(encoder).__mro__)):
             names = ", ".join(path.rpartition(".")[2] for path in ENCODERS)
             raise UserError(
-                f"{type(encoder).__name__} is not supported; use a model with one of "
-                f"{names} or their reuse counterparts"
+                f"{type(encoder).__name__} cannot be exported; use a model with one of "
+                f"{names}, with or without reuse"
             )
         if getattr(encoder, "ctc_trim", False):
             raise UserError(
-                "encoder_conf.ctc_trim drops frames by what is in them, which a graph "
-                "cannot; use a model without it"
+                "ctc_trim: true in encoder_conf drops frames by their content, and a "
+                "graph cannot do that; use a model without it"
             )
         if with_ctc and model.ctc is None:
             raise UserError("the model has no CTC head to export (ctc_weight: 0)")

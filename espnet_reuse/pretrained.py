@@ -41,8 +41,8 @@ def read_config(path: Path) -> dict:
         raise UserError(f"{path} is not YAML: {one_line(error)}") from None
     if not isinstance(config, dict) or not isinstance(config.get("encoder"), str):
         raise UserError(
-            f"{path} describes no model (no encoder); name a training config, such as "
-            "the config.yaml beside a model"
+            f"{path} is not a training config (it has no encoder); use one such as the "
+            "config.yaml beside a model"
         )
     config["encoder_conf"] = config.get("encoder_conf") or {}
     return config
@@ -65,8 +65,8 @@ def read_parameters(path: Path) -> dict[str, torch.Tensor]:
         raise
     except Exception:  # a pickle of other things, or bytes of any kind
         raise UserError(
-            f"{path} does not hold a model's parameters alone (a file that could run "
-            "code is not loaded); name a file such as valid.acc.ave.pth"
+            f"{path} is not a file of model parameters (files that could run code are "
+            "not loaded); use one such as valid.acc.ave.pth"
         ) from None
     if isinstance(state, dict) and "module" in state:  # as DeepSpeed saves it
         state = state["module"]
@@ -74,8 +74,8 @@ def read_parameters(path: Path) -> dict[str, torch.Tensor]:
         isinstance(value, torch.Tensor) for value in state.values()
     ):
         raise UserError(
-            f"{path} is not a model's parameters by name (a checkpoint.pth holds "
-            "more); name a file such as valid.acc.ave.pth"
+            f"{path} does not hold a model's parameters by name (checkpoint.pth holds "
+            "more than these); use a file such as valid.acc.ave.pth"
         )
     return state
 
@@ -98,14 +98,14 @@ def unpack_model(path: Path, folder: Path) -> tuple[Path, Path]:
         raise
     except Exception as error:  # whatever a broken archive makes ESPnet raise
         raise UserError(
-            f"{path} is not a package of an ESPnet model ({one_line(error)}); name "
-            "what espnet2.bin.pack made"
+            f"{path} is not a packed ESPnet model ({one_line(error)}); use a file that "
+            "espnet2.bin.pack made"
         ) from None
     for file in files.values():
         inside = file.resolve().is_relative_to(folder.resolve())
         if not inside or not file.is_file():
             name = str(file).removeprefix(f"{folder}/")
-            raise UserError(f"{path} names '{name}', but does not hold it")
+            raise UserError(f"{path} names '{name}', but this file is not in it")
     return config, model
 
 
@@ -119,10 +119,10 @@ def get_task(name: str) -> type:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        why = "ESPnet has none"
+        why = "ESPnet has no such task"
         if error.name != module_name:
             why = f"it needs the package {error.name}"
-        raise UserError(f"no task {name!r} ({why}); use one like asr") from None
+        raise UserError(f"no task {name!r}: {why}; use one such as asr") from None
     classes = (value for value in vars(module).values() if isinstance(value, type))
     own = (cls for cls in classes if cls.__module__ == module_name)
     return next(cls for cls in own if issubclass(cls, AbsTask))
@@ -147,9 +147,9 @@ def build_model(
     except Exception as error:  # whatever a wrong option makes ESPnet raise
         hint = ""
         if isinstance(error, FileNotFoundError):
-            hint = "; paths in it start in the recipe's folder: run this there"
+            hint = "; its paths start in the recipe's folder: run the command there"
         raise UserError(
-            f"no model can be built from the config: {one_line(error)}{hint}"
+            f"ESPnet cannot build the config's model: {one_line(error)}{hint}"
         ) from None
 
 
@@ -183,8 +183,8 @@ def read_trained(
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise UserError(
-            f"{model_file} is of another architecture than the config: {problems[0]}"
-            f"{more}; name the config.yaml that was saved with it"
+            f"{model_file} does not fit the config: {problems[0]}{more}; use the "
+            "config.yaml that ESPnet saved with it"
         )
     return Trained(model, config, state, model_file, task)
 

@@ -54,8 +54,8 @@ def register_encoders(choices) -> None:
             choices.classes[name] = getattr(module, class_name)
         elif choices.classes[name].__module__ != module_name:
             warn_once(
-                "ESPnet has reuse encoders of its own: those of espnet_reuse with the "
-                "same names are not registered"
+                "This ESPnet has its own reuse encoders: espnet_reuse does not replace "
+                "encoders that have the same name"
             )
 
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import tarfile
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +21,28 @@ ROOT = Path(__file__).resolve().parents[1]
 
 RECIPE = "egs2/mini_an4/asr1"
 MADE_BY_RECIPES = shutil.ignore_patterns("data", "downloads", "dump", "exp")
+# Run by the worker that runs another file, for both need `compared`.
+SHARING = {"tests/docs/test_blocks.py": "tests/egs2/mini_an4/test_run_sh.py"}
+
+
+def pytest_collection_modifyitems(items):
+    """Run the pages' blocks last, in a repository where other tests have trained."""
+    items.sort(key=lambda item: item.path.name == "test_blocks.py")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Give a worker whole files, as loadfile does, and those that share their work."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduler(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return SHARING.get(file, file)
+
+    return Scheduler(config, log)
 
 
 class Repository:
@@ -200,4 +223,14 @@ def trained(copy_repository):
     status, repository.output = repository.run(*repository.command)
     assert status == 0, repository.output
     (repository.asr_exp,) = repository.recipe.glob("exp/asr_train_asr_*reuse2*")
+    return repository
+
+
+@pytest.fixture(scope="session")
+def compared(copy_repository):
+    """A repository whose ./run.sh has run to its end, from nothing."""
+    repository = copy_repository()
+    started = time.time()
+    repository.status, repository.output = repository.run("./run.sh")
+    repository.seconds = time.time() - started
     return repository

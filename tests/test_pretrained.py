@@ -73,11 +73,11 @@ class RunsCode:
 
 
 SPOILED = {
-    "text": (lambda path: path.write_text("weights"), "does not hold a model's"),
+    "text": (lambda path: path.write_text("weights"), "is not a file of model"),
     "cut off": (lambda path: os.truncate(path, 1000), "is damaged or cut short"),
     "code": (
         lambda path: torch.save({"x": RunsCode(f"{path}.harm")}, path),
-        "does not hold a model's",
+        "is not a file of model parameters",
     ),
     "no mapping": (lambda path: torch.save([1], path), "parameters by name"),
     "checkpoint": (lambda path: torch.save({"model": {}}, path), "parameters by name"),
@@ -105,7 +105,7 @@ NORM = "encoder.after_norm.weight"
         ({"encoder.x": torch.ones(1)}, "the config's model has no encoder.x"),
         (
             {NORM: None, "encoder.x": torch.ones(1)},
-            f"{NORM} is missing (and 1 more); name the config.yaml that was saved",
+            f"{NORM} is missing (and 1 more); use the config.yaml that ESPnet saved",
         ),
     ],
 )
@@ -115,16 +115,16 @@ def test_parameters_of_another_architecture_are_refused(
     state = torch.load(model_file) | change
     torch.save({k: v for k, v in state.items() if v is not None}, model_file)
     line = refusal(load_model, config_file, model_file)
-    assert f"{model_file} is of another architecture than the config: {message}" in line
+    assert f"{model_file} does not fit the config: {message}" in line
 
 
 @pytest.mark.parametrize(
     "content, message",
     [
         ("encoder: [", "{path} is not YAML"),
-        ("- 1", "{path} describes no model"),
-        ("lm: transformer\n", "{path} describes no model"),
-        ("encoder: conformer\n", "no model can be built from the config"),
+        ("- 1", "{path} is not a training config"),
+        ("lm: transformer\n", "{path} is not a training config"),
+        ("encoder: conformer\n", "ESPnet cannot build the config's model"),
     ],
 )
 def test_a_broken_config_is_named(config_file, model_file, content, message):
@@ -135,13 +135,13 @@ def test_a_broken_config_is_named(config_file, model_file, content, message):
 
 def test_a_task_that_espnet_lacks_is_refused():
     line = refusal(build_model, CONFIG, "no_such")
-    assert line == "no task 'no_such' (ESPnet has none); use one like asr"
+    assert line == "no task 'no_such': ESPnet has no such task; use one such as asr"
 
 
 GOOD = "yaml_files: {asr_train_config: c.yaml}\nfiles: {asr_model_file: m.pth}"
 
 
-NO_PACKAGE = "is not a package of an ESPnet model"
+NO_PACKAGE = "is not a packed ESPnet model"
 
 
 @pytest.mark.parametrize(
@@ -151,10 +151,10 @@ NO_PACKAGE = "is not a package of an ESPnet model"
         ({"readme": "hello"}, NO_PACKAGE),
         ({"meta.yaml": "[]"}, NO_PACKAGE),
         ({"meta.yaml": "yaml_files: {}\nfiles: {}"}, NO_PACKAGE),
-        ({"meta.yaml": GOOD}, "names 'c.yaml', but does not hold it"),
+        ({"meta.yaml": GOOD}, "names 'c.yaml', but this file is not in it"),
         (
             {"meta.yaml": GOOD.replace("c.yaml", "/etc/hostname")},
-            "names '/etc/hostname', but does not hold it",
+            "names '/etc/hostname', but this file is not in it",
         ),
         ({"meta.yaml": GOOD, "../evil": "x"}, "Refusing to unpack '../evil'"),
     ],

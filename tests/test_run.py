@@ -84,8 +84,8 @@ def test_names_that_espnet_has_already_are_left_alone_and_said_once(caplog):
         assert choices.classes.items() >= upstream.items()
         assert {*choices.classes} == {*NAMES, *(f"{name}_reuse" for name in NAMES)}
     assert [record.message for record in caplog.records] == [
-        "ESPnet has reuse encoders of its own: those of espnet_reuse with the same "
-        "names are not registered"
+        "This ESPnet has its own reuse encoders: espnet_reuse does not replace "
+        "encoders that have the same name"
     ]
 
 

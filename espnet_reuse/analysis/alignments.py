@@ -69,14 +69,14 @@ def read_textgrid(path: Path, phone_tier: Optional[str] = None) -> List[Phone]:
     if len(found) != 1:
         there = ", ".join(tier.name for tier in tiers) or "none"
         raise UserError(
-            f"{path} has {len(found)} tiers of phones among its tiers of intervals: "
-            f"{there}; name one '{phone_tier or 'phones'}', or tell by phone_tier"
+            f"{path} must have one interval tier '{phone_tier or 'phones'}', but has "
+            f"{len(found)} (its tiers: {there}); name the tier with phone_tier"
         )
     (tier,) = found
     phones = [Phone(e.label, e.start, e.end) for e in tier.entries]
     if phones and phones[-1].end < tier.maxTimestamp - TOLERANCE:
         ends = f"{phones[-1].end:g} s of {tier.maxTimestamp:g} s"
-        raise UserError(f"{path} has phones to {ends}: it should be whole")
+        raise UserError(f"{path}: the phones end at {ends}; they must reach the end")
     return _in_order(phones, path)
 
 
@@ -94,7 +94,7 @@ def read_ctm(path: Path) -> Dict[str, List[Phone]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
-        raise UserError(f"{path} is not a CTM file: it should be UTF-8 text") from None
+        raise UserError(f"{path} is not a CTM file: it must be UTF-8 text") from None
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith(";;"):
             continue
@@ -102,11 +102,11 @@ def read_ctm(path: Path) -> Dict[str, List[Phone]]:
             utt_id, _, start, duration, symbol = line.split()[:5]
             start, end = float(start), float(start) + float(duration)
         except ValueError:
-            message = f"{path}:{number} should be {form}, but is {line!r}"
+            message = f"{path}:{number} must be {form}, but is {line!r}"
             raise UserError(message) from None
         phones[utt_id].append(Phone(symbol, start, end))
     if not phones:
-        raise UserError(f"{path} has no phones; its lines should be {form}")
+        raise UserError(f"{path} has no phones; its lines must be {form}")
     return {
         utt_id: _in_order(sorted(spoken, key=lambda p: p.start), f"{path}: {utt_id}")
         for utt_id, spoken in phones.items()
@@ -120,8 +120,8 @@ def _in_order(phones, where):
         # sums of rounded starts and durations may overlap by a rounding; nan is refused
         if not end - 0.001 <= phone.start <= phone.end:
             raise UserError(
-                f"{where}: the phone {phone.symbol} from {phone.start:g} s to "
-                f"{phone.end:g} s does not follow the one that ends at {end:g} s"
+                f"{where}: the phone {phone.symbol}, {phone.start:g} to {phone.end:g} "
+                f"s, must start at {end:g} s or later, and end after its start"
             )
         end = phone.end
     return phones
@@ -211,7 +211,7 @@ class Alignments:
         path = Path(source)
         self.name = str(path)
         if phone_tier and not path.is_dir():
-            raise UserError(f"'{source}' is no folder of TextGrids with a phone_tier")
+            raise UserError(f"'{source}' is not a folder: phone_tier is for TextGrids")
         if source == "pocketsphinx":
             self.name = f"pocketsphinx {version('pocketsphinx')}"
             kept = Cache(cache, self.name.encode())
@@ -224,7 +224,7 @@ class Alignments:
             given, read = read_ctm(path), list
         else:
             raise UserError(
-                f"there is no '{path}'; name a folder of TextGrids, a CTM file, "
+                f"'{path}' does not exist; use a folder of TextGrids, a CTM file, "
                 "pocketsphinx or none"
             )
         bare = {u: u.removeprefix(f"{speakers[u]}-") for u in speakers}
@@ -242,8 +242,8 @@ class Alignments:
                 problems.append(str(error))
         if missing and not (allow_missing and phones):
             problems.append(
-                f"no phones of {some(missing)} in {path}, which has some of "
-                f"{next(iter(given))}; add them, or skip such with allow_missing"
+                f"{path} has no phones of {some(missing)}, only of utterances such as "
+                f"{next(iter(given))}; add them, or skip utterances with allow_missing"
             )
         if problems:
             more = [f"and {len(problems) - 10} more"] if len(problems) > 10 else []
@@ -268,12 +268,12 @@ class Alignments:
         if phones is None:
             raise Unaligned("no alignment given")
         if all(phone.symbol == SILENCE for phone in phones):
-            raise Unaligned("an alignment of silence alone")
+            raise Unaligned("only silence in the alignment")
         seconds = len(speech) / rate
         if phones[-1].end > seconds + TOLERANCE:
             raise UserError(
                 f"{self.name}: the phones of {utt_id} end at {phones[-1].end:.2f} s, "
-                f"but its audio lasts {seconds:.2f} s; they belong to other audio"
+                f"but its audio lasts {seconds:.2f} s; they are of another recording"
             )
         return phones
 
@@ -288,14 +288,14 @@ def _index_textgrids(folder):
         for name in (grid.stem, f"{grid.parent.name}-{grid.stem}"):
             grids.setdefault(name, []).append(grid)
     if not grids:
-        raise UserError(f"there is no *.TextGrid in {folder}; name a folder with some")
+        raise UserError(f"{folder} has no *.TextGrid; use a folder that has TextGrids")
     return grids
 
 
 def _read_one_textgrid(phone_tier, paths):
     if len(paths) > 1:
         both = f"{paths[0]} and {paths[1]}"
-        raise UserError(f"{both} have the name of the same utterance; leave one")
+        raise UserError(f"{both} are both of the same utterance; keep one of them")
     return read_textgrid(paths[0], phone_tier)
 
 
@@ -303,8 +303,8 @@ def _align_once(cache, utt_id, speech, rate, text):
     """Align an utterance, or read from the cache how it was aligned."""
     if text is None:
         raise UserError(
-            f"{utt_id} has no line in text for pocketsphinx; add it, or use other "
-            "alignments"
+            f"{utt_id} has no line in text, which pocketsphinx needs; add the line, or "
+            "use other alignments"
         )
 
     def align():

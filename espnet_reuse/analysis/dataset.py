@@ -39,10 +39,10 @@ class DataDir:
         self.path, self.rate = path, rate
         if not (path / "wav.scp").is_file():
             raise UserError(
-                f"{path}/wav.scp is missing; name a data directory, as in dump/raw"
+                f"{path}/wav.scp is missing; name a data directory of dump/raw"
             )
         if (path / "segments").exists():
-            raise UserError(f"{path} has segments; use asr.sh's copy of it in dump/raw")
+            raise UserError(f"{path} has segments; use asr.sh's copy in dump/raw")
         try:
             self.reader = SoundScpReader(str(path / "wav.scp"), dtype="float32")
             self.texts, self.speakers = (
@@ -53,7 +53,7 @@ class DataDir:
             raise UserError(f"{path}: {error}") from None
         ids = sorted(self.reader.keys())
         if not ids:
-            raise UserError(f"{path}/wav.scp is empty; name a set with utterances")
+            raise UserError(f"{path}/wav.scp is empty; use a set that has utterances")
         # ids begin with the speaker, so that this takes from every speaker
         count = min(num_utts, len(ids))
         self.ids = [ids[n * len(ids) // count] for n in range(count)]
@@ -74,8 +74,8 @@ class DataDir:
                 rate, speech = self.reader[utt_id]
             except (soundfile.LibsndfileError, OSError) as error:
                 raise UserError(
-                    f"{where} cannot be read ({error}); paths are relative to the "
-                    "folder where you are, for ESPnet the recipe's"
+                    f"{where} cannot be read ({error}); relative paths start in the "
+                    "current folder: run the command in the recipe's folder"
                 ) from None
             if rate != self.rate:
                 raise UserError(

@@ -66,13 +66,13 @@ class AnalysedModel:
         if not isinstance(encoder, SUPPORTED):
             supported = ", ".join(cls.__name__ for cls in SUPPORTED)
             raise UserError(
-                f"{type(encoder).__name__} is not supported; use a model with one of "
-                f"{supported} or their reuse counterparts"
+                f"{type(encoder).__name__} cannot be analysed; use a model with one of "
+                f"{supported}, with or without reuse"
             )
         if getattr(encoder, "ctc_trim", False):
             raise UserError(
-                "encoder_conf.ctc_trim drops frames between layers, so that their maps "
-                "cannot be compared; use a model without it"
+                "ctc_trim: true in encoder_conf drops frames between layers, so their "
+                "maps cannot be compared; use a model without it"
             )
         self.layers = list(encoder.encoders)
         self.attentions = attentions_of(encoder)
@@ -115,7 +115,7 @@ class AnalysedModel:
                 self._encode(speech)
             except TooShortUttError as error:
                 why = error.args[0].split(",")[0]
-                raise UserError(f"{utt_id} {why}; remove it") from None
+                raise UserError(f"{utt_id} {why}; remove the utterance") from None
         return Recording(torch.stack(maps), torch.stack(states))
 
     def measure_frame_times(self, rate: int) -> FrameTimes:
@@ -188,7 +188,7 @@ def prepare_model(model, config: Dict) -> Tuple[AnalysedModel, int]:
     """
     if model.frontend is None:
         raise UserError(
-            "the model was trained on features; use one of audio (feats_type raw)"
+            "the model was trained on features; use a model of audio (feats_type: raw)"
         )
     rate = (config.get("frontend_conf") or {}).get("fs", 16000)
     return AnalysedModel(model), int(humanfriendly.parse_size(str(rate)))

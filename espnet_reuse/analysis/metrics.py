@@ -133,14 +133,14 @@ def probe(states: np.ndarray, labels: np.ndarray, speakers: np.ndarray) -> Dict:
     """
     everyone = sorted(set(speakers.tolist()))
     if len(everyone) < 2:
-        why = f"a probe needs two speakers or more, here is {len(everyone)}"
+        why = f"a probe needs two speakers or more; this set has {len(everyone)}"
         return {"skipped": why}
     held_out = everyone[::4]  # the first in any case
     is_test = np.isin(speakers, held_out)
     train, test = labels[~is_test], labels[is_test]
     classes, counts = np.unique(train, return_counts=True)
     if len(classes) < 2:
-        return {"skipped": "a probe needs two phonemes or more in the training frames"}
+        return {"skipped": "a probe needs two phonemes or more in its training frames"}
     accuracy = []
     for place in range(states.shape[1]):
         regression = LogisticRegression(max_iter=MAX_ITERATIONS)

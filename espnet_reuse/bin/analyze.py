@@ -2,27 +2,29 @@
 
 """Analyse the attention maps of a trained ESPnet ASR encoder.
 
-Shows where each layer and head looks (diagonality, phoneme attention, entropy), what
-its hidden states know of the phoneme (probe), how alike the layers' maps are, and which
-layers may share one. Writes analysis.json, figures and report.html.
+The report shows, for each layer, where its heads look (diagonality, phoneme attention,
+entropy), how well a linear probe reads the phoneme from its output, and how similar its
+maps are to those of the other layers. It suggests which layers can share a map. The
+command writes report.html, analysis.json and the figures.
 
 Options:
-    --data_dir  data directory that asr.sh made, such as dump/raw/test_other; relative
-        paths in its wav.scp start in the current folder
-    --alignments  phones with times: a folder of TextGrids, a CTM file, 'pocketsphinx'
-        to make them now (English), or 'none' (default: pocketsphinx)
-    --allow_missing  count utterances without a TextGrid or a line in the CTM file as
-        skipped instead of stopping (true or false, default: false)
-    --phone_tier NAME  tier of the phones in the TextGrids, such as MAU, KAN-MAU or
-        Phonetic (default: phones)
-    --num_utts  utterances to analyse, spread over the set (default: 200)
-    --suggest PRODUCERS  suggest groups with this many producers (default: as many as
-        groups of 2, 3 and 4 layers have)
-    --suggest_max_distance X  suggest the fewest groups in which no consumer's own map
-        is further than X from its producer's (Jensen-Shannon distance, up to 1)
+    --data_dir  data directory that asr.sh made, for example dump/raw/test_other;
+        relative paths in its wav.scp start in the current folder
+    --alignments  phones with their times: a folder of TextGrids, a CTM file,
+        'pocketsphinx' to align English speech now, or 'none' (default: pocketsphinx)
+    --allow_missing  skip utterances that have no TextGrid or no line in the CTM file,
+        and count them, instead of stopping (true or false, default: false)
+    --phone_tier NAME  name of the tier of phones in the TextGrids, for example MAU,
+        KAN-MAU or Phonetic (default: phones)
+    --num_utts  number of utterances to analyse, spread over the set (default: 200)
+    --suggest PRODUCERS  number of producers in the suggested groups; several numbers
+        give several suggestions (default: as many as uniform groups of 2, 3 and 4
+        layers have)
+    --suggest_max_distance X  suggest the fewest groups in which each consumer's own
+        map is at most X from its producer's map (Jensen-Shannon distance, 0 to 1)
     --output  folder to write (default: analysis/<name of data_dir> beside the model)
-    --cache  folder that keeps alignments and each utterance's measures; several models
-        may share it (default: cache in the output folder)
+    --cache  folder for the alignments and the measures of each utterance; several
+        models can share it (default: cache in the output folder)
 """
 
 import argparse
@@ -93,7 +95,7 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     if max(producers, default=1) > num_layers:
         parser.error(
             f"argument --suggest: {max(producers)} is more than the encoder's "
-            f"{num_layers} layers; use 1 to {num_layers}"
+            f"{num_layers} layers; use a number from 1 to {num_layers}"
         )
     with named("--data_dir"):
         dataset = DataDir(args.data_dir, args.num_utts, rate)

@@ -2,8 +2,9 @@
 
 """Benchmark encoders that reuse attention maps against their parents and the limit.
 
-Writes benchmark.json, benchmark.md and benchmark.png, and prints the Markdown; of
-several encoders, into a folder for each, with one table of all in encoders.md.
+The limit is the same encoder without attention. The command prints a table in Markdown,
+and writes benchmark.json, benchmark.md and benchmark.png. With several --encoders, each
+has a folder of its own, and encoders.md has one table of all.
 
 With --exported, it times exported files instead, on the CPU, one utterance at a time,
 and beside them the model that --asr_train_config and --asr_model_file name. It prints
@@ -27,31 +28,32 @@ def get_parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
     parser = Parser("espnet_reuse.bin.benchmark", description=__doc__)
     add, count, number = parser.add_argument, positive(int), positive(float)
-    add("--device", choices=["cpu", "cuda"], default="cpu", help="where (default: cpu)")
+    text = "device to run on (default: cpu)"
+    add("--device", choices=["cpu", "cuda"], default="cpu", help=text)
     lengths = [5.0, 15.0, 30.0, 60.0, 120.0]
-    text = "lengths of audio (default: 5 15 30 60 120)"
+    text = "lengths of audio in seconds (default: 5 15 30 60 120)"
     add("--seconds", type=number, nargs="+", default=lengths, help=text)
-    text = "utterances, of equal length (default: 1)"
+    text = "utterances in a batch, all of one length (default: 1)"
     add("--batch", type=count, default=1, help=text)
-    text = "layers per attention map of our encoders; 1: no reuse (default: 1 2 3 4)"
+    text = "layers per group of our encoders; 1 is no reuse (default: 1 2 3 4)"
     add("--group_size", type=count, nargs="+", help=text)
-    text = "forward; or forward and backward (default: infer)"
+    text = "infer: forward; train: forward and backward (default: infer)"
     add("--mode", choices=["infer", "train"], default="infer", help=text)
-    text = "bfloat16: by autocast (default: float32)"
+    text = "data type; bfloat16 is by autocast (default: float32)"
     add("--dtype", choices=["float32", "bfloat16"], default="float32", help=text)
     which = parser.add_mutually_exclusive_group()
     names = ["conformer", "transformer", "branchformer", "e_branchformer"]
-    text = "which of %(choices)s (default: conformer); 12 layers, width 256, 4 heads"
+    text = "any of %(choices)s, with 12 layers, width 256, 4 heads (default: conformer)"
     encoders = {"default": ["conformer"], "nargs": "+", "metavar": "ENCODER"}
     which.add_argument("--encoders", choices=names, **encoders, help=text)
-    text = "instead: training YAML of an ESPnet recipe with one of them, or its _reuse"
+    text = "training YAML of an ESPnet recipe, instead of --encoders"
     which.add_argument("--config", type=Path, help=text)
-    text = "instead: files of espnet_reuse.bin.export, .onnx or .pt2"
+    text = "files that the export command wrote, .onnx or .pt2, instead of --encoders"
     files = {"type": existing_file, "nargs": "+", "metavar": "FILE"}
     which.add_argument("--exported", **files, help=text)
     parser.add_model(required=False)
-    add("--threads", type=count, help="CPU threads (default: PyTorch's)")
-    text = "seconds to measure each encoder at each length, at least (default: 10)"
+    add("--threads", type=count, help="CPU threads (default: PyTorch's number)")
+    text = "least time to measure each encoder at each length, in seconds (default: 10)"
     add("--min_time", type=number, default=10.0, help=text)
     text = "folder to write (default: exp/benchmark)"
     add("--output", type=Path, default=Path("exp/benchmark"), help=text)
@@ -120,8 +122,8 @@ def run_encoder(config, output: Path, args: argparse.Namespace) -> dict:
     needed = 2 if args.mode == "train" and args.batch == 1 else 1
     if left < needed:
         raise UserError(
-            f"argument --seconds: {lengths[0]:g} s are {frames} frames, of which "
-            f"subsampling leaves {left}; it must leave {needed} or more"
+            f"argument --seconds: {lengths[0]:g} s are {frames} frames, and {left} "
+            f"after subsampling; at least {needed} must be left"
         )
     benchmark = {
         "finished": False,
@@ -177,13 +179,13 @@ def main(argv=None):
     parser = get_parser()
     args = parser.parse_args(argv)
     if (args.asr_train_config is None) != (args.asr_model_file is None):
-        parser.error("name the model by --asr_train_config and --asr_model_file")
+        parser.error("name the model with both --asr_train_config and --asr_model_file")
     if args.asr_model_file and not args.exported:
-        parser.error("argument --asr_model_file: add --exported FILE")
+        parser.error("argument --asr_model_file: it needs --exported FILE")
     encoder_options = ("device", "batch", "group_size", "mode", "dtype", "output")
     for name in encoder_options if args.exported else ():
         if getattr(args, name) != parser.get_default(name):
-            parser.error(f"argument --{name}: not for --exported")
+            parser.error(f"argument --{name}: it has no effect with --exported")
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("espnet_reuse.benchmark").setLevel(logging.INFO)
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's, without a GPU

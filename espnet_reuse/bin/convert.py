@@ -2,26 +2,32 @@
 
 """Convert a trained ESPnet model into one that reuses attention maps, or back.
 
-Writes config.yaml and model.pth, which ESPnet decodes with at once and fine-tunes:
+The command writes config.yaml and model.pth. ESPnet can decode with them at once. To
+fine-tune the model:
 
     python -m espnet_reuse.run -m espnet2.bin.asr_train --config OUTPUT_DIR/config.yaml
 
-Run it in the folder of the model's recipe, where the paths in its config start.
+Run the command in the recipe's folder: the paths in the model's config start there.
 
 Options:
-    --packed_model  instead of the two: the model as espnet2.bin.pack packed it
+    --packed_model  model that espnet2.bin.pack packed, instead of --asr_train_config
+        and --asr_model_file
     --task  the model's ESPnet2 task (default: asr)
-    --reuse_group_size SIZE  layers per group, or the size of every group, e.g.
-        '[1, 2, 1, 4, 4]'
-    --reuse_dropout  dropout masks on a reused map, in fine-tuning (default: per_layer)
-    --expand  instead: make a stock ESPnet model of a reuse model, every consumer with
-        its producer's query, key and position parameters (default: false)
-    --data_dir  data directory such as dump/raw/dev: measure on some of its utterances
-        how far each consumer's own map is from its producer's
-    --num_utts  utterances to measure on (default: 10)
-    --match_heads  put each consumer's heads into the order in which their own maps are
-        nearest to the producer's that they reuse; with --data_dir (default: true)
-    --output_dir  folder to make
+    --reuse_group_size SIZE  layers per group, or a list with the size of each group,
+        e.g. '[1, 2, 1, 4, 4]'
+    --reuse_dropout  dropout of a reused map in fine-tuning: each layer draws a mask of
+        its own (per_layer), or the layers of a group share one mask (shared; default:
+        per_layer)
+    --expand  convert a reuse model into a stock ESPnet model, instead: each consumer
+        gets its producer's query, key and position parameters (true or false, default:
+        false)
+    --data_dir  data directory, for example dump/raw/dev; the command measures on some
+        of its utterances how far each consumer's own map is from its producer's map
+    --num_utts  number of utterances to measure on (default: 10)
+    --match_heads  with --data_dir, reorder each consumer's heads so that their own maps
+        are nearest to the producer's maps that they reuse (true or false, default:
+        true)
+    --output_dir  new folder to write
 """
 
 import argparse
@@ -74,15 +80,15 @@ def read_args(parser: Parser, argv: list[str] | None) -> argparse.Namespace:
         )
     if args.expand == (args.reuse_group_size is not None):
         parser.error(
-            "argument --reuse_group_size: say how many layers share a map, e.g. 3; or "
-            "--expand true, without it"
+            "argument --reuse_group_size: give either the layers per group, e.g. 3, or "
+            "--expand true"
         )
     if args.output_dir.is_dir() and any(args.output_dir.iterdir()):
         parser.error(
-            f"argument --output_dir: {args.output_dir} is not empty: name a new folder"
+            f"argument --output_dir: {args.output_dir} is not empty; name a new folder"
         )
     if args.data_dir is not None and args.task != "asr":
-        parser.error("argument --data_dir: maps are measured for --task asr only")
+        parser.error("argument --data_dir: maps can be measured for --task asr only")
     return args
 
 
@@ -113,7 +119,7 @@ def run(args: argparse.Namespace, folder: Path) -> None:
     print(describe(source.state, converted.state, layers))
     distances = None
     if args.data_dir is None:
-        print("Maps not measured: name utterances with --data_dir")
+        print("Maps were not measured: --data_dir names no utterances")
     else:
         distances = convert.measure(source, converted, args.data_dir, args.num_utts)
         print(format_distances(distances, args.expand))
@@ -121,7 +127,7 @@ def run(args: argparse.Namespace, folder: Path) -> None:
             for row in distances:
                 attention = layers[row["layer"] - 1].name
                 convert.permute_heads(converted.state, attention, row["heads"])
-            print("Heads matched: every consumer's are in its producer's order")
+            print("Heads matched: each consumer's are in the order of its producer's")
     config = relocated(converted.config, str(folder), str(args.output_dir)) | {
         "init_param": [str(args.output_dir / "model.pth")],
         "output_dir": str(args.output_dir),
@@ -165,24 +171,24 @@ def describe(source: dict, converted: dict, layers: list) -> str:
     consumers = [str(n) for n, layer in enumerate(layers, 1) if layer.producer != n - 1]
     where = f"{', '.join(parts)} of layers {', '.join(consumers)}"
     if not consumers:
-        rest = "Nothing else: every layer computes its own map"
+        rest = "Nothing dropped: each layer computes its own map"
     elif not changed:
-        rest = "Nothing else: the groups are the source's"
+        rest = "Nothing dropped: the source has the same groups"
     elif changed <= source.keys():
         rest = f"Dropped: {count(changed)}: {where}"
     else:
         rest = f"Copied from the producers: {count(changed)}: {where}"
-    return f"Kept: {count(source.keys() & converted)}, equal to the source's\n{rest}"
+    return f"Kept: {count(source.keys() & converted)}, unchanged\n{rest}"
 
 
 def format_distances(layers: list[dict], expanded: bool) -> str:
     """Return the layers' distances, a line for each."""
-    of, row = "own map from the one it reuses", "    layer {layer}: {distance:.3f}"
+    of, row = "own map from the map it reuses", "    layer {layer}: {distance:.3f}"
     if expanded:
-        of = "map from the reuse model's"
+        of = "map from its map in the reuse model"
     else:
         row += " (producer: layer {producer}; heads matched: {matched_distance:.3f})"
-    lines = [f"Jensen-Shannon distance (0 to 1) of its {of}:"]
+    lines = [f"Jensen-Shannon distance (0 to 1) of each layer's {of}:"]
     return "\n".join([*lines, *(row.format(**layer) for layer in layers)])
 
 

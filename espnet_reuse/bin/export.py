@@ -1,19 +1,19 @@
 # Copyright 2026 The espnet-reuse authors  SPDX-License-Identifier: Apache-2.0
 
-"""Export the encoder of a trained ESPnet ASR model, to torch.export's .pt2 or to ONNX.
+"""Export the encoder of a trained ESPnet ASR model to ONNX or to torch.export (.pt2).
 
-The graph takes features (batch, frames, size), as the model's frontend makes them and
-before normalisation, and their lengths (batch,). It holds the normalisation and the
-encoder, and gives the encoder's output (batch, frames', size) and its lengths (batch,).
-Batch and frames are dynamic. The frontend, the decoder and the search are not in it.
-The file is compared with the model, at other sizes than it was made with, before it
-gets its name.
+The graph holds the normalisation and the encoder. Its inputs are the features that the
+model's frontend makes (batch, frames, size), before normalisation, and their lengths
+(batch,). Its outputs are the encoder's output (batch, frames', size) and its lengths
+(batch,). A batch can have any size and any number of frames. The frontend, the decoder
+and the search are not in the graph. The command compares the file with the model, on
+inputs of other sizes than the graph was made with, before the file gets its name.
 
 Options:
-    --format  what to write
-    --output  file to write (default: the model's, with the format's suffix)
+    --format  format of the file
+    --output  file to write (default: the model's name, with the format's suffix)
     --with_ctc  add the CTC head's log-probabilities (batch, frames', tokens) as a third
-        output (default: false)
+        output (true or false, default: false)
 """
 
 import importlib
@@ -44,7 +44,7 @@ def run(parser: Parser, argv: list[str] | None) -> None:
     suffix = f".{args.format}"
     output = args.output or args.asr_model_file.with_suffix(suffix)
     if output.suffix != suffix or output.is_dir():
-        parser.error(f"argument --output: '{output}' must end in {suffix}, for a file")
+        parser.error(f"argument --output: '{output}' must be a file name in {suffix}")
     if args.format == "onnx":
         for package in ("onnx", "onnxscript", "onnxruntime"):
             importlib.import_module(package)
@@ -63,8 +63,8 @@ def run(parser: Parser, argv: list[str] | None) -> None:
         difference = export.largest_difference(served, exported, size)
         if not difference <= export.TOLERANCE:  # NaN is no success
             raise UserError(
-                f"what was exported differs from the model by {difference:.1e}, more "
-                f"than {export.TOLERANCE:g}: it is not written; try the other format"
+                f"the exported graph differs from the model by {difference:.1e}, more "
+                f"than {export.TOLERANCE:g}, and was not written; try the other format"
             )
     print(
         f"Written: {output}: {', '.join(export.INPUTS)} -> "

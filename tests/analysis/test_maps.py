@@ -245,10 +245,14 @@ TRIM = {"ctc_trim": True}
         (
             ContextualBlockConformerEncoder,
             ATTENTION,
-            "ContextualBlockConformerEncoder is not supported",
+            "ContextualBlockConformerEncoder cannot be analysed",
         ),
         (EBranchformerEncoder, FAST, "has no attention map"),
-        (ConformerEncoder, CONFORMER | INTERCTC | TRIM, "ctc_trim drops frames"),
+        (
+            ConformerEncoder,
+            CONFORMER | INTERCTC | TRIM,
+            "ctc_trim: true in",
+        ),
     ],
     ids=["another encoder", "attention without a map", "ctc_trim"],
 )

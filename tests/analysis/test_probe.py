@@ -84,7 +84,7 @@ def test_the_order_of_the_frames_does_not_matter(frames):
 def test_one_speaker_or_one_phoneme_has_no_probe(frames):
     states, labels, speakers = frames
     one = probe(states, labels, np.full(FRAMES, "s"))
-    assert one == {"skipped": "a probe needs two speakers or more, here is 1"}
+    assert one == {"skipped": "a probe needs two speakers or more; this set has 1"}
     assert list(probe(states, labels * 0, speakers)) == ["skipped"]
 
 

@@ -256,8 +256,8 @@ def assert_refused(capsys, status, message):
     [
         (["--asr_model_file", "no.pth"], "--asr_model_file: there is no file 'no.pth'"),
         (["--data_dir", "/no/where"], "--data_dir: /no/where/wav.scp is missing"),
-        (["--alignments", "/no/where"], "argument --alignments: there is no"),
-        (["--phone_tier", "MAU"], "--alignments: 'pocketsphinx' is no folder of TextG"),
+        (["--alignments", "/no/where"], "--alignments: '/no/where' does not exist"),
+        (["--phone_tier", "MAU"], "--alignments: 'pocketsphinx' is not a folder: "),
         (["--allow_missing", "x"], "argument --allow_missing: invalid"),
         (["--num_utts", "0"], "--num_utts: '0' must be a positive integer"),
         (["--suggest", "5"], "--suggest: 5 is more than the encoder's 4 layers"),
@@ -277,8 +277,8 @@ def test_a_wrong_option_is_named(exp, data_dir, tmp_path, capsys, options, messa
     "name, content, message",
     [
         ("config.yaml", "encoder: [", "is not YAML"),
-        ("config.yaml", "lm: transformer\n", "describes no model"),
-        ("model.pth", "weights", "does not hold a model's parameters"),
+        ("config.yaml", "lm: transformer\n", "is not a training config"),
+        ("model.pth", "weights", "is not a file of model parameters"),
     ],
 )
 def test_a_broken_model_is_named(
@@ -293,7 +293,7 @@ def test_a_broken_model_is_named(
 def test_an_unsupported_encoder_is_named(data_dir, tmp_path, capsys):
     save_model(tmp_path, "contextual_block_conformer")
     assert_refused(
-        capsys, run(tmp_path, data_dir), "is not supported; use a model with"
+        capsys, run(tmp_path, data_dir), "cannot be analysed; use a model with"
     )
 
 

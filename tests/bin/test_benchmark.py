@@ -362,9 +362,9 @@ def test_exported_files_are_timed_in_turns_with_ratios_to_the_first(
     [
         ("--exported no.onnx", "argument --exported: there is no file 'no.onnx'"),
         ("--exported {here}", "{here} is no exported encoder ("),
-        ("--device cuda", "argument --device: not for --exported"),
-        ("--output x", "argument --output: not for --exported"),
-        ("--asr_model_file {here}", "name the model by --asr_train_config and"),
+        ("--device cuda", "argument --device: it has no effect with"),
+        ("--output x", "argument --output: it has no effect with"),
+        ("--asr_model_file {here}", "name the model with both --asr_train_config"),
         ("--asr_train_config {here} --asr_model_file {here}", "{here} is not YAML"),
     ],
 )

@@ -190,10 +190,10 @@ def test_coarser_groups_are_made_of_a_reuse_model_finer_ones_refused(
     twice = run(tmp_path / "two", tmp_path / "twice", "--reuse_group_size", 4)
     assert all(torch.equal(once[key], twice[key]) for key in once.keys() | twice.keys())
     run(tmp_path / "two", tmp_path / "again", "--reuse_group_size", 2)
-    assert "Nothing else: the groups are the source's" in capsys.readouterr().out
+    assert "Nothing dropped: the source has the same groups" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         run(tmp_path / "two", tmp_path / "one", "--reuse_group_size", 1)
-    assert "layer 2 would compute a map, but is a consumer" in capsys.readouterr().err
+    assert "layer 2 would be a producer, but is a consumer" in capsys.readouterr().err
 
 
 def permuted(state, attention):
@@ -270,19 +270,19 @@ CONFIG, MODEL = (
 SIZE_2 = "--reuse_group_size 2"
 # Options that replace some of a good command, or are added to it.
 ADDED = {
-    "--expand true": "--reuse_group_size: say how many layers",
+    "--expand true": "--reuse_group_size: give either the layers",
     "--reuse_group_size [1,2]": "reuse_group_size: [1, 2] sums",
     "--reuse_group_size x": "error: reuse_group_size: 'x' must be",
-    "--task nosuch": "no task 'nosuch' (ESPnet has none)",
-    "--task st --data_dir {exp}": "--data_dir: maps are measured for --task asr only",
+    "--task nosuch": "no task 'nosuch': ESPnet has no such task",
+    "--task st --data_dir {exp}": "--data_dir: maps can be measured for --task asr",
     "--data_dir {exp}": "{exp}/wav.scp is missing",
     "--num_utts 0": "--num_utts: '0' must be a positive integer",
     "--asr_train_config no/such": "--asr_train_config: there is no file 'no/such'",
     "--asr_model_file no/such": "--asr_model_file: there is no file 'no/such'",
-    "--asr_model_file {bad}/noise.pth": "{bad}/noise.pth does not hold a model's",
-    "--asr_model_file {bad}/other/model.pth": "model.pth is of another architecture",
+    "--asr_model_file {bad}/noise.pth": "{bad}/noise.pth is not a file of model",
+    "--asr_model_file {bad}/other/model.pth": "model.pth does not fit the config",
     "--asr_train_config {bad}/rnn/config.yaml --asr_model_file {bad}/rnn/model.pth": (
-        "the config's encoder is 'vgg_rnn', which has no counterpart"
+        "the config's encoder is 'vgg_rnn', which cannot reuse maps"
     ),
     "--output_dir {bad}/full": "--output_dir: {bad}/full is not empty",
     "--output_dir {bad}/full/file/x": "--output_dir: {bad}/full/file: File exists",
@@ -290,10 +290,10 @@ ADDED = {
 }
 WHOLE = {
     f"{CONFIG} {SIZE_2}": "name the model: --asr_train_config and",
-    f"{CONFIG} {MODEL}": "--reuse_group_size: say how many layers",
+    f"{CONFIG} {MODEL}": "--reuse_group_size: give either the layers",
     f"{CONFIG} {MODEL} --expand true": "the config's encoder is 'conf",
     f"--packed_model no.zip {SIZE_2}": "--packed_model: there is no file 'no.zip'",
-    f"--packed_model {{bad}}/noise.pth {SIZE_2}": "is not a package of an ESPnet model",
+    f"--packed_model {{bad}}/noise.pth {SIZE_2}": "is not a packed ESPnet model",
 }
 
 

@@ -247,10 +247,10 @@ def assert_refused(capsys, status, message):
     "options, message",
     [
         (["--asr_model_file", "no.pth"], "--asr_model_file: there is no file 'no.pth'"),
-        (["--asr_model_file", __file__], f"{__file__} does not hold a model's param"),
+        (["--asr_model_file", __file__], f"{__file__} is not a file of model param"),
         (["--asr_train_config", "no"], "--asr_train_config: there is no file 'no'"),
         (["--format", "tflite"], "--format: invalid choice: 'tflite'"),
-        (["--output", "x.onnx"], "--output: 'x.onnx' must end in .pt2"),
+        (["--output", "x.onnx"], "--output: 'x.onnx' must be a file name in .pt2"),
         (["--output", f"{__file__}/x.pt2"], f"--output: {__file__}: File exists"),
         (["--with_ctc", "perhaps"], "--with_ctc: invalid str2bool value: 'perhaps'"),
     ],
@@ -269,8 +269,8 @@ WITHOUT_CTC = {"model_conf": {"ctc_weight": 0.0}, "decoder": "transformer"}
 @pytest.mark.parametrize(
     "encoder, options, config, message",
     [
-        ("rnn", {}, {}, "RNNEncoder is not supported; use a model with one of Conf"),
-        ("conformer", TRIM, {}, "ctc_trim drops frames"),
+        ("rnn", {}, {}, "RNNEncoder cannot be exported; use a model with one of Conf"),
+        ("conformer", TRIM, {}, "ctc_trim: true in encoder_conf drops frames"),
         ("transformer", {}, WITHOUT_CTC, "has no CTC head"),
     ],
 )

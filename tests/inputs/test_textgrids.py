@@ -69,16 +69,16 @@ TABLE = [
         "WebMAUS, not named",
         files(utt=MAUS),
         "refused",
-        "utt.TextGrid has 0 tiers of phones among its tiers of intervals: ORT-MAU, "
-        "KAN-MAU, MAU; name one 'phones', or tell by phone_tier",
+        "utt.TextGrid must have one interval tier 'phones', but has 0 (its tiers: "
+        "ORT-MAU, KAN-MAU, MAU); name the tier with phone_tier",
     ),
     Row(
         "a name that no tier has",
         files(utt=GOOD, tier="Phonetic"),
         "refused",
-        "intervals: phones; name one 'Phonetic', or tell",
+        "tier 'Phonetic', but has 0 (its tiers: phones); name",
     ),
-    Row("points", files(utt=POINTS), "refused", "tiers of intervals: none; name one"),
+    Row("points", files(utt=POINTS), "refused", "has 0 (its tiers: none); name"),
     Row("IPA", files(utt=phones((0, 0.5, "tʰ"), (0.5, 1.2, "ɔː"))), "taken", "tʰ ɔː"),
     Row("phonemes told apart by case", files(utt=CASED), "taken", "s S"),
     Row("of one case", files(utt=phones((0, 1.2, "ah0"))), "taken", "AH"),
@@ -88,13 +88,13 @@ TABLE = [
         "no interval",
         files(utt=phones()),
         "noted",
-        "an alignment of silence alone",
+        "only silence in the alignment",
     ),
     Row(
         "an empty interval",
         files(utt=phones((0, 1.2, ""))),
         "noted",
-        "an alignment of silence alone",
+        "only silence in the alignment",
     ),
     Row(
         "intervals that overlap",
@@ -113,7 +113,7 @@ TABLE = [
         "before the audio",
         files(utt=phones((-1, 1.2, "a"))),
         "refused",
-        "utt.TextGrid: the phone a from -1 s to 1.2 s does not follow",
+        "utt.TextGrid: the phone a, -1 to 1.2 s, must start at 0 s",
     ),
     Row(
         "Latin-1",
@@ -131,14 +131,13 @@ TABLE = [
         "cut between intervals",
         files(utt=GOOD[:-9]),
         "refused",
-        "utt.TextGrid has phones to 0.3 s of 1.2 s: it should be whole",
+        "utt.TextGrid: the phones end at 0.3 s of 1.2 s; they must reach",
     ),
     Row(
         "two wrong files, both named",
         files(TWO, a_utt=MAUS, b_utt=""),
         "refused",
-        "KAN-MAU, MAU; name one 'phones', or tell by phone_tier\n"
-        "/b-utt.TextGrid cannot be read",
+        "KAN-MAU, MAU); name the tier with phone_tier\n/b-utt.TextGrid cannot be read",
     ),
     Row("other endings", files(**{"utt.textgrid": GOOD}), "taken", "SIL HH AH"),
     Row("without the speaker", files({"a-utt": "a"}, utt=GOOD), "taken", "SIL HH AH"),
@@ -149,13 +148,13 @@ TABLE = [
         "without the speaker, for two",
         files(TWO, utt=GOOD),
         "refused",
-        "no phones of a-utt, b-utt in",
+        "has no phones of a-utt, b-utt, only",
     ),
     Row(
         "another speaker's folder",
         files(TWO, b__utt=GOOD),
         "refused",
-        "no phones of a-utt in",
+        "has no phones of a-utt, only",
     ),
     Row(
         "some missing", files(TWO, b_utt=GOOD, missing=True), "noted", "no alignment g"
@@ -164,7 +163,7 @@ TABLE = [
         "all missing",
         files(TWO, other=GOOD, missing=True),
         "refused",
-        "which has some of other; add them",
+        "only of utterances such as other; add them",
     ),
 ]
 
@@ -188,5 +187,5 @@ def test_a_ctm_file_may_lack_the_speaker(tmp_path):
     path.write_text("utt 1 0.0 0.5 AH0\n", encoding="utf-8")
     find = Alignments(str(path), tmp_path, ["a-utt"], {"a-utt": "a"})
     assert [p.symbol for p in find("a-utt", SPEECH, RATE, None)] == ["AH"]
-    with pytest.raises(UserError, match="is no folder of TextGrids with a phone_tier"):
+    with pytest.raises(UserError, match="is not a folder: phone_tier is for"):
         Alignments(str(path), tmp_path, ["a-utt"], {"a-utt": "a"}, phone_tier="MAU")
