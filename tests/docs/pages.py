@@ -104,7 +104,7 @@ class Page:
         for block in self.blocks:
             if block.language == "{toctree}":
                 lines = block.code.splitlines()
-                names = [x for x in lines if x and not x.startswith(":") and "*" not in x]
+                names = [x for x in lines if re.match(r"[^:*]+$", x)]
                 links += [re.sub(r".*<(.*)>", r"\1", name) for name in names]
         return links + self.html.links
 
