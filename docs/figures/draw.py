@@ -13,6 +13,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from group_shapes import draw_group_shapes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
@@ -239,6 +240,7 @@ def draw_where_time_goes(theme: Theme) -> Figure:
 
 FIGURES = {
     "idea": draw_idea,
+    "group_shapes": draw_group_shapes,
     "error_and_time": draw_error_and_time,
     "speed_over_length": draw_speed_over_length,
     "where_time_goes": draw_where_time_goes,
