@@ -2,7 +2,6 @@
 
 """What the report derives and says."""
 
-import json
 import math
 from pathlib import Path
 
