@@ -8,11 +8,11 @@ Without results for a figure, it says so and leaves the figure as it is.
 
 import argparse
 import json
-from itertools import pairwise
 from pathlib import Path
 
 import matplotlib
 import numpy as np
+from group_shapes import draw_group_shapes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
@@ -42,7 +42,6 @@ LINES = {
 PARTS = {
     "frontend": ("third", ""),
     "encoder": ("reuse", "//"),
-    "other": ("fourth", ""),
     "search": ("other", ""),
 }
 
@@ -193,7 +192,8 @@ def draw_speed_over_length(theme: Theme) -> Figure:
     low, high = axes.get_ylim()
     gap = (high - low) * 0.055
     heights = _spread_apart([middle for _, middle in ends.values()], gap)
-    span = f"{min(layers)} to {max(layers)}" if len(set(layers)) > 1 else layers[0]
+    bounds = sorted({bound(layers) for bound in (min, max) if layers})
+    span = " to ".join(map(str, bounds))
     for height, (name, end) in zip(heights, ends.items(), strict=True):
         label, color, _ = LINES[name]
         axes.annotate(
@@ -212,33 +212,33 @@ def draw_speed_over_length(theme: Theme) -> Figure:
 def draw_where_time_goes(theme: Theme) -> Figure:
     """Draw the time from waveform to text in parts, of models and kinds of search."""
     rows = read("picovoice_coffee/where_time_goes/decoding_time.json")["rows"]
+    searches = list(dict.fromkeys(row["search"] for row in rows))
+    rows.sort(key=lambda row: searches.index(row["search"]))  # models side by side
     figure = Figure(figsize=(WIDTH, 0.9 + 0.34 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    parts = [part for part in PARTS if any(f"{part}_ms" in row for row in rows)]
-    ms = np.array([[row.get(f"{part}_ms", 0) for part in parts] for row in rows])
-    # a space before each other kind of search
-    new = [row["search"] != before["search"] for before, row in pairwise(rows)]
-    places = np.arange(len(rows)) + 0.5 * np.cumsum([0, *new])
-    totals = ms.sum(1)
-    for part, starts, widths in zip(parts, (ms.cumsum(1) - ms).T, ms.T, strict=True):
-        color, hatch = PARTS[part]
+    # half a row between one search and another
+    places = [n + searches.index(row["search"]) / 2 for n, row in enumerate(rows)]
+    starts = np.zeros(len(rows))
+    for part, (color, hatch) in PARTS.items():
+        widths = [row[f"{part}_ms"] for row in rows]
         style = {"facecolor": getattr(theme, color), "edgecolor": theme.page}
         axes.barh(places, widths, 0.8, starts, label=part, hatch=hatch, **style)
-    for place, total in zip(places, totals, strict=True):
-        axes.text(
-            total + 0.01 * totals.max(), place, f"{total:.1f}", va="center", size=9
-        )
+        starts += widths
+    for place, row, end in zip(places, rows, starts, strict=True):
+        text = f"{row['total_ms']:.1f}"
+        axes.text(end + 0.01 * max(starts), place, text, va="center", size=9)
     axes.set_yticks(places, [f"{row['search']}, {row['model']}" for row in rows])
     axes.tick_params(axis="y", length=0)
     axes.spines.left.set_visible(False)
     axes.invert_yaxis()
     axes.set_xlabel("time (ms per second of audio)")
-    figure.legend(loc="outside upper center", ncols=len(parts))
+    figure.legend(loc="outside upper center", ncols=len(PARTS))
     return figure
 
 
 FIGURES = {
     "idea": draw_idea,
+    "group_shapes": draw_group_shapes,
     "error_and_time": draw_error_and_time,
     "speed_over_length": draw_speed_over_length,
     "where_time_goes": draw_where_time_goes,

@@ -3,6 +3,7 @@
 """What the report derives and says."""
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ SPREAD = ("", ", lower", ", upper")
 EAGER, SDPA, LIMIT, OURS = "ESPnet eager", "ESPnet use_sdpa", "limit", "ours, no reuse"
 
 
+RESULTS = Path(__file__).resolve().parents[2] / "results"
 PARTS = dict.fromkeys(("total", *CATEGORIES), 0.0)
 
 
@@ -127,3 +129,13 @@ def test_encoders_stand_side_by_side_each_against_its_own_parent():
     ]
     assert "- cpu: `this one`" in text
     assert "encoder_conf" not in text and "- encoder:" not in text
+
+
+@pytest.mark.parametrize("path", [*RESULTS.rglob("benchmark.json")], ids=str)
+def test_a_published_table_is_made_again_from_its_json(path, tmp_path, monkeypatch):
+    copied = tmp_path / "benchmark.json"
+    copied.write_text(path.read_text())
+    monkeypatch.setattr("sys.argv", ["report", str(copied)])
+    report.main()
+    published = path.with_name("benchmark.md").read_text()
+    assert (tmp_path / "benchmark.md").read_text() == published

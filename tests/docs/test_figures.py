@@ -2,8 +2,9 @@
 
 """The documentation's figures are those that its script draws."""
 
-import importlib.util
+import importlib
 import re
+import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -12,9 +13,8 @@ import pytest
 from matplotlib.text import Text
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs/figures"
-spec = importlib.util.spec_from_file_location("draw", FOLDER / "draw.py")
-draw = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(draw)
+sys.path.insert(0, str(FOLDER))
+draw = importlib.import_module("draw")
 COMMITTED = sorted(FOLDER.glob("*.svg"))
 
 
