@@ -536,7 +536,8 @@ def test_a_damaged_average_is_named_before_what_reads_it(finished, model, name, 
     before = step.record.read_text()
     assert refusal(run, name) == (
         f"egs2/custom/asr1/exp/{model.name}/{AVERAGE} is damaged or missing: remove "
-        "it and run all stages: the average is made anew of the epochs' models"
+        "it and run all stages; the average is then made again from the models of the "
+        "epochs"
     )
     assert step.record.read_text() == before
 

@@ -88,7 +88,7 @@ def test_ids_that_espnet_would_find_out_of_order_are_named(data_dir):
     (data_dir / "utt2spk").write_text("a-1 z\na-2 a\n")
     (problem,) = check_data_dir(data_dir)
     assert problem.endswith(
-        "as their speakers, begin each with its speaker: a-2 after a-1"
+        "as their speakers do: begin each id with its speaker: a-2 after a-1"
     )
 
 

@@ -481,7 +481,7 @@ RECORDINGS = [
         "stereo everywhere",
         every(8000, channels=2),
         "noted",
-        "2 channels: ESPnet trains on one of them",
+        "2 channels: ESPnet trains on a random one",
     ),
     Row(
         "stereo and mono",
@@ -719,7 +719,7 @@ COMMANDS = [
 def test_the_folder_that_is_made_is_not_taken_for_a_corpus(prepare, corpus):
     before = sorted(corpus.rglob("*"))
     result = prepare(corpus, corpus)
-    assert result.returncode == 1 and "is where the recipe makes its" in result.stderr
+    assert result.returncode == 1 and "recipe writes its own data" in result.stderr
     assert sorted(corpus.rglob("*")) == before
 
 

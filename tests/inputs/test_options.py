@@ -137,7 +137,7 @@ COMMANDS = [
     row("older code", "--asr_args '`touch pwned`'", "--asr_args: ` in"),
     row("a control character", "--bpemode 'a\x07'", "has control characters"),
     row("results in a file", "--results file", "--results: cannot make"),
-    row("results below a file", "--results file/x", "--results: no folder"),
+    row("results below a file", "--results file/x", "--results: cannot"),
     row("results with letters", "--results Ergebnisse/März_結果"),
     row(
         "a decoding's path with spaces",
