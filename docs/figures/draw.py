@@ -38,6 +38,17 @@ LINES = {
     "ESPnet use_sdpa": ("ESPnet, use_sdpa: true", "muted", "-"),
     "limit": ("limit: no attention at all", "text", "--"),
 }
+# Of the figure of a study: its models' names in the figure.
+MODELS = {
+    "baseline": "ESPnet",
+    "reuse2": "groups of 2",
+    "reuse3": "groups of 3",
+    "reuse4": "groups of 4",
+    "reuse12": "one group of 12",
+    "reuse_suggested": "1, 1, 9 and 1",
+    "reuse3_warm": "3, fine-tuned",
+    "layers11": "no reuse, 11 layers",
+}
 # Of the figure of parts: the colour and the hatching of each.
 PARTS = {
     "frontend": ("third", ""),
@@ -134,11 +145,13 @@ def draw_idea(theme: Theme) -> Figure:
 def draw_error_and_time(theme: Theme) -> Figure:
     """Draw a point for each model of a study: error rate against encoder time."""
     models = read("picovoice_coffee/decode_asr/comparison.json")["models"]
+    models = {MODELS[name]: model for name, model in models.items()}
     set_ = largest_set(models)
     figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
     axes = figure.subplots()
     plot_errors(axes, models, set_, encoder_time, theme)
     axes.set_ylabel("word error rate (%)")
+    axes.set_xlabel("encoder time (ms per second of audio, one CPU thread)")
     figure.draw_without_rendering()
     name_points(axes, theme)
     return figure
