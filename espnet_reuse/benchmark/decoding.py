@@ -63,7 +63,7 @@ def time_turns(
     speeches: list[torch.Tensor],
     rounds: int,
 ) -> list[dict]:
-    """Return the seconds of each round, model, search and part, over all utterances.
+    """Return the milliseconds of each round by model, search and part, of all speeches.
 
     Args:
         recognizers: By model and search.
@@ -87,7 +87,8 @@ def time_turns(
         for key, clock in clocks.items():
             search = seconds[key] - sum(clock.values())
             parts = {**clock, "search": search, "total": seconds[key]}
-            rows += [dict(zip(("model", "search"), key, strict=True)) | parts]
+            row = dict(zip(("model", "search"), key, strict=True))
+            rows.append(row | {f"{part}_ms": 1000 * s for part, s in parts.items()})
         if number == 0:
             rows.clear()
     return rows
@@ -133,8 +134,8 @@ def main():
         raise UserError("--models: their sampling rates differ: name models of one")
     audio = sum(map(len, speeches)) / rates.pop()
     rows = pandas.DataFrame(time_turns(recognizers, speeches, args.rounds))
-    medians = rows.groupby(["model", "search"], sort=False).median() * 1000 / audio
-    medians = medians.add_suffix("_ms").round(3).reset_index()
+    medians = rows.groupby(["model", "search"], sort=False).median() / audio
+    medians = medians.round(3).reset_index()
     print(medians.to_string(index=False))
     settings = {"num_utts": len(ids), "audio_seconds": round(audio, 1)}
     settings |= {"rounds": args.rounds, "decoding": decoding}
