@@ -13,7 +13,7 @@ Checks format and style (ruff, shellcheck) and runs the tests (pytest).
 
 Options:
     --slow  # Also run the tests that train and decode through the recipes
-            # (half an hour in all on 2 cores; default: left out).
+            # (40 minutes in all on 2 cores; default: left out).
 EOH
 )
 
