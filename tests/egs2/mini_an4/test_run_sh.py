@@ -80,7 +80,7 @@ def test_what_models_options_do_is_noted_once_with_their_names(repository):
         *("--stop_stage", "0", "--asr_args", "--encoder_conf rel_pos_type=legacy"),
     )
     assert status == 0, output
-    assert output.count("note: baseline, reuse2: an utterance is encoded other") == 1
+    assert output.count("note: baseline, reuse2: in a batch with a longer") == 1
 
 
 # ------------------------------ broken data ------------------------------
