@@ -1,0 +1,99 @@
+# Copyright 2026 The espnet-reuse authors  SPDX-License-Identifier: Apache-2.0
+
+"""The time from waveform to text is that of its parts."""
+
+import argparse
+import itertools
+import json
+import sys
+import time
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+from espnet2.bin.asr_inference import Speech2Text
+from espnet2.tasks.asr import ASRTask
+
+from espnet_reuse.benchmark import decoding
+
+DECODING = {"ctc_weight": 1.0, "beam_size": 2}
+SLEEP = 0.02  # seconds
+CONFIG = {
+    "token_list": ["<blank>", "<unk>", *"abcdef", "<sos/eos>"],
+    "token_type": "char",
+    "encoder": "transformer_reuse",
+    "encoder_conf": {
+        **{"output_size": 16, "attention_heads": 2, "linear_units": 16},
+        **{"num_blocks": 2, "reuse_group_size": 2},
+    },
+    "decoder": "transformer",
+    "decoder_conf": {"attention_heads": 2, "num_blocks": 1, "linear_units": 16},
+    "frontend_conf": {"fs": "8k", "hop_length": 80, "n_mels": 20},
+    "normalize": "utterance_mvn",
+}
+
+
+@pytest.fixture(scope="module")
+def exp(tmp_path_factory):
+    """The folder of a model of random parameters, as ESPnet's trainer leaves it."""
+    folder = tmp_path_factory.mktemp("exp")
+    torch.manual_seed(0)
+    config = ASRTask.get_default_config() | CONFIG
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    model = ASRTask.build_model(argparse.Namespace(**config))
+    torch.save(model.state_dict(), folder / "valid.acc.ave.pth")
+    return folder
+
+
+def load(exp):
+    return Speech2Text(exp / "config.yaml", exp / "valid.acc.ave.pth", **DECODING)
+
+
+def speeches(*seconds):
+    rng = np.random.default_rng(0)
+    return [torch.from_numpy(rng.normal(size=int(8000 * s))).float() for s in seconds]
+
+
+def test_the_bound_is_the_best_label_of_each_frame_without_repeats_and_blanks(exp):
+    speech2text = load(exp)
+    model = speech2text.asr_model
+    for speech in speeches(0.7, 2):
+        encoded, _ = model.encode(speech[None], torch.tensor([len(speech)]))
+        frames = model.ctc.log_softmax(encoded)[0].argmax(-1).tolist()
+        expected = [label for label, _ in itertools.groupby(frames) if label != 0]
+        assert decoding.best_path(speech2text, speech).tolist() == expected
+
+
+@pytest.mark.parametrize("slow", ["frontend", "encoder", "search"])
+def test_time_is_counted_for_the_part_that_takes_it(exp, slow):
+    speech2text = load(exp)
+    part = getattr(speech2text.asr_model, slow, speech2text.beam_search)
+    part.register_forward_hook(lambda *_: time.sleep(SLEEP))
+    (row,) = decoding.time_turns({("m", "beam 2"): speech2text}, speeches(0.5, 1), 1)
+    parts = {name: row[f"{name}_ms"] for name in ("frontend", "encoder", "search")}
+    assert row["total_ms"] == pytest.approx(sum(parts.values()))
+    assert parts[slow] >= 2 * 1000 * SLEEP and min(parts.values()) > 0
+    # no other part is charged with it
+    assert max(ms for name, ms in parts.items() if name != slow) < parts[slow]
+
+
+def test_the_command_writes_milliseconds_for_a_second_of_audio(
+    exp, tmp_path, monkeypatch
+):
+    scp = tmp_path / "wav.scp"
+    for n, speech in enumerate(speeches(0.5, 1)):
+        soundfile.write(tmp_path / f"{n}.wav", speech.numpy(), 8000)
+    scp.write_text("".join(f"u{n} {tmp_path}/{n}.wav\n" for n in range(2)))
+    (tmp_path / "decode.yaml").write_text(yaml.safe_dump(DECODING))
+    rows = [{"model": "a", "search": "argmax", "total_ms": ms} for ms in (3, 6, 30)]
+    monkeypatch.setattr(decoding, "time_turns", lambda *_: rows)
+    output = tmp_path / "times.json"
+    argv = ["decoding", "--models", f"a={exp}", "--data_dir", tmp_path]
+    argv += ["--inference_config", tmp_path / "decode.yaml", "--output", output]
+    monkeypatch.setattr(sys, "argv", list(map(str, argv)))
+    decoding.main()
+    result = json.loads(output.read_text())
+    assert result["settings"]["audio_seconds"] == 1.5
+    assert result["rows"] == [{"model": "a", "search": "argmax", "total_ms": 4.0}]
