@@ -122,7 +122,7 @@ def test_a_killed_perturbation_is_continued_to_the_same_files(source):
     write_data_dir(source, utterances)
     process = subprocess.Popen(command, start_new_session=True)
     deadline = time.time() + 60
-    while not list(audio.rglob("*.flac")) and time.time() < deadline:
+    while not list(audio.glob("*/*/*.flac")) and time.time() < deadline:
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
