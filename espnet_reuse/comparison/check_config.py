@@ -93,6 +93,12 @@ def build(config: str, train_args: argparse.Namespace) -> torch.nn.Module:
     Raises:
         UserError: An option is wrong.
     """
+    encoder = train_args.encoder
+    ours = [name for name in train_args.encoder_conf if name.startswith("reuse_")]
+    if ours and not encoder.endswith("_reuse"):
+        raise UserError(
+            f"{config}: {ours[0]} needs encoder: {encoder}_reuse, not {encoder}"
+        )
     train_args.token_list = [str(i) for i in range(VOCABULARY)]
     try:
         with torch.device("meta"):

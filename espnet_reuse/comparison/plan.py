@@ -148,7 +148,11 @@ def explain(steps: Iterable[Step]) -> list[str]:
         if state != "done" or doubtful:
             open_steps.add(step.name)
         if step.refusals():
-            why += "; the next run stops here: remove its folder, or undo the change"
+            earlier = (s.name for s in step.ancestors(after=True))
+            remade = next((name for name in earlier if name in open_steps), None)
+            unless = f", unless {remade} undoes that" if remade else ""
+            why += f"; the next run stops here{unless}: "
+            why += "remove its folder, or undo the change"
         elif state == "done" and doubtful:
             why = f"unless {doubtful.name} changes the data"
         lines.append(f"{step.name}: {state}" + (f": {why}" if why else ""))

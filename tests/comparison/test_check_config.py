@@ -63,16 +63,19 @@ def test_each_config_has_its_checkpoint_and_the_disk_it_takes(check, ctc):
 @pytest.mark.parametrize(
     "option, value, message",
     [
-        ("asr_args", "--encoder_conf reuse_group_size=2", ": .*reuse_group_size"),
+        ("asr_args", "--encoder_conf reuse_group_size=2", ": .*: conformer_reuse, not"),
         ("asr_args", "--decoder_conf num_blocks=x", ': argument "num_blocks"'),
         ("asr_args", "--max_epoch x", ".* x: argument --max_epoch: invalid int value"),
         ("asr_args", "--max_epoch '1", " --max_epoch '1: No closing quotation"),
         ("asr_args", "--encoder_conf num_blocks=[", ".* num_blocks=.: while parsing"),
         ("inference_args", "--beam_size x", ".* argument --beam_size: invalid int"),
-        ("decoding", "README.md", ": mapping values are not allowed"),
+        ("decoding", "wrong.yaml", ": mapping values are not allowed"),
     ],
 )
-def test_a_wrong_option_is_named_in_one_line(check, option, value, message):
+def test_a_wrong_option_is_named_in_one_line(check, tmp_path, option, value, message):
+    if option == "decoding":
+        value = str(tmp_path / value)
+        Path(value).write_text("beam_size: 5: 6\n", "utf-8")
     file = {"asr_args": BASELINE, "inference_args": BEAM, "decoding": value}[option]
     line = check(BASELINE, **{option: value})
     assert re.match(f"check_config: error: {file}{message}", line)

@@ -300,6 +300,13 @@ def test_dry_run_tells_the_input_that_changed_and_both_values(finished):
     assert lines["data preparation"] == "done"
 
 
+def test_dry_run_promises_no_stop_where_data_are_made_again_first(finished):
+    for folder in ("corpus", "egs2/custom/asr1/dump/raw"):
+        (finished / folder / "train/text").write_text("train-1 else\n")
+    why = lines_of(finished)["training baseline"]
+    assert "stops here, unless data preparation undoes that: remove its" in why
+
+
 def test_dry_run_says_that_later_steps_depend_on_what_the_data_become(finished):
     append("corpus/train/text", "train-2 more\n")(finished)
     lines = lines_of(finished)
