@@ -7,9 +7,6 @@ differ in colour alone: a marker, a line style or a label beside them differs.
 """
 
 import dataclasses
-from typing import Dict
-
-import matplotlib
 
 MARKERS = "os^Dv<>phX*P"
 SMALL = 8  # pt
@@ -56,7 +53,7 @@ BASE = {
 }
 
 
-def themed(theme: Theme) -> Dict:
+def themed(theme: Theme) -> dict:
     """Return matplotlib's settings for figures of a theme.
 
     The background is transparent, and an SVG's bytes are the same every time.
@@ -70,8 +67,3 @@ def themed(theme: Theme) -> Dict:
         "svg.fonttype": "path",  # a reader's fonts have other widths
         "svg.hashsalt": "espnet-reuse",
     }
-
-
-def on_page(name: str) -> matplotlib.rc_context:
-    """Return a context, or decorator, in which figures are for pages of a theme."""
-    return matplotlib.rc_context(themed(THEMES[name]))

@@ -2,6 +2,7 @@
 
 """What several tests need: helper scripts, copies of the recipe, a trained model."""
 
+import argparse
 import io
 import re
 import shutil
@@ -14,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
+import yaml
 
 from espnet_reuse.data import prepare
 
@@ -90,6 +92,28 @@ def copy_repository(tmp_path_factory):
 @pytest.fixture(scope="module")
 def repository(copy_repository):
     return copy_repository()
+
+
+@pytest.fixture(scope="session")
+def save_model():
+    """A function that saves a model of random parameters as ESPnet's trainer does."""
+    # for the tests that ask for it alone: these take seconds
+    import torch
+    from espnet2.tasks.asr import ASRTask
+
+    def save(folder, config, noise, model_file="model.pth"):
+        folder.mkdir(exist_ok=True)
+        torch.manual_seed(0)
+        config = ASRTask.get_default_config() | config
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+        model = ASRTask.build_model(argparse.Namespace(**config))
+        with torch.no_grad():
+            for parameter in model.parameters():  # biases and norms are not 0 and 1
+                parameter += noise * torch.randn_like(parameter)
+        torch.save(model.state_dict(), folder / model_file)
+        return folder
+
+    return save
 
 
 @pytest.fixture(scope="session")

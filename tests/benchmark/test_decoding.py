@@ -2,7 +2,6 @@
 
 """The time from waveform to text is that of its parts."""
 
-import argparse
 import itertools
 import json
 import sys
@@ -14,7 +13,6 @@ import soundfile
 import torch
 import yaml
 from espnet2.bin.asr_inference import Speech2Text
-from espnet2.tasks.asr import ASRTask
 
 from espnet_reuse.benchmark import decoding
 
@@ -35,15 +33,10 @@ CONFIG = {
 
 
 @pytest.fixture(scope="module")
-def exp(tmp_path_factory):
-    """The folder of a model of random parameters, as ESPnet's trainer leaves it."""
+def exp(tmp_path_factory, save_model):
+    """The folder of a model."""
     folder = tmp_path_factory.mktemp("exp")
-    torch.manual_seed(0)
-    config = ASRTask.get_default_config() | CONFIG
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    model = ASRTask.build_model(argparse.Namespace(**config))
-    torch.save(model.state_dict(), folder / "valid.acc.ave.pth")
-    return folder
+    return save_model(folder, CONFIG, 0.0, "valid.acc.ave.pth")
 
 
 def load(exp):

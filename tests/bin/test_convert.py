@@ -2,7 +2,6 @@
 
 """The conversion of trained models: what it keeps, the way back, bad input."""
 
-import argparse
 import json
 import os
 
@@ -12,7 +11,6 @@ import torch
 import yaml
 from espnet2.bin.asr_inference import Speech2Text
 from espnet2.main_funcs.pack_funcs import pack
-from espnet2.tasks.asr import ASRTask
 
 import espnet_reuse  # noqa: F401 (registers the encoders)
 from espnet_reuse import convert
@@ -20,6 +18,7 @@ from espnet_reuse.bin import convert as command
 
 ENCODERS = ["conformer", "transformer", "branchformer", "e_branchformer"]
 LAYERS, HEADS, SIZE = 4, 2, 16
+NOISE = 0.1  # in the parameters
 TOKENS = ["<blank>", "<unk>", *"abcdefg", "<sos/eos>"]
 
 
@@ -27,7 +26,7 @@ def config_of(encoder, **options):
     size = {} if encoder == "vgg_rnn" else {"output_size": SIZE}
     if encoder.removesuffix("_reuse") in ENCODERS:
         size |= {"attention_heads": HEADS, "num_blocks": LAYERS}
-    return ASRTask.get_default_config() | {
+    return {
         "token_list": TOKENS,
         "token_type": "char",
         "encoder": encoder,
@@ -39,20 +38,6 @@ def config_of(encoder, **options):
     }
 
 
-def save_model(folder, encoder, **options):
-    """Save a model of random parameters as ESPnet's trainer leaves it."""
-    folder.mkdir(exist_ok=True)
-    torch.manual_seed(0)
-    config = config_of(encoder, **options)
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    model = ASRTask.build_model(argparse.Namespace(**config))
-    with torch.no_grad():
-        for parameter in model.parameters():  # biases and norms are not 0 and 1
-            parameter += 0.1 * torch.randn_like(parameter)
-    torch.save(model.state_dict(), folder / "model.pth")
-    return folder
-
-
 def run(source, output, *options):
     """Run the command on a saved model; return the converted state dict."""
     files = ["--asr_train_config", source / "config.yaml"]
@@ -62,15 +47,17 @@ def run(source, output, *options):
 
 
 @pytest.fixture(scope="module", params=ENCODERS)
-def baseline(request, tmp_path_factory):
+def baseline(request, tmp_path_factory, save_model):
     """A folder with a trained baseline of each encoder."""
-    return save_model(tmp_path_factory.mktemp(request.param) / "exp", request.param)
+    folder = tmp_path_factory.mktemp(request.param) / "exp"
+    return save_model(folder, config_of(request.param), NOISE)
 
 
 @pytest.fixture(scope="module")
-def conformer(tmp_path_factory):
+def conformer(tmp_path_factory, save_model):
     """A folder with a trained Conformer."""
-    return save_model(tmp_path_factory.mktemp("conformer") / "exp", "conformer")
+    folder = tmp_path_factory.mktemp("conformer") / "exp"
+    return save_model(folder, config_of("conformer"), NOISE)
 
 
 @pytest.fixture(scope="module")
@@ -210,10 +197,10 @@ def permuted(state, attention):
 
 
 def test_the_order_of_a_consumers_heads_does_not_matter_once_they_are_matched(
-    conformer, tmp_path, data_dir, an4
+    conformer, tmp_path, data_dir, an4, save_model
 ):
     before = torch.load(conformer / "model.pth")
-    other = save_model(tmp_path / "other", "conformer")
+    other = save_model(tmp_path / "other", config_of("conformer"), NOISE)
     torch.save(permuted(before, "encoder.encoders.1.self_attn"), other / "model.pth")
     for (tokens, score), expected in zip(
         decode(other, an4), decode(conformer, an4), strict=True
@@ -251,13 +238,13 @@ def test_the_order_of_a_consumers_heads_does_not_matter_once_they_are_matched(
 
 
 @pytest.fixture
-def bad(tmp_path):
+def bad(tmp_path, save_model):
     """A folder with files to go wrong with."""
     folder = tmp_path / "bad"
     folder.mkdir()
     (folder / "noise.pth").write_bytes(bytes(range(256)) * 9)
-    save_model(folder / "rnn", "vgg_rnn")
-    save_model(folder / "other", "transformer")
+    save_model(folder / "rnn", config_of("vgg_rnn"), NOISE)
+    save_model(folder / "other", config_of("transformer"), NOISE)
     (folder / "full").mkdir()
     (folder / "full/file").write_text("mine")
     return folder
