@@ -136,6 +136,8 @@ def test_peers_differ_from_the_baseline_in_what_their_names_say(family):
     for peer, input_layer in coarser.items():
         conf = PEERS[name][peer].conf
         assert conf["input_layer"] == input_layer
+        ms = int(peer.split()[2])  # of a frame; 10 before subsampling
+        assert encode(encoders[peer], 800).size(1) == pytest.approx(8000 / ms, abs=3)
         assert ("groups of 2" in peer) == (conf.get("reuse_group_size") == 2)
     others = [peer for peer in PEERS[name].values() if peer.name not in coarser]
     sizes = [peer.conf.get("reuse_group_size") for peer in others]
