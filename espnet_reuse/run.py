@@ -23,6 +23,8 @@ import espnet_reuse  # noqa: F401 (registers the encoders)
 from espnet_reuse.errors import UserError
 
 PROGRAM = "ESPNET_REUSE_PROGRAM"  # tells spawned workers which file runs
+# The same programs, which also take an inference config with `search: best_path`.
+EXTENDED = {"espnet2.bin.asr_inference": "espnet_reuse.bin.asr_inference_ctc"}
 
 
 def _run_as_main(argv):
@@ -35,7 +37,7 @@ def _run_as_main(argv):
     """
     if argv[0] == "-m":
         _, name, *argv = argv
-        spec = None
+        name, spec = EXTENDED.get(name, name), None
         with contextlib.suppress(ModuleNotFoundError):
             found = importlib.util.find_spec(name)
             is_package = getattr(found, "submodule_search_locations", None) is not None

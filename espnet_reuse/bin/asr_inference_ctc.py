@@ -1,0 +1,639 @@
+#!/usr/bin/env python3
+# Copyright 2026 The espnet-reuse authors  SPDX-License-Identifier: Apache-2.0
+
+"""ESPnet's asr_inference, with exact best-path decoding of the CTC head (no search).
+
+The options are those of espnet2.bin.asr_inference and a few more. With `search: beam`,
+the default, it is that program. With `search: best_path`, it takes the most likely
+token of each frame and removes repeats and blanks: decoder, language model and the
+options of the beam search are not used.
+"""
+
+import contextlib
+import functools
+import itertools
+import logging
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import humanfriendly
+import numpy as np
+import soundfile
+import soxr
+import torch
+from espnet2.bin import asr_inference
+from espnet2.fileio.datadir_writer import DatadirWriter
+from espnet2.legacy.nets.beam_search import Hypothesis
+from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
+from espnet2.legacy.utils.cli_utils import get_commandline_args
+from espnet2.tasks.asr import ASRTask
+from espnet2.torch_utils.device_funcs import to_device
+from espnet2.torch_utils.set_all_random_seed import set_all_random_seed
+from espnet2.utils.pretrained import download_pretrained
+from espnet2.utils.types import str2bool
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+logger = logging.getLogger(__name__)
+
+# Seconds of padded audio in a batch. On a CPU, more is not faster.
+BATCH_SECONDS = {"cpu": 30.0, "cuda": 600.0}
+# Shorter audio (feature frames where there is no frontend) is decoded alone: ESPnet
+# refuses a batch, and not an utterance of it, that is too short for the subsampling.
+SHORT_HOPS = 32
+PROBE_HOPS = 48  # hops of the frontend: a multiple of every subsampling
+# What PyTorch says of audio that is shorter than a window of the STFT.
+TOO_SHORT = ("Padding size should be less", "too short", "Kernel size can't be greater")
+
+
+class BestPathError(ValueError):
+    """The model or an option does not allow best-path decoding."""
+
+
+class BestPath(NamedTuple):
+    """The best path of an utterance, a value for each frame of the encoder's output."""
+
+    labels: np.ndarray  # (frames,) int64, the most likely token
+    log_probs: np.ndarray  # (frames,) float32, its log-probability
+
+
+class BestPathHypothesis(Hypothesis):
+    """A hypothesis whose tokens have times.
+
+    Attributes:
+        times: (start, end) of each token in seconds: its run of frames on the best
+            path. None where `Speech2Text.seconds_per_frame` is.
+    """
+
+    times: list[tuple[float, float]] | None = None
+
+
+class Speech2Text(asr_inference.Speech2Text):
+    """Speech2Text of ESPnet with best-path decoding of the CTC head.
+
+    Examples:
+        >>> speech2text = Speech2Text("asr_config.yml", "asr.pth")
+        >>> speech2text.best_path(speech)
+        [(text, token, token_int, hypothesis object)]
+        >>> speech2text.best_path_batch([speech, another])
+        [[(text, token, token_int, hypothesis object)], ...]
+        >>> for start, end, text in speech2text.iter_long("an_hour.flac"):
+        ...     print(start, end, text)
+
+    All else is the parent's. `dtype` may also be `bfloat16`: the encoder then computes
+    in it by autocast, frontend and CTC head in float32.
+
+    Raises:
+        BestPathError: The model has no CTC head, or several speakers' outputs.
+    """
+
+    def __init__(self, *args, dtype: str = "float32", **kwargs):
+        """Build the model as the parent does, which has the arguments."""
+        autocast = dtype == "bfloat16"
+        super().__init__(*args, dtype="float32" if autocast else dtype, **kwargs)
+        model = self.asr_model
+        if getattr(model, "ctc", None) is None:
+            raise BestPathError(
+                "best path needs a CTC head, and this model was trained without one "
+                "(ctc_weight 0.0): use beam search"
+            )
+        if self.enh_s2t_task or self.multi_asr:
+            raise BestPathError("best path decodes one speaker: use beam search")
+        if autocast:
+            forward = model.encoder.forward
+            kind = torch.device(self.device).type
+            model.encoder.forward = torch.autocast(kind, torch.bfloat16)(forward)
+        if getattr(getattr(model.frontend, "stft", None), "center", False):
+            model.frontend.register_forward_pre_hook(_reflect_ends)
+            model.frontend.register_forward_hook(_cut_to_lengths)
+
+    @classmethod
+    def from_pretrained(cls, model_tag: str | None = None, **kwargs):
+        """Build an instance from a published model, or from the arguments alone."""
+        if model_tag is not None:
+            kwargs.update(download_pretrained(model_tag))
+        return cls(**kwargs)
+
+    # ---- one utterance, or several -------------------------------------------------
+
+    def best_path(self, speech: torch.Tensor | np.ndarray) -> list[tuple]:
+        """Decode an utterance without a search.
+
+        Args:
+            speech: Waveform (samples,) at the model's rate, as the parent takes it.
+
+        Returns:
+            What the parent returns, [(text, token, token_int, hypothesis)]. The
+            hypothesis is a `BestPathHypothesis`; its score is the best path's
+            log-probability.
+
+        Raises:
+            TooShortUttError: The utterance is too short for the encoder.
+        """
+        (path,) = self._best_paths([speech])
+        return self._result(path)
+
+    def best_path_batch(
+        self,
+        speeches: Sequence[torch.Tensor | np.ndarray],
+        batch_seconds: float | None = None,
+        utt_ids: Sequence[str] | None = None,
+    ) -> list[list[tuple]]:
+        """Decode utterances of any lengths, similar lengths in one batch.
+
+        In float32 each has the tokens that `best_path` gives it alone. An utterance
+        that is too short has no text, and a warning names it. Encoders whose output
+        depends on the padding (`rel_pos_type: legacy`, for example) get one utterance
+        at a time.
+
+        Args:
+            speeches: Waveforms (samples,).
+            batch_seconds: Most seconds of padded audio in a batch; one utterance may
+                be longer. By default a value that is fast on the device.
+            utt_ids: Names for the warnings, by default the places in the list.
+
+        Returns:
+            What `best_path` returns for each, in the order given.
+        """
+        results = [None] * len(speeches)
+        for batch in self._plan_batches([len(s) for s in speeches], batch_seconds):
+            try:
+                paths = self._best_paths([speeches[n] for n in batch])
+            except TooShortUttError as error:
+                if len(batch) > 1:
+                    raise
+                name = utt_ids[batch[0]] if utt_ids else f"number {batch[0]}"
+                logger.warning(f"Utterance {name}: {error}: no text")
+                paths = [BestPath(np.empty(0, int), np.empty(0, np.float32))]
+            for n, path in zip(batch, paths, strict=True):
+                results[n] = self._result(path)
+        return results
+
+    @torch.no_grad()
+    def ctc_log_probs(self, speech: torch.Tensor | np.ndarray) -> np.ndarray:
+        """Return the CTC head's log-probabilities (frames, tokens) of an utterance."""
+        (logits,) = self._encode([speech])[0]
+        return logits.log_softmax(-1).cpu().numpy()
+
+    def _plan_batches(self, lengths: list[int], batch_seconds: float | None):
+        """Yield places of utterances, the longest first, as many as a batch holds."""
+        if batch_seconds is None:
+            batch_seconds = BATCH_SECONDS[torch.device(self.device).type]
+        most = batch_seconds * self._input_rate
+        together, batch = [], []
+        for n in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
+            if lengths[n] < SHORT_HOPS * self._hop:
+                yield [n]
+            else:
+                together.append(n)
+        for n in together:
+            full = (len(batch) + 1) * lengths[(batch or [n])[0]] > most
+            if batch and (full or not self.is_padding_invariant):
+                yield batch
+                batch = []
+            batch.append(n)
+        if batch:
+            yield batch
+
+    @torch.no_grad()
+    def _encode(self, speeches) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the CTC head's logits (batch, frames, tokens) and their lengths."""
+        dtype = getattr(torch, self.dtype)
+        speeches = [torch.as_tensor(speech).to(dtype) for speech in speeches]
+        lengths = torch.tensor([len(speech) for speech in speeches])
+        speech = torch.nn.utils.rnn.pad_sequence(speeches, batch_first=True)
+        batch = {"speech": speech, "speech_lengths": lengths}
+        try:
+            encoded, lengths = self.asr_model.encode(
+                **to_device(batch, device=self.device)
+            )
+        except RuntimeError as error:  # TooShortUttError is none
+            if not any(text in str(error) for text in TOO_SHORT):
+                raise
+            needed = "has fewer samples than a window of the frontend"
+            raise TooShortUttError(needed, len(speech), 0) from error
+        if isinstance(encoded, tuple):  # with what intermediate CTC sees
+            encoded = encoded[0]
+        return self.asr_model.ctc.ctc_lo(encoded).float(), lengths
+
+    @torch.no_grad()
+    def _best_paths(self, speeches) -> list[BestPath]:
+        """Return the best path of each utterance of a batch."""
+        logits, lengths = self._encode(speeches)
+        labels = logits.argmax(-1)
+        peaks = logits.gather(-1, labels[..., None])[..., 0]
+        log_probs = (peaks - logits.logsumexp(-1)).cpu().numpy()
+        rows = zip(labels.cpu().numpy(), log_probs, lengths.tolist(), strict=True)
+        return [BestPath(row[:n], scores[:n]) for row, scores, n in rows]
+
+    def _result(self, path: BestPath) -> list[tuple]:
+        """Return text, tokens, token ids and hypothesis of a best path."""
+        token_int, starts, ends = collapse(path.labels, self.asr_model.blank_id)
+        yseq = [self.asr_model.sos, *token_int, self.asr_model.eos]
+        score = float(path.log_probs.sum())
+        hypothesis = BestPathHypothesis(torch.tensor(yseq), score, {"ctc": score})
+        if self.seconds_per_frame:
+            times = np.stack([starts, ends], -1) * self.seconds_per_frame
+            hypothesis.times = list(map(tuple, times.tolist()))
+        token, text = self._read(token_int)
+        return [(text, token, token_int, hypothesis)]
+
+    def _read(self, token_int: list[int]) -> tuple[list[str], str | None]:
+        token = self.converter.ids2tokens(token_int)
+        return token, self.tokenizer and self.tokenizer.tokens2text(token)
+
+    def word_times(self, token: list[str], times: list) -> list[tuple]:
+        """Return (start, end, word) of each word of the text of tokens.
+
+        Args:
+            token: Tokens of an utterance.
+            times: (start, end) of each.
+        """
+        words = []
+        for n, (start, end) in enumerate(times):
+            text = self._words(token[: n + 1])
+            before = [word for *_, word in words]
+            if len(text) > len(before):
+                words.append((start, end, text[-1]))
+            elif text != before:
+                words[-1] = (words[-1][0], end, text[-1])
+        return words
+
+    def _words(self, token: list[str]) -> list[str]:
+        return self.tokenizer.tokens2text(token).split() if self.tokenizer else token
+
+    # ---- the grid of the frames ----------------------------------------------------
+
+    @functools.cached_property
+    def _hop(self) -> int:
+        """Samples, or feature frames, between two frames that the encoder is given."""
+        return getattr(self.asr_model.frontend, "hop_length", 1)
+
+    @functools.cached_property
+    def sample_rate(self) -> int | None:
+        """The model's sampling rate in Hz, None where it has no frontend."""
+        if self.asr_model.frontend is None:
+            return None
+        conf = self.asr_train_args.frontend_conf or {}
+        return humanfriendly.parse_size(str(conf.get("fs", 16000)))
+
+    @property
+    def _input_rate(self) -> float:
+        """Samples, or feature frames, in a second; of features the usual number."""
+        return self.sample_rate or 100
+
+    @functools.cached_property
+    def _probed(self) -> tuple[int | None, bool]:
+        """Encode noise; return `samples_per_frame`, and whether padding has no effect.
+
+        The frames of two utterances tell how far apart they are. One of the utterances
+        alone tells whether it is the same in a batch.
+        """
+        short, more = (hops * self._hop for hops in (2 * SHORT_HOPS, PROBE_HOPS))
+        width = () if self.asr_model.frontend else (self.asr_train_args.input_size,)
+        generator = torch.Generator().manual_seed(0)
+        longer = torch.randn(short + more, *width, generator=generator)
+        shorter = torch.randn(short, *width, generator=generator)
+        logits, lengths = self._encode([longer, shorter])
+        alone, _ = self._encode([shorter])
+        many, few = lengths.tolist()
+        on_grid = many > few and more % (many - few) == 0
+        eps = torch.finfo(getattr(torch, self.dtype)).eps
+        tolerance = min(1000 * eps, 0.01) * alone.abs().max()
+        invariant = alone.size(1) == few
+        invariant = invariant and (alone[0] - logits[1, :few]).abs().max() <= tolerance
+        return more // (many - few) if on_grid else None, bool(invariant)
+
+    @functools.cached_property
+    def is_padding_invariant(self) -> bool:
+        """Whether an utterance is encoded in a padded batch as it is alone."""
+        if not self._probed[1]:
+            logger.warning(
+                "this encoder's output depends on the padding of a batch: utterances "
+                "are decoded one at a time"
+            )
+        return self._probed[1]
+
+    @property
+    def samples_per_frame(self) -> int | None:
+        """Samples of input, or feature frames, for each frame of the encoder.
+
+        None where the frames are not at equal distances (`ctc_trim`, for example).
+        """
+        return self._probed[0]
+
+    @property
+    def seconds_per_frame(self) -> float | None:
+        """Seconds between two frames of the encoder, None where it is not known."""
+        if self.sample_rate is None or self.samples_per_frame is None:
+            return None
+        return self.samples_per_frame / self.sample_rate
+
+    # ---- recordings of any length --------------------------------------------------
+
+    def decode_long(self, speech, **options) -> list[tuple[float, float, str]]:
+        """Return all that `iter_long` yields, which has the arguments."""
+        return list(self.iter_long(speech, **options))
+
+    def iter_long(
+        self,
+        speech: str | Path | torch.Tensor | np.ndarray,
+        window_in_secs: float = 30.0,
+        context_len_in_secs: float = 4.0,
+        batch_size: int = 1,
+    ) -> Iterator[tuple[float, float, str]]:
+        """Decode a recording of any length, yielding `(start, end, text)` as it goes.
+
+        The model sees windows, with context on both sides that is decoded and dropped.
+        A text ends with a whole word; start and end (seconds) are of its first and
+        last token. A recording of one window has the tokens that `best_path` gives it.
+        Memory does not grow with the recording: a file is read window by window.
+
+        Args:
+            speech: Audio file, of any rate, of which the first channel is decoded; or
+                a waveform (samples,) at the model's rate.
+            window_in_secs: Length of a window, with the context.
+            context_len_in_secs: Context on each side. Both are rounded to whole frames.
+            batch_size: Windows that are decoded in one batch.
+
+        Raises:
+            BestPathError: The time of a frame is not known, see `seconds_per_frame`.
+            ValueError: The windows are not longer than the context on both sides.
+        """
+        seconds = self.seconds_per_frame
+        if seconds is None:
+            raise BestPathError(
+                "windows need a model that takes audio, with frames at equal distances"
+            )
+        window, context = (
+            round(value / seconds) for value in (window_in_secs, context_len_in_secs)
+        )
+        if context < 0 or window <= 2 * context:
+            raise ValueError(
+                f"context_len_in_secs: {context_len_in_secs:g} on both sides of a "
+                f"window of {window_in_secs:g}: it must be less than half of it"
+            )
+        step = window - 2 * context
+        size = step * self.samples_per_frame
+        windows = self._windows(self._chunks(speech, size), step, context)
+        frames, start = np.empty(0, int), 0  # labels that no text has yet
+        for group in itertools.batched(windows, batch_size):
+            paths = self._paths_in_order([samples for samples, *_ in group])
+            for path, (_, first, count) in zip(paths, group, strict=True):
+                kept = path.labels[first:][:count]
+                if count is not None and len(kept) < count:
+                    raise ValueError(
+                        f"context_len_in_secs: {context_len_in_secs:g} is too short: "
+                        "it must cover what the encoder's subsampling loses at the end"
+                    )
+                frames = np.concatenate([frames, kept])
+                token_int, starts, ends = collapse(frames, self.asr_model.blank_id)
+                whole = len(token_int)
+                if count is not None:
+                    whole = self._count_whole(token_int, len(frames) > window)
+                if whole:
+                    times = starts[0], ends[whole - 1]
+                    begin, end = (float((start + n) * seconds) for n in times)
+                    token, text = self._read(token_int[:whole])
+                    yield begin, end, " ".join(token) if text is None else text.strip()
+                done = starts[whole] if whole < len(token_int) else len(frames)
+                frames, start = frames[done:], start + int(done)
+
+    def _count_whole(self, token_int: list[int], is_long: bool) -> int:
+        """Return how many tokens come before the last word, which may go on.
+
+        In a text without spaces, nothing would ever come before it: if what is there is
+        long, all but the last token count.
+        """
+        token = self.converter.ids2tokens(token_int)
+        count = len(token)
+        words = len(self._words(token))
+        while count and len(self._words(token[:count])) == words:
+            count -= 1
+        return count or (len(token) - 1 if is_long and token else 0)
+
+    def _paths_in_order(self, speeches: list) -> list[BestPath]:
+        paths = [None] * len(speeches)
+        lengths = [len(speech) for speech in speeches]
+        for batch in self._plan_batches(lengths, batch_seconds=np.inf):
+            found = self._best_paths([speeches[n] for n in batch])
+            for n, path in zip(batch, found, strict=True):
+                paths[n] = path
+        return paths
+
+    def _chunks(self, speech, size: int) -> Iterator[np.ndarray]:
+        """Yield a recording in pieces, (samples,), at the model's rate."""
+        if not isinstance(speech, (str, Path)):
+            speech = torch.as_tensor(speech).cpu().numpy()
+            if speech.ndim != 1:
+                raise ValueError(f"speech of size {speech.shape} is not one recording")
+            for begin in range(0, len(speech), size):
+                yield np.asarray(speech[begin : begin + size], np.float32)
+            return
+        with soundfile.SoundFile(speech) as file:
+            own, rate = file.samplerate, self.sample_rate
+            stream = None if own == rate else soxr.ResampleStream(own, rate, 1)
+            blocks = iter(lambda: file.read(size, "float32", always_2d=True), None)
+            for block in blocks:
+                mono, is_last = block[:, 0], len(block) < size
+                yield stream.resample_chunk(mono, is_last) if stream else mono
+                if is_last:
+                    return
+
+    def _windows(
+        self, chunks: Iterable[np.ndarray], step: int, context: int
+    ) -> Iterator[tuple[np.ndarray, int, int | None]]:
+        """Yield (samples, first frame to keep, number of frames to keep).
+
+        Of the last window, all frames from the first to keep on are kept.
+
+        Args:
+            chunks: The recording, in pieces.
+            step: Frames that are kept of a window.
+            context: Frames before and after them.
+        """
+        per_frame = self.samples_per_frame
+        samples, start, seam = np.empty(0, np.float32), 0, 0  # start, seam: frames
+        for chunk in chunks:
+            samples = np.concatenate([samples, chunk])
+            while len(samples) > (seam - start + step + context) * per_frame:
+                end = (seam - start + step + context) * per_frame
+                yield samples[:end], seam - start, step
+                seam += step
+                dropped = max(seam - context - start, 0)
+                samples, start = samples[dropped * per_frame :], start + dropped
+        yield samples, seam - start, None
+
+
+def collapse(
+    labels: np.ndarray, blank: int
+) -> tuple[list[int], np.ndarray, np.ndarray]:
+    """Merge repeats and remove blanks.
+
+    Args:
+        labels: A token for each frame, (frames,).
+        blank: CTC's blank.
+
+    Returns:
+        The tokens that are left, and the frames where each starts and ends, (tokens,).
+    """
+    starts = np.flatnonzero(np.diff(labels, prepend=-1))
+    ends = np.append(starts[1:], len(labels))
+    kept = labels[starts] != blank
+    return labels[starts][kept].tolist(), starts[kept], ends[: len(starts)][kept]
+
+
+def _reflect_ends(frontend, inputs):
+    """Continue each row of a padded batch by its reflection, as torch.stft does alone.
+
+    Without it, the last frames of an utterance would depend on the padding.
+    """
+    speech, lengths = inputs
+    if (lengths == lengths[0]).all():
+        return None
+    margin = frontend.stft.n_fft // 2
+    reflected = speech.new_zeros(
+        len(speech), speech.size(1) + margin, *speech.shape[2:]
+    )
+    reflected[:, : speech.size(1)] = speech
+    for row, n in zip(reflected, lengths.tolist(), strict=True):
+        row[n : n + margin] = row[n - 1 - margin : n - 1].flip(0)
+        row[n + margin :] = 0
+    return reflected, lengths
+
+
+def _cut_to_lengths(frontend, inputs, outputs):
+    """Remove the frames that only `_reflect_ends` has added."""
+    feats, lengths = outputs
+    return feats[:, : lengths.max()], lengths
+
+
+MODEL_OPTIONS = (
+    *("asr_train_config", "asr_model_file", "model_tag", "token_type", "bpemodel"),
+    *("dtype", "enh_s2t_task", "multi_asr", "quantize_asr_model", "quantize_modules"),
+    *("quantize_dtype",),
+)
+
+
+def inference(
+    output_dir: str,
+    batch_size: int,
+    ngpu: int,
+    seed: int,
+    num_workers: int,
+    log_level: int | str,
+    data_path_and_name_and_type: Sequence[tuple[str, str, str]],
+    key_file: str | None,
+    allow_variable_data_keys: bool,
+    ctm: bool,
+    **options,
+):
+    """Decode by best path and write the files of ESPnet's asr_inference.
+
+    With `ctm`, also 1best_recog/ctm, the times of the words. Of the other options, the
+    MODEL_OPTIONS count; the rest is for a search.
+    """
+    if ngpu > 1:
+        raise BestPathError("only single GPU decoding is supported")
+    logging.basicConfig(
+        level=log_level,
+        format="%(asctime)s (%(module)s:%(lineno)d) %(levelname)s: %(message)s",
+    )
+    set_all_random_seed(seed)
+    options = {name: options[name] for name in MODEL_OPTIONS}
+    speech2text = Speech2Text.from_pretrained(
+        **options, device="cuda" if ngpu else "cpu"
+    )
+    if ctm and not (speech2text.seconds_per_frame and speech2text.tokenizer):
+        raise BestPathError(
+            "--ctm: it needs a model that takes audio and gives text, with frames at "
+            "equal distances"
+        )
+    train_args = speech2text.asr_train_args
+    loader = ASRTask.build_streaming_iterator(
+        data_path_and_name_and_type,
+        dtype=speech2text.dtype,
+        batch_size=batch_size,
+        key_file=key_file,
+        num_workers=num_workers,
+        preprocess_fn=ASRTask.build_preprocess_fn(train_args, False),
+        collate_fn=ASRTask.build_collate_fn(train_args, False),
+        allow_variable_data_keys=allow_variable_data_keys,
+        inference=True,
+    )
+    with open(key_file or data_path_and_name_and_type[0][0], encoding="utf-8") as f:
+        total = sum(1 for _ in f)
+    folder = Path(output_dir, "1best_recog")
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        writer = stack.enter_context(DatadirWriter(output_dir))
+        if ctm:
+            times = stack.enter_context(open(folder / "ctm", "w", encoding="utf-8"))
+        stack.enter_context(logging_redirect_tqdm())
+        # shown on a terminal alone
+        progress = stack.enter_context(tqdm(total=total, unit="utt", disable=None))
+        for utt_ids, batch in loader:
+            lengths = batch["speech_lengths"].tolist()
+            # two lines for each utterance, for pyscripts/utils/calculate_rtf.py
+            for n in lengths:
+                logger.info(f"speech length: {n}")
+            speeches = [s[:n] for s, n in zip(batch["speech"], lengths, strict=True)]
+            results = speech2text.best_path_batch(speeches, utt_ids=utt_ids)
+            for utt_id, result in zip(utt_ids, results, strict=True):
+                ((text, token, _, hypothesis),) = result
+                logger.info(f"best hypo: {text}")
+                asr_inference._write_results(writer, utt_id, result, 1, False, False)
+                if ctm:
+                    for start, end, word in speech2text.word_times(
+                        token, hypothesis.times
+                    ):
+                        line = f"{utt_id} 1 {start:.3f} {end - start:.3f} {word}\n"
+                        times.write(line)
+            progress.update(len(utt_ids))
+
+
+def get_parser():
+    """Return ESPnet's parser with the options of this program."""
+    parser = asr_inference.get_parser()
+    (dtype,) = (action for action in parser._actions if action.dest == "dtype")
+    dtype.choices = [*dtype.choices, "bfloat16"]
+    dtype.help = (
+        "Data type; bfloat16 is for the encoder of best_path alone, by autocast"
+    )
+    group = parser.add_argument_group("Best path related")
+    group.add_argument(
+        "--search",
+        default="beam",
+        choices=["beam", "best_path"],
+        help="best_path: the most likely token of each frame by the CTC head, without "
+        "repeats and blanks. The options of the beam search and of language models "
+        "then have no effect, and --batch_size is free",
+    )
+    group.add_argument(
+        "--ctm",
+        type=str2bool,
+        default=False,
+        help="With best_path, write 1best_recog/ctm: the times of the words in seconds",
+    )
+    return parser
+
+
+def main(cmd=None):
+    """Run the program, or ESPnet's where a beam search is asked for."""
+    print(get_commandline_args(), file=sys.stderr)
+    args = vars(get_parser().parse_args(cmd))
+    args.pop("config", None)
+    if args.pop("search") == "best_path":
+        try:
+            return inference(**args)
+        except BestPathError as error:
+            sys.exit(f"asr_inference_ctc: error: {error}")
+    if args.pop("ctm") or args["dtype"] == "bfloat16":
+        sys.exit("asr_inference_ctc: error: --ctm and bfloat16 need --search best_path")
+    return asr_inference.inference(**args)
+
+
+if __name__ == "__main__":
+    main()
