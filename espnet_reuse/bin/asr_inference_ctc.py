@@ -216,7 +216,7 @@ class Speech2Text(asr_inference.Speech2Text):
             raise TooShortUttError(needed, len(speech), 0) from error
         if isinstance(encoded, tuple):  # with what intermediate CTC sees
             encoded = encoded[0]
-        return self.asr_model.ctc.ctc_lo(encoded).float(), lengths
+        return self.asr_model.ctc.ctc_lo(encoded.to(dtype)).float(), lengths
 
     @torch.no_grad()
     def _best_paths(self, speeches) -> list[BestPath]:
@@ -435,12 +435,11 @@ class Speech2Text(asr_inference.Speech2Text):
         with soundfile.SoundFile(speech) as file:
             own, rate = file.samplerate, self.sample_rate
             stream = None if own == rate else soxr.ResampleStream(own, rate, 1)
-            blocks = iter(lambda: file.read(size, "float32", always_2d=True), None)
-            for block in blocks:
-                mono, is_last = block[:, 0], len(block) < size
-                yield stream.resample_chunk(mono, is_last) if stream else mono
-                if is_last:
-                    return
+            is_last = False
+            while not is_last:
+                block = file.read(size, "float32", always_2d=True)[:, 0]
+                is_last = len(block) < size
+                yield stream.resample_chunk(block, is_last) if stream else block
 
     def _windows(
         self, chunks: Iterable[np.ndarray], step: int, context: int
