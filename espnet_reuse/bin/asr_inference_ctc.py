@@ -223,9 +223,10 @@ class Speech2Text(asr_inference.Speech2Text):
         """Return the best path of each utterance of a batch."""
         logits, lengths = self._encode(speeches)
         labels = logits.argmax(-1)
-        peaks = logits.gather(-1, labels[..., None])[..., 0]
-        log_probs = (peaks - logits.logsumexp(-1)).cpu().numpy()
-        rows = zip(labels.cpu().numpy(), log_probs, lengths.tolist(), strict=True)
+        log_probs = logits.log_softmax(-1).gather(-1, labels[..., None])[..., 0]
+        rows = zip(
+            labels.cpu().numpy(), log_probs.cpu().numpy(), lengths.tolist(), strict=True
+        )
         return [BestPath(row[:n], scores[:n]) for row, scores, n in rows]
 
     def _result(self, path: BestPath) -> list[tuple]:

@@ -4,7 +4,9 @@
 
 Prints a line "id text" for each file; the id is the file's name without its suffix.
 Audio with another sampling rate than the model's is resampled. Of several channels, the
-first is taken. ESPnet's own Speech2Text does the search.
+first is taken. ESPnet's own search finds the text, or the best path of CTC, which
+takes recordings of any length: for models with CTC alone, and where the inference
+config has `search: best_path`.
 
 Run it in the folder of the model's recipe, where the paths in its config start.
 
@@ -19,6 +21,7 @@ import argparse
 import inspect
 import logging
 import re
+from pathlib import Path
 
 import humanfriendly
 
@@ -29,26 +32,46 @@ from espnet_reuse.errors import UserError, one_line, reported_errors
 OPTIONS = {"inference_config": (existing_file, None), "ngpu": (["0", "1"], "0")}
 
 
-def make_search(parser: Parser, args: argparse.Namespace):
-    """Return the Speech2Text that ESPnet's own asr_inference would make.
+def make_search(parser: Parser, args: argparse.Namespace, config: dict):
+    """Return ESPnet's Speech2Text of asr_inference, or ours for the best path.
+
+    Args:
+        parser: What reports a wrong config.
+        args: The command line's options.
+        config: The model's training config.
 
     Raises:
         UserError: An option of the search has a wrong value.
     """
-    from espnet2.bin.asr_inference import Speech2Text, get_parser
+    from espnet2.bin import asr_inference
 
-    theirs = get_parser()
+    from espnet_reuse.bin import asr_inference_ctc
+
+    theirs = asr_inference_ctc.get_parser()
     theirs.error = lambda message: parser.error(f"--inference_config: {message}")
     words = ["--output_dir=", "--data_path_and_name_and_type=,,"]  # required, not used
     if args.inference_config:
         words += ["--config", str(args.inference_config)]
+    elif (config.get("model_conf") or {}).get("ctc_weight") == 1.0:
+        words += ["--search", "best_path"]
     try:
         options = vars(theirs.parse_args(words)) | vars(args)
         options["device"] = "cuda" if args.ngpu == "1" else "cpu"
-        known = inspect.signature(Speech2Text).parameters.keys() & options
-        return Speech2Text(**{name: options[name] for name in known})
+        best_path = options["search"] == "best_path"
+        module = asr_inference_ctc if best_path else asr_inference
+        known = inspect.signature(asr_inference.Speech2Text).parameters.keys() & options
+        return module.Speech2Text(**{name: options[name] for name in known})
     except Exception as error:  # whatever a wrong value makes ESPnet raise
         raise UserError(f"ESPnet's search: {one_line(error)}") from None
+
+
+def read_audio(path: Path, rate: int):
+    """Return the first channel of a file at a sampling rate, in float32."""
+    import soundfile
+    import soxr
+
+    speech, own_rate = soundfile.read(path, dtype="float32", always_2d=True)
+    return soxr.resample(speech[:, 0], own_rate, rate)
 
 
 def run(parser: Parser, args: argparse.Namespace) -> None:
@@ -58,7 +81,6 @@ def run(parser: Parser, args: argparse.Namespace) -> None:
         UserError: A file, the model or an option of the search is wrong.
     """
     # after the command line has been read, for these take seconds
-    import resampy
     import soundfile
     from espnet2.bin.asr_inference import TooShortUttError
 
@@ -73,25 +95,28 @@ def run(parser: Parser, args: argparse.Namespace) -> None:
     config = read_trained(args.asr_train_config, args.asr_model_file).config
     rate = (config.get("frontend_conf") or {}).get("fs", 16000)
     rate = humanfriendly.parse_size(str(rate))
-    speech2text = make_search(parser, args)
+    speech2text = make_search(parser, args, config)
     for path in args.files:
-        utt_id = path.stem
-        speech, own_rate = soundfile.read(path, dtype="float32", always_2d=True)
-        speech = speech[:, 0]
-        if own_rate != rate:
-            warn_once(f"audio of {own_rate} Hz is resampled to the model's {rate} Hz")
-            speech = resampy.resample(speech, own_rate, rate)
+        info = soundfile.info(path)
+        if info.samplerate != rate:
+            note = (
+                f"audio of {info.samplerate} Hz is resampled to the model's {rate} Hz"
+            )
+            warn_once(note)
         try:
-            results = speech2text(speech)
-            # of two, the second is what intermediate CTC recognises
-            best = results[0] if isinstance(results, tuple) else results
-            text = best[0][0] if best else ""
+            if hasattr(speech2text, "decode_long"):
+                text = " ".join(text for *_, text in speech2text.decode_long(path))
+            else:
+                results = speech2text(read_audio(path, rate))
+                # of two, the second is what intermediate CTC recognises
+                best = results[0] if isinstance(results, tuple) else results
+                text = best[0][0] if best else ""
         except (TooShortUttError, RuntimeError) as error:
             if not re.search("too short|Padding size", str(error)):
                 raise UserError(f"{path}: {one_line(error)}") from None
-            logging.warning(f"{utt_id}: {len(speech) / rate:g} s is too short: no text")
+            logging.warning(f"{path.stem}: {info.duration:g} s is too short: no text")
             text = ""
-        print(utt_id, text, flush=True)
+        print(path.stem, text, flush=True)
 
 
 def main(argv=None):

@@ -4,11 +4,12 @@
 
 import numpy as np
 import pytest
-import resampy
 import soundfile
+import soxr
 import yaml
 from espnet2.bin.asr_inference import Speech2Text
 
+from espnet_reuse.bin import asr_inference_ctc
 from espnet_reuse.bin import transcribe as command
 from espnet_reuse.registry import warn_once
 
@@ -79,7 +80,7 @@ def test_it_prints_what_speech2text_says_of_any_rate_and_channels(
 
     options = {key: value for key, value in DECODING.items() if key != "seed"}
     speech2text = Speech2Text(exp / "config.yaml", exp / "model.pth", **options)
-    wavs = np.float32(first), resampy.resample(np.float32(second), 22050, 16000)
+    wavs = np.float32(first), soxr.resample(np.float32(second), 22050, 16000)
     results = [speech2text(wav) for wav in wavs]
     if "reuse" in exp.name:
         results = [result[0] for result in results]
@@ -94,6 +95,27 @@ def test_audio_that_is_too_short_has_no_text(run, exp, samples, tmp_path, caplog
     decoding = ("--inference_config", exp / "decode.yaml")
     assert run(*decoding, tmp_path / "short.wav")[:2] == (0, "short \n")
     assert f"short: {samples / 16000:g} s is too short: no text" in caplog.text
+
+
+@pytest.mark.parametrize("ctc_alone", [True, False])
+def test_best_path_is_for_ctc_alone_and_where_it_is_asked_for(
+    ctc_alone, an4, tmp_path, save_model, capsys
+):
+    config = config_of("transformer") | {"model_conf": {"ctc_weight": 1.0}}
+    config = config if ctc_alone else config_of("transformer")
+    save_model(tmp_path, config | ({"decoder": None} if ctc_alone else {}), 0.3)
+    (tmp_path / "best_path.yaml").write_text("search: best_path")
+    files = tmp_path / "config.yaml", tmp_path / "model.pth"
+    speech = an4[1][1]
+    soundfile.write(tmp_path / "a.flac", speech, 16000)
+    speech, _ = soundfile.read(tmp_path / "a.flac", dtype="float32")
+    ((text, *_),) = asr_inference_ctc.Speech2Text(*files).best_path(speech)
+    assert len(text) > 3
+    words = ["--asr_train_config", files[0], "--asr_model_file", files[1]]
+    if not ctc_alone:
+        words += ["--inference_config", tmp_path / "best_path.yaml"]
+    command.main(list(map(str, [*words, tmp_path / "a.flac"])))
+    assert capsys.readouterr().out == f"a {text.strip()}\n"
 
 
 REFUSED = {  # {file: (its content, status, message)}
