@@ -43,9 +43,16 @@ BATCH_SECONDS = {"cpu": 30.0, "cuda": 600.0}
 # Shorter audio (feature frames where there is no frontend) is decoded alone: ESPnet
 # refuses a batch, and not an utterance of it, that is too short for the subsampling.
 SHORT_HOPS = 32
+FEATURE_RATE = 100  # frames per second, where there is no frontend to say so
 PROBE_HOPS = 48  # hops of the frontend: a multiple of every subsampling
 # What PyTorch says of audio that is shorter than a window of the STFT.
 TOO_SHORT = ("Padding size should be less", "too short", "Kernel size can't be greater")
+# What counts of asr_inference's options, but for data and output.
+MODEL_OPTIONS = (
+    *("asr_train_config", "asr_model_file", "model_tag", "token_type", "bpemodel"),
+    *("dtype", "enh_s2t_task", "multi_asr", "quantize_asr_model", "quantize_modules"),
+    *("quantize_dtype",),
+)
 
 
 class BestPathError(ValueError):
@@ -180,8 +187,9 @@ class Speech2Text(asr_inference.Speech2Text):
     def _plan_batches(self, lengths: list[int], batch_seconds: float | None):
         """Yield places of utterances, the longest first, as many as a batch holds."""
         if batch_seconds is None:
-            batch_seconds = BATCH_SECONDS[torch.device(self.device).type]
-        most = batch_seconds * self._input_rate
+            kind = torch.device(self.device).type
+            batch_seconds = BATCH_SECONDS.get(kind, BATCH_SECONDS["cpu"])
+        most = batch_seconds * (self.sample_rate or FEATURE_RATE)
         together, batch = [], []
         for n in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
             if lengths[n] < SHORT_HOPS * self._hop:
@@ -221,13 +229,16 @@ class Speech2Text(asr_inference.Speech2Text):
     @torch.no_grad()
     def _best_paths(self, speeches) -> list[BestPath]:
         """Return the best path of each utterance of a batch."""
-        logits, lengths = self._encode(speeches)
+        # the longest first: ESPnet's RNNs need it
+        order = sorted(range(len(speeches)), key=lambda n: -len(speeches[n]))
+        logits, lengths = self._encode([speeches[n] for n in order])
         labels = logits.argmax(-1)
         log_probs = logits.log_softmax(-1).gather(-1, labels[..., None])[..., 0]
-        rows = zip(
-            labels.cpu().numpy(), log_probs.cpu().numpy(), lengths.tolist(), strict=True
-        )
-        return [BestPath(row[:n], scores[:n]) for row, scores, n in rows]
+        rows = labels.cpu().numpy(), log_probs.cpu().numpy(), lengths.tolist()
+        paths = [None] * len(speeches)
+        for n, row, scores, length in zip(order, *rows, strict=True):
+            paths[n] = BestPath(row[:length], scores[:length])
+        return paths
 
     def _result(self, path: BestPath) -> list[tuple]:
         """Return text, tokens, token ids and hypothesis of a best path."""
@@ -279,11 +290,6 @@ class Speech2Text(asr_inference.Speech2Text):
             return None
         conf = self.asr_train_args.frontend_conf or {}
         return humanfriendly.parse_size(str(conf.get("fs", 16000)))
-
-    @property
-    def _input_rate(self) -> float:
-        """Samples, or feature frames, in a second; of features the usual number."""
-        return self.sample_rate or 100
 
     @functools.cached_property
     def _probed(self) -> tuple[int | None, bool]:
@@ -380,8 +386,10 @@ class Speech2Text(asr_inference.Speech2Text):
         size = step * self.samples_per_frame
         windows = self._windows(self._chunks(speech, size), step, context)
         frames, start = np.empty(0, int), 0  # labels that no text has yet
-        for group in itertools.batched(windows, batch_size):
-            paths = self._paths_in_order([samples for samples, *_ in group])
+        for group in itertools.batched(
+            windows, batch_size if self.is_padding_invariant else 1
+        ):
+            paths = self._best_paths([samples for samples, *_ in group])
             for path, (_, first, count) in zip(paths, group, strict=True):
                 kept = path.labels[first:][:count]
                 if count is not None and len(kept) < count:
@@ -414,15 +422,6 @@ class Speech2Text(asr_inference.Speech2Text):
         while count and len(self._words(token[:count])) == words:
             count -= 1
         return count or (len(token) - 1 if is_long and token else 0)
-
-    def _paths_in_order(self, speeches: list) -> list[BestPath]:
-        paths = [None] * len(speeches)
-        lengths = [len(speech) for speech in speeches]
-        for batch in self._plan_batches(lengths, batch_seconds=np.inf):
-            found = self._best_paths([speeches[n] for n in batch])
-            for n, path in zip(batch, found, strict=True):
-                paths[n] = path
-        return paths
 
     def _chunks(self, speech, size: int) -> Iterator[np.ndarray]:
         """Yield a recording in pieces, (samples,), at the model's rate."""
@@ -500,7 +499,6 @@ def _reflect_ends(frontend, inputs):
     reflected[:, : speech.size(1)] = speech
     for row, n in zip(reflected, lengths.tolist(), strict=True):
         row[n : n + margin] = row[n - 1 - margin : n - 1].flip(0)
-        row[n + margin :] = 0
     return reflected, lengths
 
 
@@ -508,13 +506,6 @@ def _cut_to_lengths(frontend, inputs, outputs):
     """Remove the frames that only `_reflect_ends` has added."""
     feats, lengths = outputs
     return feats[:, : lengths.max()], lengths
-
-
-MODEL_OPTIONS = (
-    *("asr_train_config", "asr_model_file", "model_tag", "token_type", "bpemodel"),
-    *("dtype", "enh_s2t_task", "multi_asr", "quantize_asr_model", "quantize_modules"),
-    *("quantize_dtype",),
-)
 
 
 def inference(

@@ -301,6 +301,16 @@ def test_no_token_is_lost_or_doubled_at_a_seam(tones, shift):
     np.testing.assert_allclose(times[1::2], expected, atol=2 * FRAME)
 
 
+@pytest.mark.parametrize("encoder", ["rnn", "vgg_rnn"])
+def test_windows_may_be_decoded_together(make, encoder):
+    conf = (INVARIANT | SEEING_PADDING)[encoder]
+    speech2text, (speech,) = make(encoder, conf), noise(4.9)
+    speak(speech2text, [speech])
+    options = {"window_in_secs": 2.4, "context_len_in_secs": 0.4}
+    pieces = speech2text.decode_long(speech, **options)
+    assert speech2text.decode_long(speech, batch_size=3, **options) == pieces
+
+
 def test_a_tone_over_a_seam_is_one_token(tones):
     wave = play([(0.5, 7.5, TONES[0]), (8.0, 8.5, TONES[1])], 10)
     options = {"window_in_secs": 2.4, "context_len_in_secs": 0.4}
