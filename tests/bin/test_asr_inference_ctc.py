@@ -2,10 +2,12 @@
 
 """Best path is the best token of each frame, merged, alone, in batches, in windows."""
 
+import argparse
 import itertools
 import logging
 import sys
 
+import jiwer
 import numpy as np
 import pytest
 import soundfile
@@ -14,7 +16,7 @@ import yaml
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.bin import asr_inference
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
-from espnet2.tasks.asr import encoder_choices
+from espnet2.tasks.asr import ASRTask, encoder_choices
 
 from espnet_reuse.bin import asr_inference_ctc as ctc
 
@@ -371,6 +373,74 @@ def test_memory_does_not_grow_with_the_recording(tones, monkeypatch):
         if end > 1000:
             break
     assert longest <= 30 * RATE
+
+
+@pytest.fixture(scope="module")
+def trained_on_concatenations(an4, tmp_path_factory):
+    """A Speech2Text that knows mini_an4's recordings, one after another, by heart."""
+    words = sorted({word for text, _ in an4 for word in text.split()})
+    conf = {
+        **{"output_size": 48, "attention_heads": 4, "linear_units": 96},
+        **{"num_blocks": 3, "reuse_group_size": 2, "macaron_style": True},
+        **dict.fromkeys(("dropout_rate", "positional_dropout_rate"), 0.0),
+        **{"attention_dropout_rate": 0.0, "cnn_module_kernel": 15},
+    }
+    config = ASRTask.get_default_config() | {
+        "token_list": ["<blank>", "<unk>", *words, "<sos/eos>"],
+        "token_type": "word",
+        "encoder": "conformer_reuse",
+        "encoder_conf": conf | LATEST,
+        "decoder": None,
+        "model_conf": {"ctc_weight": 1.0},
+        "frontend_conf": {"fs": "16k", "n_mels": 40, "hop_length": 160},
+        "normalize": "utterance_mvn",
+    }
+    torch.manual_seed(0)
+    rng, steps = np.random.default_rng(0), 300
+    model = ASRTask.build_model(argparse.Namespace(**config))
+    optimizer = torch.optim.Adam(model.parameters())
+
+    def concatenate(seconds):
+        ids, wavs = [], []
+        while sum(map(len, wavs)) < seconds * 16000:
+            text, wav = an4[rng.integers(len(an4))]
+            ids += [config["token_list"].index(word) for word in text.split()]
+            wavs.append(torch.tensor(wav * rng.uniform(0.5, 1.5)).float())
+        return torch.cat(wavs), torch.tensor(ids)
+
+    for step in range(steps):
+        early = step < 0.6 * steps  # short and many, then long and few
+        longest, batch = (4, 4) if early else (20, 2)
+        pairs = [concatenate(rng.uniform(1, longest)) for _ in range(batch)]
+        padded = []
+        for parts in zip(*pairs, strict=True):
+            padded.append(torch.nn.utils.rnn.pad_sequence(parts, batch_first=True))
+            padded.append(torch.tensor([len(part) for part in parts]))
+        fade = 1.0 if step < 0.7 * steps else 0.3
+        optimizer.param_groups[0]["lr"] = 3e-3 * min(1, (step + 1) / 40) * fade
+        optimizer.zero_grad()
+        model(*padded)[0].backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimizer.step()
+    folder = tmp_path_factory.mktemp("concatenations")
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    torch.save(model.state_dict(), folder / "model.pth")
+    return ctc.Speech2Text(folder / "config.yaml", folder / "model.pth")
+
+
+@pytest.mark.slow
+def test_of_a_hundred_words_in_a_long_recording_one_may_differ(
+    trained_on_concatenations, an4
+):
+    speech2text, rng = trained_on_concatenations, np.random.default_rng(1)
+    alone = {text: speech2text.best_path(np.float32(wav))[0][0] for text, wav in an4}
+    assert all(text == said for text, said in alone.items())  # it is a good model
+    chosen = [an4[n] for n in rng.integers(len(an4), size=200)]
+    recording = np.concatenate([np.float32(wav) for _, wav in chosen])
+    pieces = speech2text.decode_long(recording)  # windows of 30 s, context of 4 s
+    assert len(pieces) > 10
+    expected = " ".join(alone[text] for text, _ in chosen)
+    assert jiwer.wer(expected, " ".join(text for *_, text in pieces)) <= 0.01
 
 
 @pytest.mark.parametrize(
