@@ -2,19 +2,13 @@
 
 """The time from waveform to text is that of its parts."""
 
-import itertools
-import json
-import sys
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
-import soundfile
 import torch
-import yaml
-from espnet2.bin.asr_inference import Speech2Text
 
 from espnet_reuse.benchmark import decoding
+from espnet_reuse.benchmark.decoding import BEST_PATH, time_turns
+from espnet_reuse.bin.asr_inference_ctc import Speech2Text
 
 DECODING = {"ctc_weight": 1.0, "beam_size": 2}
 CONFIG = {
@@ -34,13 +28,25 @@ CONFIG = {
 
 @pytest.fixture(scope="module")
 def exp(tmp_path_factory, save_model):
-    """The folder of a model."""
-    folder = tmp_path_factory.mktemp("exp")
-    return save_model(folder, CONFIG, 0.0, "valid.acc.ave.pth")
+    """The folder of a model of random parameters."""
+    return save_model(tmp_path_factory.mktemp("exp"), CONFIG, 0.0)
 
 
-def load(exp):
-    return Speech2Text(exp / "config.yaml", exp / "valid.acc.ave.pth", **DECODING)
+@pytest.fixture
+def speech2text(exp):
+    return Speech2Text(exp / "config.yaml", exp / "model.pth", **DECODING)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A list with the time, which goes on only when a test changes it."""
+    now = [0.0]
+    monkeypatch.setattr(decoding, "timer", lambda: now[0])
+    return now
+
+
+def takes_a_second(clock):
+    return lambda *_: clock.__setitem__(0, clock[0] + 1)
 
 
 def speeches(*seconds):
@@ -48,50 +54,43 @@ def speeches(*seconds):
     return [torch.from_numpy(rng.normal(size=int(8000 * s))).float() for s in seconds]
 
 
-def test_the_bound_is_the_best_label_of_each_frame_without_repeats_and_blanks(exp):
-    speech2text = load(exp)
+@pytest.mark.parametrize("search", ["beam 2", BEST_PATH])
+@pytest.mark.parametrize("busy", ["frontend", "normalize", "encoder", "search"])
+def test_time_is_counted_for_the_part_that_takes_it(speech2text, clock, search, busy):
     model = speech2text.asr_model
-    head = model.ctc.ctc_lo
-    torch.nn.init.normal_(head.weight, std=3)
-    for speech in speeches(0.7, 2):
-        encoded, _ = model.encode(speech[None], torch.tensor([len(speech)]))
-        logits = head(encoded)[0]  # every other frame becomes a blank
-        head.bias.data[0] += (logits.amax(-1) - logits[:, 0]).median() + 1e-3
-        frames = model.ctc.log_softmax(encoded)[0].argmax(-1).tolist()
-        assert 0 in frames and len(set(frames)) > 2
-        expected = [label for label, _ in itertools.groupby(frames) if label != 0]
-        assert decoding.best_path(speech2text, speech).tolist() == expected
-
-
-@pytest.mark.parametrize("busy", ["frontend", "encoder", "search"])
-def test_time_is_counted_for_the_part_that_takes_it(exp, busy, monkeypatch):
-    now = [0.0]  # a clock that goes on in one part alone
-    clock = SimpleNamespace(perf_counter=lambda: now[0])
-    monkeypatch.setattr(decoding, "time", clock)
-    speech2text = load(exp)
-    part = getattr(speech2text.asr_model, busy, speech2text.beam_search)
-    part.register_forward_hook(lambda *_: now.append(now.pop() + 1))
-    (row,) = decoding.time_turns({("m", "beam 2"): speech2text}, speeches(0.5, 1), 1)
+    modules = model.ctc.ctc_lo, model.frontend, model.normalize, model.encoder
+    names = "search", "frontend", "normalize", "encoder"
+    modules = dict(zip(names, modules, strict=True))
+    modules[busy].register_forward_hook(takes_a_second(clock))
+    (row,) = time_turns({("m", search, 1): speech2text}, speeches(0.5, 1), 1)
+    part = "frontend" if busy == "normalize" else busy
     parts = dict.fromkeys(("frontend_ms", "encoder_ms", "search_ms"), 0)
-    parts |= {f"{busy}_ms": 2000, "total_ms": 2000}  # of two utterances
-    assert row == {"model": "m", "search": "beam 2"} | parts
+    parts |= {f"{part}_ms": 2000, "total_ms": 2000}  # of two utterances
+    assert row == {"model": "m", "search": search, "batch": 1} | parts
 
 
-def test_the_command_writes_milliseconds_for_a_second_of_audio(
-    exp, tmp_path, monkeypatch
+@pytest.mark.parametrize("search", ["beam 2", BEST_PATH])
+def test_a_batch_is_encoded_once_and_apart_from_other_turns_of_its_recognizer(
+    speech2text, clock, search
 ):
-    scp = tmp_path / "wav.scp"
-    for n, speech in enumerate(speeches(0.5, 1)):
-        soundfile.write(tmp_path / f"{n}.wav", speech.numpy(), 8000)
-    scp.write_text("".join(f"u{n} {tmp_path}/{n}.wav\n" for n in range(2)))
-    (tmp_path / "decode.yaml").write_text(yaml.safe_dump(DECODING))
-    rows = [{"model": "a", "search": "argmax", "total_ms": ms} for ms in (3, 6, 30)]
-    monkeypatch.setattr(decoding, "time_turns", lambda *_: rows)
-    output = tmp_path / "times.json"
-    argv = ["decoding", "--models", f"a={exp}", "--data_dir", tmp_path]
-    argv += ["--inference_config", tmp_path / "decode.yaml", "--output", output]
-    monkeypatch.setattr(sys, "argv", list(map(str, argv)))
-    decoding.main()
-    result = json.loads(output.read_text())
-    assert result["settings"]["audio_seconds"] == 1.5
-    assert result["rows"] == [{"model": "a", "search": "argmax", "total_ms": 4.0}]
+    speech2text.asr_model.encoder.register_forward_hook(takes_a_second(clock))
+    turns = {("m", search, batch): speech2text for batch in (1, 2)}
+    rows = time_turns(turns, speeches(0.5, 0.6, 0.7), 2)
+    assert [(row["batch"], row["encoder_ms"]) for row in rows] == [
+        *[(1, 3000), (2, 2000)] * 2
+    ]
+
+
+def test_no_round_begins_after_the_longest_time_but_one_is_whole(speech2text):
+    turns = {("m", BEST_PATH, 1): speech2text}
+    assert len(time_turns(turns, speeches(0.5), 5, max_seconds=0)) == 1
+    assert len(time_turns(turns, speeches(0.5), 5)) == 5
+
+
+def test_the_first_waveform_alone_warms_up(speech2text):
+    assert speech2text.samples_per_frame  # it encodes noise once
+    sizes = []
+    encoder = speech2text.asr_model.encoder
+    encoder.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    time_turns({("m", BEST_PATH, 2): speech2text}, speeches(0.5, 0.6), 1)
+    assert sizes == [1, 2]
