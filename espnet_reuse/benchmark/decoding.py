@@ -2,14 +2,19 @@
 
 """Time models from waveform to text, in parts: frontend, encoder and search."""
 
+import logging
 import time
 from collections import defaultdict
 from itertools import batched
+from typing import TYPE_CHECKING
 
 import torch
 from torch.utils.benchmark import timer  # waits for a GPU
 
-from espnet_reuse.bin.asr_inference_ctc import Speech2Text
+if TYPE_CHECKING:  # it takes seconds
+    from espnet_reuse.bin.asr_inference_ctc import Speech2Text
+
+logger = logging.getLogger(__name__)
 
 BEST_PATH = "best path"
 PARTS = {"frontend": ("frontend", "normalize"), "encoder": ("encoder",)}
@@ -36,7 +41,7 @@ class PartTimes(dict):
 
 
 def decode(
-    speech2text: Speech2Text, search: str, batch: int, speeches: list[torch.Tensor]
+    speech2text: "Speech2Text", search: str, batch: int, speeches: list[torch.Tensor]
 ) -> None:
     """Decode waveforms, `batch` at a time, and drop the text."""
     single, several = speech2text.best_path, speech2text.best_path_batch
@@ -50,7 +55,7 @@ def decode(
 
 
 def time_turns(
-    recognizers: dict[tuple[str, str, int], Speech2Text],
+    recognizers: dict[tuple[str, str, int], "Speech2Text"],
     speeches: list[torch.Tensor],
     rounds: int,
     max_seconds: float = float("inf"),
@@ -96,4 +101,5 @@ def time_turns(
             row = dict(zip(("model", "search", "batch"), key, strict=True))
             parts = (*PARTS, "search", "total")
             rows.append(row | {f"{part}_ms": 1000 * own[part] for part in parts})
+        logger.info(f"  round {number + 1} of {rounds}")
     return rows

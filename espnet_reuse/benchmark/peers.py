@@ -142,7 +142,7 @@ def list_peers(config: EncoderConfig, group_sizes: list[int]) -> list[Peer]:
     """Return the baseline, ESPnet's others, ours by `group_sizes`, and the limit."""
     parent, conf = config.encoder, config.conf
     ours, sdpa = parent + "_reuse", conf | {"use_sdpa": True}
-    peers = [Peer(EAGER, parent, conf), Peer(SDPA, parent, sdpa)]
+    peers = [baseline_of(config), Peer(SDPA, parent, sdpa)]
     if option := config.relative_option:
         absolute = {"pos_enc_layer_type": "abs_pos", option: "selfattn"}
         peers.append(Peer(ABSOLUTE, parent, sdpa | absolute))
@@ -156,12 +156,23 @@ def list_peers(config: EncoderConfig, group_sizes: list[int]) -> list[Peer]:
         if largest["reuse_group_size"] > 1:
             name += ", groups of {reuse_group_size}".format(**largest)
             peers.append(Peer(name, ours, coarser | largest))
+    # of our class, whose mask of padded frames costs less: nothing of ours beats it
+    return [*peers, *list_ours(config, group_sizes), Peer(LIMIT, ours, conf)]
+
+
+def baseline_of(config: EncoderConfig) -> Peer:
+    """Return ESPnet's encoder in its default form."""
+    return Peer(EAGER, config.encoder, config.conf)
+
+
+def list_ours(config: EncoderConfig, group_sizes: list[int]) -> list[Peer]:
+    """Return our encoders by `group_sizes`."""
+    ours = []
     for size in group_sizes:
         reuse = {"reuse_group_size": size, "reuse_dropout": config.reuse_dropout}
         name = "ours, no reuse" if size == 1 else f"reuse, groups of {size}"
-        peers.append(Peer(name, ours, conf | reuse))
-    # of our class, whose mask of padded frames costs less: nothing of ours beats it
-    return [*peers, Peer(LIMIT, ours, conf)]
+        ours.append(Peer(name, f"{config.encoder}_reuse", config.conf | reuse))
+    return ours
 
 
 def _e_branchformer_of(conf):

@@ -8,6 +8,7 @@ beside each file.
 
 import argparse
 import json
+import re
 from itertools import cycle
 from pathlib import Path
 
@@ -15,6 +16,8 @@ import numpy
 import pandas
 
 from espnet_reuse.benchmark.breakdown import CATEGORIES
+from espnet_reuse.benchmark.decoding import BEST_PATH
+from espnet_reuse.benchmark.decoding import PARTS as DECODING_PARTS
 from espnet_reuse.benchmark.peers import EAGER, LIMIT, RIVALS, SDPA
 from espnet_reuse.files import write_json, write_text, written_whole
 
@@ -42,11 +45,26 @@ ENCODERS = """\
 Each encoder is compared with its own parent in ESPnet, in the same rounds, and with its
 own limit. Encoders are measured one after another: this table shows no times."""
 
+DECODING = """\
+- Times: milliseconds for a second of audio, medians of rounds in which all take turns.
+  Frontend: features and normalisation. Search: all that is neither frontend nor
+  encoder; the CTC head belongs to it.
+- Beam N: ESPnet's search with a beam of N. Best path: the most likely token of each
+  frame, without repeats and blanks. Batch: utterances that are decoded together.
+- Times as fast as X: X's time divided by this one's, waveform to text. Above 1 is
+  faster than X. The first model: with the same search and batch. A beam: the same
+  model with it.
+- Kept: the share of the encoder's gain over the first model that is left in the total.
+  With 1, the total is as many times as fast as the encoder. Empty where the encoder is
+  less than {min_gain} times as fast.
+- Not encoder: the share of frontend and search in the total, of best path."""
+
 
 def _ratio(of):
     return f"{{{of}:.2f}} ({{{of}, lower:.2f}} to {{{of}, upper:.2f}})"
 
 
+MIN_GAIN = 0.05  # of the encoder; of less, noise would tell what is kept
 # By heading, how a row's values are written.
 VERSUS = {f"times as fast as {peer}": _ratio(f"vs {peer}") for peer in (EAGER, SDPA)}
 FLOOR = {"times as fast as the floor": "{vs floor:.2f}"}
@@ -155,7 +173,7 @@ def _markdown(table, columns):
 
     def write(heading, row):
         text = columns[heading].format(**row)
-        if "nan" in text:
+        if re.search(r"\bnan\b", text):
             return row["status"] if heading == "time (ms)" else ""
         return text
 
@@ -165,7 +183,7 @@ def _markdown(table, columns):
 
 
 def _heading(benchmark, hidden=("encoder_conf",)):
-    """Return what was run, and what the columns are, as sections of Markdown."""
+    """Return what was run as sections of Markdown."""
     settings = benchmark["settings"]
     listed = benchmark["run"] | settings
     lines = [f"- {name}: `{listed[name]}`" for name in listed if name not in hidden]
@@ -173,8 +191,12 @@ def _heading(benchmark, hidden=("encoder_conf",)):
     sections.append("\n".join(lines))
     if not benchmark["finished"]:
         sections.append("**Not finished: lengths are missing.**")
+    return sections
+
+
+def _columns(settings):
     training, memory = TRAINING[settings["mode"]], MEMORY[settings["device"]]
-    return [*sections, COLUMNS.format(training=training, memory=memory)]
+    return COLUMNS.format(training=training, memory=memory)
 
 
 def format_encoders(benchmarks: list[dict]) -> str:
@@ -187,14 +209,21 @@ def format_encoders(benchmarks: list[dict]) -> str:
     table = table.join(limits.add_prefix("limit "), on=length)
     ours = table.dropna(subset="group_size").sort_values("seconds", kind="stable")
     sections = _heading(benchmarks[0], hidden=("encoder", "config", "encoder_conf"))
-    return "\n\n".join([*sections, ENCODERS, _markdown(ours, ENCODERS_TABLE)]) + "\n"
+    sections += [_columns(benchmarks[0]["settings"]), ENCODERS]
+    return "\n\n".join([*sections, _markdown(ours, ENCODERS_TABLE)]) + "\n"
 
 
 def format_markdown(benchmark: dict) -> str:
+    """Format results of one task as Markdown."""
+    is_decoding = benchmark["settings"].get("task") == "transcribe"
+    return (format_decoding if is_decoding else format_encoder)(benchmark)
+
+
+def format_encoder(benchmark: dict) -> str:
     """Format results as Markdown: a table per length, breakdowns and growth."""
     settings, table = benchmark["settings"], summarise(benchmark["measurements"])
     step = "forward and backward" if settings["mode"] == "train" else "forward"
-    sections = _heading(benchmark)
+    sections = [*_heading(benchmark), _columns(settings)]
     for seconds, rows in table.groupby("seconds", sort=False):
         frames, rounds = rows[["output_frames", "rounds"]].iloc[0]
         sections.append(
@@ -215,6 +244,57 @@ def format_markdown(benchmark: dict) -> str:
     if table.seconds.nunique() > 1:
         sections += ["## Growth with length", GROWTH]
         sections.append(_markdown(fit_growth(table), GROWTH_TABLE))
+    return "\n\n".join(sections) + "\n"
+
+
+def summarise_decoding(
+    rows: list[dict], utterances: int, audio_seconds: float
+) -> list[dict]:
+    """Summarise the rounds of `decoding.time_turns` over so much audio.
+
+    Returns:
+        A row for each model, search and batch: `utterances`, `audio_seconds`; medians
+        in milliseconds for a second of audio; `vs first`, times as fast as the first
+        model with this search and batch; `vs beam`, as this model with the first
+        search, a beam, and the first batch; `kept`, the share of the encoder's gain
+        that is left in the total; and of best path `not_encoder`, a share of the total.
+        Each is None where there is nothing to compare.
+    """
+    keys = ["model", "search", "batch"]
+    turns = pandas.DataFrame(rows).groupby(keys, sort=False)
+    table = turns.median() / audio_seconds
+    table = table.assign(utterances=utterances, audio_seconds=audio_seconds)
+    table = table.reset_index()
+    encoder, total = table.encoder_ms, table.total_ms
+    same = table.groupby(["search", "batch"], sort=False)
+    table["vs first"] = same.total_ms.transform("first") / total
+    gain = same.encoder_ms.transform("first") / encoder - 1
+    table["kept"] = ((table["vs first"] - 1) / gain).where(gain >= MIN_GAIN)
+    is_beam = table.search != BEST_PATH
+    own = table[is_beam].groupby("model").total_ms.first()
+    table["vs beam"] = table.model.map(own) / total
+    table["not_encoder"] = (1 - encoder / total).mask(is_beam)
+    return json.loads(table.to_json(orient="records"))
+
+
+def format_decoding(benchmark: dict) -> str:
+    """Format the rows of `summarise_decoding` as Markdown: a table for each length."""
+    table = pandas.DataFrame(benchmark["measurements"])
+    table = table.astype(dict.fromkeys(("vs beam", "kept", "not_encoder"), float))
+    first, search, batch = table[["model", "search", "batch"]].iloc[0]
+    columns = {name: f"{{{name}}}" for name in ("search", "batch", "model")}
+    for part in (*DECODING_PARTS, "search", "total"):
+        columns[f"{part} (ms)"] = f"{{{part}_ms:.2f}}"
+    columns[f"times as fast as {first}"] = "{vs first:.2f}"
+    if search != BEST_PATH:
+        columns[f"times as fast as {search}, batch {batch}"] = "{vs beam:.2f}"
+    columns |= {"kept": "{kept:.2f}", "not encoder": "{not_encoder:.2f}"}
+    explained = DECODING.format(min_gain=1 + MIN_GAIN)
+    sections = [*_heading(benchmark), explained]
+    for audio, rows in table.groupby("audio_seconds", sort=False):
+        utterances = rows.utterances.iloc[0]
+        sections.append(f"## {utterances} utterances, {audio:.1f} s of audio")
+        sections.append(_markdown(rows, columns))
     return "\n\n".join(sections) + "\n"
 
 

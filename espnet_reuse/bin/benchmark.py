@@ -1,15 +1,22 @@
 # Copyright 2026 The espnet-reuse authors  SPDX-License-Identifier: Apache-2.0
 
-"""Benchmark encoders that reuse attention maps against their parents and the limit.
+"""Benchmark encoders that reuse attention maps, or models from waveform to text.
 
-The limit is the same encoder without attention. The command prints a table in Markdown,
-and writes benchmark.json, benchmark.md and benchmark.png. With several --encoders, each
-has a folder of its own, and encoders.md has one table of all.
+--task encode, the default, compares encoders with their parents and with the limit: the
+same encoder without attention. It prints a table in Markdown, and writes
+benchmark.json, benchmark.md and benchmark.png. With several --encoders, each has a
+folder of its own, and encoders.md has one table of all.
 
 With --exported, it times exported files instead, on the CPU, one utterance at a time,
 and beside them the model that --asr_train_config and --asr_model_file name. It prints
 the median times, and how many times as fast as the first file each is. It writes no
 file.
+
+--task transcribe times frontend, encoder and search: of trained --models with ESPnet's
+beam, a beam of 1 and best path; or, without --models, of random weights, with CTC alone
+and 5,000 tokens, on noise, with best path alone. Run it in the folder of the models'
+recipe, where the paths in their configs start. It prints a table in Markdown, and
+writes benchmark.json and benchmark.md.
 """
 
 import argparse
@@ -20,26 +27,46 @@ import sys
 from pathlib import Path
 
 from espnet_reuse.bin.parser import Parser, existing_file, named, positive
-from espnet_reuse.errors import UserError, reported_errors
+from espnet_reuse.errors import UserError, one_line, reported_errors
 from espnet_reuse.files import write_json, write_text
+
+# Where a task needs other values: None leaves the choice to PyTorch.
+DEFAULTS = {
+    "encode": {"batch": 1, "seconds": [5.0, 15.0, 30.0, 60.0, 120.0], "threads": None},
+    "transcribe": {"batch": None, "seconds": [15.0], "threads": 1},
+}
+# By what is asked for, the options that have no effect.
+IGNORED = {
+    "with --task encode": (
+        *("models", "data_dir", "num_utts", "inference_config", "rounds"),
+    ),
+    "with --exported": ("device", "batch", "group_size", "mode", "dtype", "output"),
+    "with --task transcribe": (
+        *("mode", "min_time", "encoders", "exported"),
+        *("asr_train_config", "asr_model_file"),
+    ),
+    "with --models": ("seconds", "group_size", "config"),
+    "without --models": ("data_dir", "num_utts", "inference_config"),
+}
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
     parser = Parser("espnet_reuse.bin.benchmark", description=__doc__)
     add, count, number = parser.add_argument, positive(int), positive(float)
+    text = "encode: encoders; transcribe: from waveform to text (default: encode)"
+    add("--task", choices=list(DEFAULTS), default="encode", help=text)
     text = "device to run on (default: cpu)"
     add("--device", choices=["cpu", "cuda"], default="cpu", help=text)
-    lengths = [5.0, 15.0, 30.0, 60.0, 120.0]
-    text = "lengths of audio in seconds (default: 5 15 30 60 120)"
-    add("--seconds", type=number, nargs="+", default=lengths, help=text)
-    text = "utterances in a batch, all of one length (default: 1)"
-    add("--batch", type=count, default=1, help=text)
+    text = "lengths of audio in seconds (default: 5 15 30 60 120; to transcribe: 15)"
+    add("--seconds", type=number, nargs="+", help=text)
+    text = "utterances in a batch (default: 1; to transcribe, 1 and 16)"
+    add("--batch", type=count, help=text)
     text = "layers per group of our encoders; 1 is no reuse (default: 1 2 3 4)"
     add("--group_size", type=count, nargs="+", help=text)
     text = "infer: forward; train: forward and backward (default: infer)"
     add("--mode", choices=["infer", "train"], default="infer", help=text)
-    text = "data type; bfloat16 is by autocast (default: float32)"
+    text = "data type; bfloat16 is by autocast, and without beams (default: float32)"
     add("--dtype", choices=["float32", "bfloat16"], default="float32", help=text)
     which = parser.add_mutually_exclusive_group()
     names = ["conformer", "transformer", "branchformer", "e_branchformer"]
@@ -51,8 +78,20 @@ def get_parser() -> argparse.ArgumentParser:
     text = "files that the export command wrote, .onnx or .pt2, instead of --encoders"
     files = {"type": existing_file, "nargs": "+", "metavar": "FILE"}
     which.add_argument("--exported", **files, help=text)
+    text = "trained models to transcribe with: names, and files of their parameters"
+    models = {"type": named_file, "nargs": "+", "metavar": "NAME=FILE"}
+    add("--models", **models, help=text)
+    text = "data that --models transcribe, such as dump/raw/test"
+    add("--data_dir", type=Path, help=text)
+    text = "how many utterances of --data_dir, from the first (default: 32)"
+    add("--num_utts", type=count, default=32, help=text)
+    text = "decoding YAML (default: ESPnet's values, with ctc_weight 1.0)"
+    add("--inference_config", type=existing_file, help=text)
+    text = "rounds in which --task transcribe times all (default: 9)"
+    add("--rounds", type=count, default=9, help=text)
     parser.add_model(required=False)
-    add("--threads", type=count, help="CPU threads (default: PyTorch's number)")
+    text = "CPU threads (default: PyTorch's number; to transcribe: 1)"
+    add("--threads", type=count, help=text)
     text = "least time to measure each encoder at each length, in seconds (default: 10)"
     add("--min_time", type=number, default=10.0, help=text)
     text = "folder to write (default: exp/benchmark)"
@@ -60,8 +99,16 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def named_file(text: str) -> tuple[str, Path]:
+    """Read NAME=FILE from the command line."""
+    name, _, file = text.partition("=")
+    if not name or not file:
+        raise argparse.ArgumentTypeError(f"'{text}' must be NAME=FILE")
+    return name, existing_file(file)
+
+
 def run(args: argparse.Namespace) -> int:
-    """Measure and report; return 1 if an encoder failed for more than lack of memory.
+    """Do what is asked for; return the exit status.
 
     Raises:
         UserError: An encoder or file cannot be built, read or measured.
@@ -71,18 +118,55 @@ def run(args: argparse.Namespace) -> int:
 
     if args.device == "cuda" and not torch.cuda.is_available():
         raise UserError("argument --device: PyTorch finds no GPU; use --device cpu")
-    from espnet_reuse.benchmark import compare, peers, report
-
     args.threads = args.threads or torch.get_num_threads()
     torch.set_num_threads(args.threads)
     if args.exported:
-        time_files(args)
-        return 0
+        return time_files(args)
+    return {"encode": run_encoders, "transcribe": run_decoding}[args.task](args)
+
+
+def read_encoders(args: argparse.Namespace) -> list:
+    """Return the EncoderConfig of each encoder that is asked for."""
+    from espnet_reuse.benchmark import peers
+
     if args.config:
         with named("--config"):
-            configs = [peers.read_config(args.config)]
-    else:
-        configs = [peers.make_config(name) for name in dict.fromkeys(args.encoders)]
+            return [peers.read_config(args.config)]
+    return [peers.make_config(name) for name in dict.fromkeys(args.encoders)]
+
+
+def read_group_sizes(config, args: argparse.Namespace) -> list[int]:
+    """Return the sizes of groups that an encoder is measured with."""
+    num_blocks = config.conf["num_blocks"]
+    group_sizes = sorted(set(args.group_size or range(1, min(4, num_blocks) + 1)))
+    if group_sizes[-1] > num_blocks:
+        raise UserError(
+            f"argument --group_size: {group_sizes[-1]} is more than {num_blocks} layers"
+        )
+    return group_sizes
+
+
+def begin(output: Path, settings: dict, args: argparse.Namespace) -> dict:
+    """Write benchmark.json without measurements, and return what is in it."""
+    from espnet_reuse.provenance import describe_run
+
+    benchmark = {
+        "finished": False,
+        "run": describe_run(args.threads, shlex.join(sys.orig_argv)),
+        "settings": settings,
+        "measurements": [],
+    }
+    with named("--output"):
+        output.mkdir(parents=True, exist_ok=True)
+        write_json(benchmark, output / "benchmark.json")
+    return benchmark
+
+
+def run_encoders(args: argparse.Namespace) -> int:
+    """Measure encoders; return 1 if one failed for more than lack of memory."""
+    from espnet_reuse.benchmark import compare, report
+
+    configs = read_encoders(args)
     info, benchmarks = compare.logger.info, []
     for config in configs:
         info(f"encoder: {config.encoder}")
@@ -102,14 +186,8 @@ def run(args: argparse.Namespace) -> int:
 def run_encoder(config, output: Path, args: argparse.Namespace) -> dict:
     """Check the arguments for an encoder, measure it, and report after each length."""
     from espnet_reuse.benchmark import compare, measure, peers, report
-    from espnet_reuse.provenance import describe_run
 
-    num_blocks, input_size = config.conf["num_blocks"], config.conf["input_size"]
-    group_sizes = sorted(set(args.group_size or range(1, min(4, num_blocks) + 1)))
-    if group_sizes[-1] > num_blocks:
-        raise UserError(
-            f"argument --group_size: {group_sizes[-1]} is more than {num_blocks} layers"
-        )
+    group_sizes, input_size = read_group_sizes(config, args), config.conf["input_size"]
     listed = peers.list_peers(config, group_sizes)
     encoders = peers.build_encoders(listed)
     names = ("device", "mode", "dtype", "batch", "min_time")
@@ -125,25 +203,16 @@ def run_encoder(config, output: Path, args: argparse.Namespace) -> dict:
             f"argument --seconds: {lengths[0]:g} s are {frames} frames, and {left} "
             f"after subsampling; at least {needed} must be left"
         )
-    benchmark = {
-        "finished": False,
-        "run": describe_run(args.threads, shlex.join(sys.orig_argv)),
-        "settings": {
-            **options,
-            "seconds": lengths,
-            "group_size": group_sizes,
-            "encoder": config.encoder,
-            "config": str(args.config or "standard sizes"),
-            "input_size": input_size,
-            "frames_per_second": config.frames_per_second,
-            "encoder_conf": config.conf,
-        },
-        "measurements": [],
+    described = {
+        "seconds": lengths,
+        "group_size": group_sizes,
+        "encoder": config.encoder,
+        "config": str(args.config or "standard sizes"),
+        "input_size": input_size,
+        "frames_per_second": config.frames_per_second,
+        "encoder_conf": config.conf,
     }
-    with named("--output"):
-        output.mkdir(parents=True, exist_ok=True)
-        write_json(benchmark, output / "benchmark.json")
-
+    benchmark = begin(output, options | described, args)
     encoders = {name: e.to(args.device) for name, e in encoders.items()}
     for seconds in lengths:
         measured = compare.compare_at(seconds, listed, encoders, settings)
@@ -153,7 +222,91 @@ def run_encoder(config, output: Path, args: argparse.Namespace) -> dict:
     return benchmark
 
 
-def time_files(args: argparse.Namespace) -> None:
+def run_decoding(args: argparse.Namespace) -> int:
+    """Time models from waveform to text, and report after each length."""
+    from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import (
+        TooShortUttError,
+    )
+
+    from espnet_reuse.benchmark import decoding, recognizers, report
+
+    batches = [args.batch] if args.batch else [1, 16]
+    prepare, source = make_untrained, "--seconds"
+    if args.models:
+        prepare, source = open_trained, "--data_dir"
+    timed, waveforms, settings = prepare(args, batches)
+    names = ("task", "device", "dtype", "rounds")
+    settings |= {name: getattr(args, name) for name in names} | {"batch": batches}
+    benchmark, rate = begin(args.output, settings, args), recognizers.rate_of(timed)
+    for speeches in waveforms:
+        audio = sum(map(len, speeches)) / rate
+        decoding.logger.info(f"{len(speeches)} utterances, {audio:.1f} s of audio")
+        try:
+            rows = decoding.time_turns(timed, speeches, args.rounds)
+        except (TooShortUttError, RuntimeError) as error:
+            failed = "ESPnet cannot decode these utterances"
+            raise UserError(f"argument {source}: {failed}: {one_line(error)}") from None
+        measured = report.summarise_decoding(rows, len(speeches), audio)
+        benchmark["measurements"] += measured
+        benchmark["finished"] = speeches is waveforms[-1]
+        write_json(benchmark, args.output / "benchmark.json")
+        write_text(report.format_markdown(benchmark), args.output / "benchmark.md")
+    decoding.logger.info(f"wrote {args.output}/benchmark.json and .md")
+    print(report.format_markdown(benchmark), end="")
+    return 0
+
+
+def open_trained(args: argparse.Namespace, batches: list[int]) -> tuple:
+    """Return recognizers of trained models, waveforms in a list, and settings."""
+    from espnet_reuse.benchmark import recognizers
+
+    with named("--inference_config"):
+        search = recognizers.read_search(args.inference_config)
+    files = dict(args.models)
+    with named("--models"):
+        if len(files) < len(args.models):
+            raise UserError("give each model a name of its own")
+        options = batches, args.dtype, args.device
+        timed = recognizers.open_trained(files, search, *options)
+        rate = recognizers.rate_of(timed)
+    with named("--data_dir"):
+        speeches = recognizers.read_speeches(args.data_dir, args.num_utts, rate)
+    settings = {
+        "models": {name: str(file) for name, file in files.items()},
+        "data_dir": str(args.data_dir),
+        "inference_config": str(args.inference_config or "ESPnet's values"),
+        **{name: search[name] for name in ("beam_size", "ctc_weight")},
+    }
+    return timed, [speeches], settings
+
+
+def make_untrained(args: argparse.Namespace, batches: list[int]) -> tuple:
+    """Return recognizers of random weights, noise of each length, and settings."""
+    from espnet_reuse.benchmark import peers, recognizers
+    from espnet_reuse.pretrained import read_config
+
+    (config,) = read_encoders(args)
+    group_sizes = read_group_sizes(config, args)
+    listed = [peers.baseline_of(config), *peers.list_ours(config, group_sizes)]
+    frontend_conf = {"hop_length": 160}  # 100 frames a second
+    if args.config:
+        frontend_conf = read_config(args.config).get("frontend_conf") or {}
+    options = batches, args.dtype, args.device
+    timed = recognizers.make_untrained(listed, frontend_conf, *options)
+    rate, lengths = recognizers.rate_of(timed), sorted(set(args.seconds))
+    noise = [recognizers.make_noise(s, max(batches), rate) for s in lengths]
+    settings = {
+        "seconds": lengths,
+        "tokens": recognizers.TOKENS,
+        "group_size": group_sizes,
+        "encoder": config.encoder,
+        "config": str(args.config or "standard sizes"),
+        "encoder_conf": config.conf,
+    }
+    return timed, noise, settings
+
+
+def time_files(args: argparse.Namespace) -> int:
     """Time exported files, and beside them their model, and print the times."""
     from espnet_reuse.benchmark import exported
     from espnet_reuse.export import ServedEncoder
@@ -172,20 +325,36 @@ def time_files(args: argparse.Namespace) -> None:
         for name, ms in medians.items():
             print(f"{seconds:g} s of audio, {frames} frames: ", end="")
             print(f"{ms:.1f} ms, {first / ms:.2f} times as fast as the first: {name}")
+    return 0
+
+
+def check_options(parser: Parser, args: argparse.Namespace) -> None:
+    """Refuse options without effect, and complete those that depend on the task."""
+    if (args.asr_train_config is None) != (args.asr_model_file is None):
+        parser.error("name the model with both --asr_train_config and --asr_model_file")
+    asked = [f"with --task {args.task}"]
+    if args.task == "transcribe":
+        asked.append("with --models" if args.models else "without --models")
+    elif args.exported:
+        asked.append("with --exported")
+    for how in asked:
+        for name in IGNORED[how]:
+            if getattr(args, name) != parser.get_default(name):
+                parser.error(f"argument --{name}: it has no effect {how}")
+    if args.asr_model_file and not args.exported:
+        parser.error("argument --asr_model_file: it needs --exported FILE")
+    if args.models and not args.data_dir:
+        parser.error("argument --models: it needs --data_dir, such as dump/raw/test")
+    for name, value in DEFAULTS[args.task].items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
 
 
 def main(argv=None):
     """Run the command; an interruption leaves what was measured."""
     parser = get_parser()
     args = parser.parse_args(argv)
-    if (args.asr_train_config is None) != (args.asr_model_file is None):
-        parser.error("name the model with both --asr_train_config and --asr_model_file")
-    if args.asr_model_file and not args.exported:
-        parser.error("argument --asr_model_file: it needs --exported FILE")
-    encoder_options = ("device", "batch", "group_size", "mode", "dtype", "output")
-    for name in encoder_options if args.exported else ():
-        if getattr(args, name) != parser.get_default(name):
-            parser.error(f"argument --{name}: it has no effect with --exported")
+    check_options(parser, args)
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("espnet_reuse.benchmark").setLevel(logging.INFO)
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's, without a GPU

@@ -61,7 +61,7 @@ def test_time_is_counted_for_the_part_that_takes_it(speech2text, clock, search, 
     modules = model.ctc.ctc_lo, model.frontend, model.normalize, model.encoder
     names = "search", "frontend", "normalize", "encoder"
     modules = dict(zip(names, modules, strict=True))
-    modules[busy].register_forward_hook(takes_a_second(clock))
+    modules[busy].register_forward_pre_hook(takes_a_second(clock))  # for the part
     (row,) = time_turns({("m", search, 1): speech2text}, speeches(0.5, 1), 1)
     part = "frontend" if busy == "normalize" else busy
     parts = dict.fromkeys(("frontend_ms", "encoder_ms", "search_ms"), 0)

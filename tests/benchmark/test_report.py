@@ -131,6 +131,55 @@ def test_encoders_stand_side_by_side_each_against_its_own_parent():
     assert "encoder_conf" not in text and "- encoder:" not in text
 
 
+def decoded(model, search, batch, encoder_ms, search_ms):
+    """Two rounds and a disturbed one, over four seconds of audio."""
+    parts = {"frontend": 4, "encoder": encoder_ms, "search": search_ms}
+    parts["total"] = sum(parts.values())
+    row = {"model": model, "search": search, "batch": batch}
+    times = ({f"{part}_ms": ms * n for part, ms in parts.items()} for n in (1, 1, 9))
+    return [row | ms for ms in times]
+
+
+def decoding(*, beams=True):
+    """The rounds of two models, with a beam in batches of 1, and best path."""
+    rows = []
+    for search, slow, quick in (("beam 5", 164, 80), ("best path", 4, 4)):
+        rows += decoded("slow", search, 1, 32, slow)
+        rows += decoded("quick", search, 1, 16, quick)
+    return report.summarise_decoding(rows if beams else rows[6:], 2, 4.0)
+
+
+def test_times_to_the_text_are_for_a_second_and_compared_with_model_and_beam():
+    rows = {(row["model"], row["search"]): row for row in decoding()}
+    assert rows["quick", "best path"] == {
+        **{"model": "quick", "search": "best path", "batch": 1},
+        **{"utterances": 2, "audio_seconds": 4.0},
+        **{"frontend_ms": 1.0, "encoder_ms": 4.0, "search_ms": 1.0, "total_ms": 6.0},
+        "vs first": pytest.approx(40 / 24),
+        "vs beam": pytest.approx(100 / 24),
+        "kept": pytest.approx(2 / 3),  # of a gain of 2 in the encoder
+        "not_encoder": pytest.approx(2 / 6),
+    }
+    assert rows["slow", "best path"]["vs beam"] == 5
+    assert rows["slow", "best path"]["kept"] is None
+    assert rows["quick", "beam 5"]["vs first"] == 2
+    assert rows["quick", "beam 5"]["not_encoder"] is None
+    assert {row["vs beam"] for row in decoding(beams=False)} == {None}
+
+
+@pytest.mark.parametrize("beams", [True, False])
+def test_the_table_to_the_text_has_a_column_for_the_beam_where_there_is_one(beams):
+    written = benchmark(decoding(beams=beams))
+    written["settings"]["task"] = "transcribe"
+    text = report.format_markdown(written)
+    assert ("times as fast as beam 5, batch 1" in text) == beams
+    cells = [[c.strip() for c in line.split("|")[1:-1]] for line in text.splitlines()]
+    start = ["best path", "1", "quick", "1.00", "4.00", "1.00", "6.00", "1.67"]
+    expected = [*start, *["4.17"] * beams, "0.67", "0.33"]
+    assert expected in cells and "nan" not in text
+    assert "## 2 utterances, 4.0 s of audio" in text
+
+
 @pytest.mark.parametrize("path", [*RESULTS.rglob("benchmark.json")], ids=str)
 def test_a_published_table_is_made_again_from_its_json(path, tmp_path, monkeypatch):
     copied = tmp_path / "benchmark.json"

@@ -12,16 +12,18 @@ import sys
 from multiprocessing import forkserver
 from pathlib import Path
 
+import numpy as np
 import onnx
 import psutil
 import pytest
+import soundfile
 import torch
 import yaml
 from espnet2.tasks.asr import ASRTask
 from onnx import TensorProto, helper
 
 import espnet_reuse  # noqa: F401 (registers the encoders)
-from espnet_reuse.benchmark import compare, peers
+from espnet_reuse.benchmark import compare, decoding, peers, recognizers, report
 from espnet_reuse.benchmark.measure import CHILDREN
 from espnet_reuse.bin import benchmark as command
 from espnet_reuse.export import ServedEncoder, export_encoder
@@ -400,6 +402,164 @@ def test_a_graph_that_fails_when_it_runs_is_one_line(tmp_path, capfd):
     assert run(*options, common=SHORT) == 1
     line = capfd.readouterr().err.splitlines()[-1]
     assert "other.onnx does not run on 50 frames of size 20: " in line
+
+
+# ------------------------- from waveform to text ------------------------
+
+SMALL = SIZES | {"linear_units": 16, "attention_heads": 2}
+MODEL = {
+    "token_list": ["<blank>", "<unk>", *"abcdef", "<sos/eos>"],
+    "token_type": "char",
+    "encoder": "transformer_reuse",
+    "encoder_conf": SMALL | {"reuse_group_size": 2},
+    "frontend_conf": {"fs": "8k", "hop_length": 80, "n_mels": 20},
+    "normalize": "utterance_mvn",
+    "model_conf": {"ctc_weight": 1.0},
+}
+TRANSCRIBE = ["--task", "transcribe", "--rounds", "1"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, save_model):
+    """A folder with models, among them some that cannot be timed, and data."""
+    folder = tmp_path_factory.mktemp("trained")
+    without_ctc = {"decoder": "transformer", "model_conf": {"ctc_weight": 0.0}}
+    changes = {
+        "baseline": {"encoder": "transformer", "encoder_conf": SMALL},
+        "reuse2": {},
+        "another_rate": {"frontend_conf": MODEL["frontend_conf"] | {"fs": "16k"}},
+        "no_ctc": without_ctc | {"decoder_conf": {"num_blocks": 1}},
+    }
+    for name, change in changes.items():
+        save_model(folder / name, MODEL | change, 0.0)
+    (folder / "alone.pth").write_bytes((folder / "reuse2/model.pth").read_bytes())
+    noise = np.random.default_rng(0).normal(size=(3, 8000))
+    for n, speech in enumerate(noise):
+        soundfile.write(folder / f"{n}.wav", speech, 8000)
+    for name, rows in {"data": noise, "empty": []}.items():
+        (folder / name).mkdir()
+        lines = (f"u{n} {folder}/{n}.wav\n" for n in range(len(rows)))
+        (folder / name / "wav.scp").write_text("".join(lines))
+    (folder / "two.yaml").write_text("beam_size: 2\nctc_weight: 1.0\n")
+    (folder / "wrong.yaml").write_text("beam: 2\n")
+    return folder
+
+
+def test_trained_models_and_searches_are_timed_in_batches(
+    trained, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(trained)
+    options = ["--models", "baseline=baseline/model.pth", "reuse=reuse2/model.pth"]
+    options += ["--data_dir", "data", "--num_utts", 2, "--output", tmp_path]
+    options += ["--inference_config", "two.yaml"]
+    assert run(*options, common=TRANSCRIBE) == 0
+    results = read(tmp_path)
+    assert results["finished"] and results["run"]["threads"] == 1
+    measured = [
+        (row["search"], row["batch"], row["model"], row["audio_seconds"])
+        for row in results["measurements"]
+    ]
+    assert measured == [
+        (search, batch, model, 2)
+        for search in ("beam 2", "beam 1", "best path")
+        for batch in (1, 16)
+        for model in ("baseline", "reuse")
+    ]
+    markdown = (tmp_path / "benchmark.md").read_text()
+    assert capsys.readouterr().out == markdown
+    (tmp_path / "benchmark.md").unlink()
+    monkeypatch.setattr("sys.argv", ["report", str(tmp_path / "benchmark.json")])
+    report.main()
+    assert (tmp_path / "benchmark.md").read_text() == markdown
+
+
+def test_in_bfloat16_best_path_alone_is_timed(trained, tmp_path):
+    options = ["--models", f"a={trained}/reuse2/model.pth", "--dtype", "bfloat16"]
+    options += ["--data_dir", trained / "data", "--output", tmp_path, "--batch", 2]
+    assert run(*options, common=TRANSCRIBE) == 0
+    (row,) = read(tmp_path)["measurements"]
+    assert (row["search"], row["batch"]) == ("best path", 2)
+
+
+def test_without_models_a_config_and_groups_of_it_have_random_weights(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(recognizers, "TOKENS", 50)
+    made = []
+    time_turns = decoding.time_turns
+    monkeypatch.setattr(
+        decoding, "time_turns", lambda *a: made.append(a[0]) or time_turns(*a)
+    )
+    options = ["--config", CONFIG, "--seconds", 2, 1, "--group_size", 2]
+    assert run(*options, "--output", tmp_path, common=TRANSCRIBE) == 0
+    rows = read(tmp_path)["measurements"]
+    assert [(row["audio_seconds"], row["batch"], row["model"]) for row in rows] == [
+        (16 * seconds, batch, model)
+        for seconds in (1, 2)
+        for batch in (1, 16)
+        for model in (EAGER, "reuse, groups of 2")
+    ]
+    for (name, *_), speech2text in made[0].items():
+        model = speech2text.asr_model
+        assert model.ctc.ctc_lo.out_features == 50 and model.decoder is None
+        kind = "ConformerEncoder" if name == EAGER else "ConformerReuseEncoder"
+        assert type(model.encoder).__name__ == kind
+
+
+UNTIMED = {
+    "a file that is not there": ("--models a=no.pth", "there is no file 'no.pth'"),
+    "a file without a name": ("--models two.yaml", "'two.yaml' must be NAME=FILE"),
+    "no config beside": (
+        "--models a=alone.pth --data_dir data",
+        "alone.pth needs the config.yaml",
+    ),
+    "one name twice": (
+        "--models a=reuse2/model.pth a=baseline/model.pth --data_dir data",
+        "argument --models: give each model a name of its own",
+    ),
+    "other sampling rates": (
+        "--models a=reuse2/model.pth b=another_rate/model.pth --data_dir data",
+        "in Hz, they take a: 8000, b: 16000",
+    ),
+    "no CTC head": (
+        "--models a=no_ctc/model.pth --data_dir data",
+        "best path needs a CTC head",
+    ),
+    "no data": ("{a}", "it needs --data_dir"),
+    "no utterances": ("{a} --data_dir empty", "empty/wav.scp lists no utterances"),
+    "a folder without data": ("{a} --data_dir reuse2", "reuse2/wav.scp: No such file"),
+    "audio of another rate": (
+        "--models a=another_rate/model.pth --data_dir data",
+        "u0 in data/wav.scp has 8000 Hz, and the models 16000 Hz",
+    ),
+    "an unknown option of the search": (
+        "{a} --data_dir data --inference_config wrong.yaml",
+        "argument --inference_config: wrong.yaml: unrecognized arguments: ",
+    ),
+    "data without models": ("--data_dir data", "--data_dir: it has no effect without"),
+    "lengths of noise": (
+        "{a} --seconds 5",
+        "--seconds: it has no effect with --models",
+    ),
+    "encoders": ("--encoders transformer", "--encoders: it has no effect with --task"),
+    "training": ("--mode train", "argument --mode: it has no effect with --task"),
+    "exported files": ("--exported two.yaml", "--exported: it has no effect with"),
+    "too short": ("--seconds 0.001", "argument --seconds: ESPnet cannot decode"),
+    "the other task": ("--task encode", "--rounds: it has no effect with --task e"),
+    "too large a group": ("--group_size 13", "--group_size: 13 is more than 12"),
+}
+
+
+@pytest.mark.parametrize("options, message", UNTIMED.values(), ids=UNTIMED.keys())
+def test_what_cannot_be_transcribed_is_one_line(
+    trained, options, message, monkeypatch, tmp_path, capfd
+):
+    monkeypatch.chdir(trained)
+    options = options.format(a="--models a=reuse2/model.pth").split()
+    assert run(*options, "--output", tmp_path / "new", common=TRANSCRIBE) in (1, 2)
+    line = capfd.readouterr().err.splitlines()[-1]
+    assert line.startswith("espnet_reuse.bin.benchmark: error: ")
+    assert message in line
 
 
 @pytest.fixture(autouse=True)
