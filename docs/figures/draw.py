@@ -16,6 +16,7 @@ from group_shapes import draw_group_shapes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
+from espnet_reuse.benchmark.decoding import BEST_PATH
 from espnet_reuse.comparison.figure import (
     encoder_time,
     largest_set,
@@ -224,9 +225,13 @@ def draw_speed_over_length(theme: Theme) -> Figure:
 
 def draw_where_time_goes(theme: Theme) -> Figure:
     """Draw the time from waveform to text in parts, of models and kinds of search."""
-    rows = read("picovoice_coffee/where_time_goes/decoding_time.json")["rows"]
+    rows = read("picovoice_coffee/where_time_goes/benchmark.json")["measurements"]
+    # ESPnet's users decode with a beam one utterance at a time
+    rows = [row for row in rows if row["batch"] == 1 or row["search"] == BEST_PATH]
+    for row in rows:
+        if row["batch"] > 1:
+            row["search"] += f", batches of {row['batch']}"
     searches = list(dict.fromkeys(row["search"] for row in rows))
-    rows.sort(key=lambda row: searches.index(row["search"]))  # models side by side
     figure = Figure(figsize=(WIDTH, 0.9 + 0.34 * len(rows)), layout="constrained")
     axes = figure.subplots()
     # half a row between one search and another
