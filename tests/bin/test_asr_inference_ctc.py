@@ -134,6 +134,20 @@ def test_an_utterance_has_the_same_tokens_alone_and_in_any_batch(
     assert len(said) == (not invariant)
 
 
+@pytest.mark.parametrize("channels", [(), (2,)])
+def test_the_features_of_one_utterance_are_espnets_bit_for_bit(make, channels):
+    speech2text = make("transformer", SMALL)
+    files = (speech2text.folder / name for name in ("config.yaml", "model.pth"))
+    theirs = asr_inference.Speech2Text(*files).asr_model.frontend
+    ours = speech2text.asr_model.frontend
+    for samples in (RATE, RATE + 37):
+        speech, lengths = torch.randn(1, samples, *channels), torch.tensor([samples])
+        for feats, expected in zip(
+            ours(speech, lengths), theirs(speech, lengths), strict=True
+        ):
+            assert torch.equal(feats, expected) and feats.dtype == expected.dtype
+
+
 def test_batches_have_similar_lengths_and_no_more_seconds_than_asked_for(
     make, monkeypatch
 ):

@@ -7,11 +7,12 @@ import importlib
 import re
 from pathlib import Path
 
-import espnet2.bin.asr_inference
 import espnet2.bin.pack
 import pytest
 from espnet2.tasks.asr import ASRTask
 from pages import GUIDES, PAGES, ROOT, Page, list_files
+
+from espnet_reuse.bin import asr_inference_ctc
 
 OPTION = re.compile(r"(?<![\w-])--([A-Za-z][\w-]*)")
 # Where each option of a command stands.
@@ -53,7 +54,7 @@ def help_of(command: str, capsys) -> set[str]:
 @functools.cache
 def known_elsewhere() -> frozenset[str]:
     """Return the options of ESPnet, of the scripts here and of other programs."""
-    parsers = ASRTask.get_parser(), espnet2.bin.asr_inference.get_parser()
+    parsers = ASRTask.get_parser(), asr_inference_ctc.get_parser()
     known = {x for parser in parsers for x in parser._option_string_actions}
     # what stands before parse_options.sh is an option
     asr = (ROOT / "egs2/TEMPLATE/asr1/asr.sh").read_text("utf-8")
