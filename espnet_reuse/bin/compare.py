@@ -48,7 +48,8 @@ Options:
                         # with a higher --max_epoch, e.g. --asr_args "--max_epoch 10"
                         # (default="{asr_args}").
     --inference_config  # Config for decoding; its path starts in the recipe's folder,
-                        # or else in the current one (default="{inference_config}").
+                        # or else in the current one (default: conf/decode_asr.yaml, and
+                        # conf/decode_asr_ctc_best_path.yaml for models with CTC alone).
     --inference_args    # Decoding options that override it
                         # (default="{inference_args}").
     --analysis_set      # Set to analyse the attention maps on, in dump/raw (default:
@@ -124,7 +125,7 @@ OPTIONS = {
     "resume": (read_bool, "true"),
     "dry_run": (read_bool, "false"),
     "asr_args": (str, ""),
-    "inference_config": (str, "conf/decode_asr.yaml"),
+    "inference_config": (str, None),
     "inference_args": (str, ""),
     "analysis_set": (str, None),
     "analysis_args": (str, ""),

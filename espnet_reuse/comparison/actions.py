@@ -13,7 +13,7 @@ from pathlib import Path
 
 import joblib
 
-from espnet_reuse.comparison.cells import Cell, Comparison, write_config
+from espnet_reuse.comparison.cells import Cell, Comparison, Decoding, write_config
 from espnet_reuse.comparison.plan import Step
 from espnet_reuse.comparison.runner import Runner
 from espnet_reuse.errors import UserError
@@ -81,7 +81,8 @@ class Actions:
                 step.title,
                 *(*RUNNER, "espnet_reuse.comparison.check_config"),
                 *("--configs", *sources),
-                *("--inference_config", self._compared.inference_config),
+                "--inference_configs",
+                *(primary.config for primary, *_ in self._compared.decodings.values()),
                 # with =, for a value may be a single word that begins with dashes
                 f"--asr_args={self._options.asr_args}",
                 f"--inference_args={self._options.inference_args}",
@@ -172,18 +173,12 @@ class Actions:
         self._asr_sh(step, "7-8", self._log("lm"), *lm_exp, train_log=train_log)
 
     def _model_options(self, cell: Cell) -> list[str]:
-        """Return what asr.sh is told of a model, in training and decoding."""
+        """Return what asr.sh is told of a model."""
         options = {
             "asr_config": self._relative(cell.config_file),
             "asr_args": self._options.asr_args,
             "asr_tag": cell.folder.name.removeprefix("asr_"),
-            "inference_asr_model": self._compared.checkpoint(cell),
-            "inference_config": str(self._compared.inference_config),
-            "inference_args": self._options.inference_args,
-            "inference_tag": self._compared.inference_tag,
         }
-        if self._compared.lm_exp:
-            options["lm_exp"] = self._compared.lm_exp
         if cell.model.warm:
             start = cell.folder / "warm_start/model.pth"
             options["pretrained_model"] = self._relative(start)
@@ -225,35 +220,45 @@ class Actions:
         config = f"{folder}/config.yaml"
         return pairs({"asr_train_config": config, "asr_model_file": model_file})
 
-    def decode(self, cell: Cell, name: str, step: Step) -> None:
+    def decode(self, cell: Cell, decoding: Decoding, name: str, step: Step) -> None:
         """Decode a set."""
+        options = {
+            "inference_asr_model": self._compared.checkpoint(cell),
+            "inference_config": str(decoding.config),
+            "inference_args": decoding.args,
+            "inference_tag": decoding.tag,
+            "test_sets": name,
+        }
+        if decoding.is_best_path:
+            options["use_lm"] = "false"
+        elif self._compared.lm_exp:
+            options["lm_exp"] = self._compared.lm_exp
         # what an earlier state of the model, or another decoding, has left
         shutil.rmtree(step.record.parent, ignore_errors=True)
-        log = cell.folder / f"run_decode_{name}.log"
-        self._asr_sh(
-            step, "12-12", log, *self._model_options(cell), "--test_sets", name
-        )
+        log = cell.folder / f"run_{decoding.tag}_{name}.log"
+        self._asr_sh(step, "12-12", log, *self._model_options(cell), *pairs(options))
 
     def score(self, cell: Cell, step: Step) -> None:
         """Score the sets of this run, and drop others that are out of date."""
-        folder = step.record.parent
+        folders = [cell.folder / decoding.tag for decoding in cell.decodings]
 
         def but_contents(record):
             inputs = record["inputs"].items()
             return {k: v for k, v in inputs if not k.startswith("dump/")}
 
-        current = but_contents(step.needs[0].read_record())
-        for record in folder.glob("**/.record.json"):
-            # decoded when the model was in an earlier state, of a set not asked for now
-            with contextlib.suppress(
-                OSError, ValueError
-            ):  # another run is at work there
-                if but_contents(json.loads(record.read_text("utf-8"))) != current:
-                    shutil.rmtree(record.parent)
+        for folder in folders:
+            records = [need.record for need in step.needs]
+            current = next(r for r in records if r.is_relative_to(folder))
+            current = but_contents(json.loads(current.read_text("utf-8")))
+            for record in folder.glob("**/.record.json"):
+                # decoded when the model was in an earlier state, of a set not asked for
+                with contextlib.suppress(OSError, ValueError):  # another run is at work
+                    if but_contents(json.loads(record.read_text("utf-8"))) != current:
+                        shutil.rmtree(record.parent)
         self.runner.command(
             step.title,
             *(*PYTHON, "espnet_reuse.comparison.score", "--dumpdir", "dump/raw"),
-            *("--expdir", self._relative(folder), "--sets"),
+            *("--expdir", *map(self._relative, folders), "--sets"),
             *(self._compared.place(name) for name in self._recipe.test_sets),
             log=cell.folder / "run_score.log",
         )
@@ -263,8 +268,11 @@ class Actions:
         self.runner.command(
             step.title,
             *(*RUNNER, "espnet_reuse.comparison.results", "--models"),
-            *(f"{cell.model.name}={self._relative(cell.folder)}" for cell in cells),
-            *("--inference_tag", self._compared.inference_tag, "--sets"),
+            *(
+                f"{cell.model.name}={self._relative(cell.folder)}/{cell.decodings[0].tag}"
+                for cell in cells
+            ),
+            "--sets",
             *(self._compared.place(name) for name in self._recipe.test_sets),
             *("--command", self._compared.command),
             *("--dumpdir", "dump/raw", "--output_dir", "exp"),

@@ -19,14 +19,49 @@ from espnet_reuse.comparison.recipe import Recipe
 from espnet_reuse.errors import UserError
 from espnet_reuse.files import write_text
 
+BEAM, BEST_PATH = "conf/decode_asr.yaml", "conf/decode_asr_ctc_best_path.yaml"
+ESPNET_CTC_WEIGHT = 0.5  # of a config without ctc_weight
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """A way to decode.
+
+    Attributes:
+        config: The inference config, a file.
+        options: The options in it.
+        args: More options, which override it.
+        tag: Name of the decoding's folders.
+    """
+
+    config: Path
+    options: dict
+    args: str
+    tag: str
+
+    @property
+    def is_best_path(self) -> bool:
+        """Whether it is CTC's best path, which takes no language model."""
+        return self.options.get("search") == "best_path"
+
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A model of the comparison, a seed (None: the config's), ESPnet's folder of it."""
+    """A model of the comparison with a seed.
+
+    Attributes:
+        model: The model.
+        seed: The seed, None for the config's.
+        folder: ESPnet's folder of it.
+        decodings: How it is decoded. The first is the primary decoding: as asked for,
+            or else best path for a model with CTC alone, and beam search for others. A
+            model with a CTC head is also decoded by best path beside it.
+    """
 
     model: models.Model
     seed: int | None
     folder: Path
+    decodings: list[Decoding]
 
     @property
     def name(self) -> str:
@@ -52,8 +87,7 @@ class Comparison:
         command: What the user typed.
         models: The models, the first of which is the baseline.
         cells: Each model with each seed, seed by seed.
-        inference: The options in `inference_config`.
-        inference_tag: Name of the decoding's folders.
+        decodings: {name of a model: its decodings}, see `Cell`.
         lm_exp: Folder of the language model, None where there is none.
         lm_file: The language model that is decoded with, if there is one.
         checked: Folder for the configs of the models and what was found out of them;
@@ -68,30 +102,15 @@ class Comparison:
         """
         self.recipe, self.options, self.command = recipe, options, command
         self.exp = recipe.path("exp")
-        name = options.inference_config  # of the recipe, or of the current folder
-        config = recipe.path(name)
-        config = config if config.is_file() else Path(name).absolute()
-        if not config.is_file() or " " in str(config):  # asr.sh splits it there
-            what = f"there is no file '{name}', or its path has spaces"
-            raise UserError(f"--inference_config: {what}")
-        self.inference_config = config
-        self.inference = models.load(config.parent, config.name)
-        if self.inference.get("lm_weight") and not recipe.has_lm:
-            raise UserError(
-                f"--inference_config: {config.name} has an lm_weight, but there is no "
-                "language model: add --use_lm true, or use another config"
-            )
         there = [path.name for path in recipe.path("dump/raw").glob("[!.]*")]
         name, sets = options.analysis_set, sorted({*recipe.sets, *there})
         if name and name not in sets:
             choice = " ".join(sets)
             raise UserError(f"--analysis_set: no set '{name}'; choose from: {choice}")
-        self.inference_tag = config.stem + slug(options.inference_args)
         self.lm_exp = None
         if recipe.has_lm:
             name = Path(recipe["lm_config"] or "train").stem + slug(recipe["lm_args"])
             self.lm_exp = f"exp/lm_{name}"
-            self.inference_tag += f"_lm_{name}"
             self.lm_file = recipe.path(
                 self.lm_exp, recipe["inference_lm"] or "valid.loss.ave.pth"
             )
@@ -115,23 +134,66 @@ class Comparison:
                 )
         if options.seeds and re.search(r"--seed\b", options.asr_args):
             raise UserError("--asr_args: it has --seed: name the seeds with --seeds")
+        self.decodings = self._choose_decodings()
         self.cells = [
             self.cell(model, seed)
             for seed in options.seeds or [None]
             for model in self.models
         ]
         configs = {model.name: model.config for model in self.models}
-        configs["decoding"] = [flatten(self.inference), options.inference_args]
+        configs["decoding"] = [
+            [flatten(primary.options), primary.args]
+            for primary, *_ in self.decodings.values()
+        ]
         configs["asr_args"] = options.asr_args
         configs["analysis_args"] = options.analysis_args
         digest = hashlib.sha256(json.dumps(configs).encode()).hexdigest()[:8]
         self.checked = self.exp / "configs" / digest
 
+    def _read_decoding(self, name: str, args: str = "") -> Decoding:
+        """Return the decoding of a config of the recipe, or of the current folder."""
+        config = self.recipe.path(name)
+        config = config if config.is_file() else Path(name).absolute()
+        if not config.is_file() or " " in str(config):  # asr.sh splits it there
+            what = f"there is no file '{name}', or its path has spaces"
+            raise UserError(f"--inference_config: {what}")
+        options = models.load(config.parent, config.name)
+        if options.get("lm_weight") and not self.recipe.has_lm:
+            raise UserError(
+                f"--inference_config: {config.name} has an lm_weight, but there is no "
+                "language model: add --use_lm true, or use another config"
+            )
+        decoding = Decoding(config, options, args, config.stem + slug(args))
+        if self.lm_exp and not decoding.is_best_path:
+            tag = f"{decoding.tag}_{Path(self.lm_exp).name}"
+            return dataclasses.replace(decoding, tag=tag)
+        return decoding
+
+    def _choose_decodings(self) -> dict[str, list[Decoding]]:
+        """Return the decodings of each model."""
+        options, chosen = self.options, {}
+        asked = self._read_decoding(
+            options.inference_config or BEAM, options.inference_args
+        )
+        best_path = self._read_decoding(BEST_PATH)
+        for model in self.models:
+            weight = ctc_weight(model.config, options.asr_args)
+            is_default = options.inference_config is None and weight == 1
+            primary = best_path if is_default else asked
+            beside = [] if primary.is_best_path or weight == 0 else [best_path]
+            chosen[model.name] = [primary, *beside]
+        if options.inference_args and all(d[0] is best_path for d in chosen.values()):
+            raise UserError(
+                "--inference_args: models with CTC alone are decoded by best path, "
+                f"without them: add --inference_config, e.g. {BEAM}"
+            )
+        return chosen
+
     def cell(self, model: models.Model, seed: int | None) -> Cell:
         """Return a model with a seed."""
         tag = model.tag + slug(self.options.asr_args)
         tag += "" if seed is None else f"_seed{seed}"
-        return Cell(model, seed, self.exp / f"asr_{tag}")
+        return Cell(model, seed, self.exp / f"asr_{tag}", self.decodings[model.name])
 
     def checked_config(self, model: models.Model) -> Path:
         """Return the file that a model's config is checked in."""
@@ -152,6 +214,13 @@ class Comparison:
         """Return where asr.sh has a set, in dump/raw and among what is decoded."""
         # of the validation set, it decodes what was not filtered
         return f"org/{test_set}" if test_set == self.recipe["valid_set"] else test_set
+
+
+def ctc_weight(config: dict, asr_args: str):
+    """Return the weight of CTC in a model's training, whatever type it was given as."""
+    weight = (config.get("model_conf") or {}).get("ctc_weight", ESPNET_CTC_WEIGHT)
+    given = re.findall(r"\bctc_weight\s*[=:]\s*([\w.+-]+)", asr_args)
+    return yaml.safe_load(given[-1]) if given else weight
 
 
 def slug(text: str, limit: int = 80) -> str:

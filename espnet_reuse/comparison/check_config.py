@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy
 import torch
 import yaml
-from espnet2.bin import asr_inference
 from espnet2.legacy.nets.pytorch_backend.transformer.attention import (
     LegacyRelPositionMultiHeadedAttention,
 )
@@ -24,7 +23,7 @@ from espnet2.legacy.nets.pytorch_backend.transformer.multi_layer_conv import (
 from espnet2.tasks.abs_task import scheduler_classes
 from espnet2.tasks.asr import ASRTask
 
-from espnet_reuse.bin import analyze
+from espnet_reuse.bin import analyze, asr_inference_ctc
 from espnet_reuse.bin.parser import named
 from espnet_reuse.errors import UserError, one_line, reported_errors
 from espnet_reuse.files import write_json
@@ -35,7 +34,7 @@ RESERVED = re.compile(
     "output(_dir)?|cache|config|.*data_(dir|path_and_name_and_type)|.*_shape_file"
     "|key_file|asr_train_config|asr_model_file|token_(type|list)|bpemodel"
     "|non_linguistic_symbols|cleaner|g2p|use_preprocessor|ngpu|resume|collect_stats"
-    "|multiprocessing_distributed|dry_run|print_config|no_forward_run"
+    "|multiprocessing_distributed|dry_run|print_config|no_forward_run|search"
 )
 LEAST = {  # of what ESPnet takes in silence, or refuses late
     1: "max_epoch|keep_nbest_models|accum_grad|num_iters_per_epoch|beam_size|nbest"
@@ -155,13 +154,14 @@ def describe(config: str, train_args: argparse.Namespace) -> dict:
 def check(
     configs: list[str],
     asr_args: str,
-    inference_config: str,
+    inference_configs: list[str],
     inference_args: str,
     analysis_args: str,
 ) -> dict[str, dict]:
     """Check that models can be built, decoded and compared.
 
-    The configs are YAML files, the args options that override them, as one string.
+    The configs are YAML files, an inference config for each model, the args options
+    that override them, as one string.
 
     Returns:
         For each config `checkpoint`, the file to decode with, `disk_bytes`,
@@ -171,20 +171,19 @@ def check(
         UserError: A model cannot be built or decoded so, or its features differ from
             the first model's.
     """
-    decoding = parse(
-        asr_inference.get_parser(),
-        inference_config,
-        ["--output_dir=-", "--data_path_and_name_and_type=-,speech,sound"],
-        inference_args,
-    )
     model = [f"--asr_train_config={__file__}", f"--asr_model_file={__file__}"]
     with named("--analysis_args"):
         parse(analyze.get_parser(), "", [*model, "--data_dir=-"], analysis_args)
     checked, frontends = {}, []
-    for config in configs:
+    data = ["--output_dir=-", "--data_path_and_name_and_type=-,speech,sound"]
+    for config, inference_config in zip(configs, inference_configs, strict=True):
+        decoding = parse(
+            asr_inference_ctc.get_parser(), inference_config, data, inference_args
+        )
         train_args = parse(ASRTask.get_parser(), config, [], asr_args)
         checked[config] = describe(config, train_args)
-        is_ctc = train_args.model_conf.get("ctc_weight") == 1.0
+        weight = train_args.model_conf.get("ctc_weight")
+        is_ctc, is_best_path = weight == 1.0, decoding.search == "best_path"
         criterion = train_args.best_model_criterion[0][1]
         if is_ctc and criterion in ("acc", "cer", "wer", "loss_att"):
             # ESPnet takes it for nan, and the first epochs for the best
@@ -192,12 +191,17 @@ def check(
                 f"{config}: best_model_criterion: a model with CTC alone has no "
                 f"{criterion}: use valid,cer_ctc,min"
             )
-        if is_ctc and decoding.ctc_weight != 1:
+        if weight == 0.0 and is_best_path:
+            raise UserError(
+                f"{config}: a model with ctc_weight 0.0 has no CTC head, which search: "
+                f"best_path in {inference_config} needs: use a beam search"
+            )
+        if is_ctc and not is_best_path and decoding.ctc_weight != 1:
             # ESPnet's beam search preselects tokens by the scores of a decoder
             raise UserError(
                 f"{config}: a model with CTC alone is decoded with ctc_weight 1.0, but "
                 f"{inference_config} has {decoding.ctc_weight}: set ctc_weight to 1.0, "
-                "or decode with conf/decode_asr_ctc_greedy.yaml"
+                "or decode with conf/decode_asr_ctc_best_path.yaml"
             )
         frontends.append((train_args.frontend, train_args.frontend_conf))
         if frontends[-1] != frontends[0]:
@@ -213,7 +217,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--configs", nargs="+", required=True)
     parser.add_argument("--asr_args", default="")
-    parser.add_argument("--inference_config", required=True)
+    parser.add_argument("--inference_configs", nargs="+", required=True)
     parser.add_argument("--inference_args", default="")
     parser.add_argument("--analysis_args", default="")
     parser.add_argument("--output", type=Path, required=True)

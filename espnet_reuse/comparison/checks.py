@@ -25,7 +25,7 @@ class Checks:
     def models(self, cells: list[Cell], step: Step) -> None:
         """Check the averaged models that a step reads."""
         paths = [cell.folder / self._compared.checkpoint(cell) for cell in cells]
-        if self._compared.lm_exp and step.stage == 4:
+        if any(ancestor.name == "language model" for ancestor in step.ancestors()):
             paths.append(self._compared.lm_file)
         problems = []
         for path in paths:

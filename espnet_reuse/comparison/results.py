@@ -6,9 +6,11 @@ Run it as `python3 -m espnet_reuse.run -m espnet_reuse.comparison.results`.
 """
 
 import argparse
+import inspect
 import json
 import math
 import re
+import shlex
 import statistics
 from pathlib import Path
 
@@ -18,11 +20,14 @@ import pandas
 import torch
 import torch.utils.benchmark
 import yaml
-from espnet2.tasks.asr import ASRTask
+from espnet2.bin import asr_inference
 from espnet2.torch_utils.safe_torch_load import safe_torch_load
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 from espnet2.train.dataset import ESPnetDataset
 
+from espnet_reuse.benchmark.decoding import BEST_PATH, time_turns
+from espnet_reuse.bin import asr_inference_ctc
+from espnet_reuse.comparison.cells import BEST_PATH as BEST_PATH_CONFIG
 from espnet_reuse.comparison.intervals import compare_errors
 from espnet_reuse.comparison.score import PARTIAL
 from espnet_reuse.comparison.tables import format_details, write_reports
@@ -32,7 +37,9 @@ from espnet_reuse.files import write_json, write_text
 from espnet_reuse.provenance import describe_run
 
 ROUNDS = 15  # of the encoders' time
+TEXT_ROUNDS, TEXT_SECONDS = 5, 120  # at most, of the time from waveform to text
 MAX_UTTERANCES = 20
+BEST_PATH_TAG = Path(BEST_PATH_CONFIG).stem
 
 
 def read_training(asr_exp: Path) -> dict:
@@ -73,28 +80,31 @@ def read_training(asr_exp: Path) -> dict:
     }
 
 
-def read_decoding_rtf(set_dir: Path) -> float | None:
-    """Read the real-time factor of a decoding, None where ESPnet reports none.
+def read_arguments(set_dir: Path) -> argparse.Namespace:
+    """Read from its log which options a set was decoded with."""
+    log = (set_dir / "logdir/asr_inference.1.log").read_text(encoding="utf-8")
+    words = shlex.split(re.search(r"asr_inference (-.*)", log)[1])
+    return asr_inference_ctc.get_parser().parse_args(words)
 
-    It reports a wrong one for batches, also None: each utterance is charged with the
-    time of its whole batch.
-    """
-    log = set_dir / "logdir/calculate_rtf.log"
-    report = log.read_text(encoding="utf-8") if log.is_file() else ""
-    rtf = re.search(r"^RTF: ([\d.]+)", report, re.M)
-    log = set_dir / "logdir/asr_inference.1.log"
-    if rtf and " --batch_size 1 " in log.read_text(encoding="utf-8"):
-        return float(rtf[1])
-    return None
+
+def load_recognizer(args: argparse.Namespace, device: str) -> asr_inference.Speech2Text:
+    """Return the recognizer of a decoding; with a CTC head, it has best path, too."""
+    options = vars(args) | {"device": device}
+    known = inspect.signature(asr_inference.Speech2Text).parameters.keys() & options
+    options = {name: options[name] for name in known}
+    try:
+        return asr_inference_ctc.Speech2Text(**options)
+    except asr_inference_ctc.BestPathError:
+        return asr_inference.Speech2Text(**options)
 
 
 def read_scores(set_dir: Path) -> dict:
-    """Read {"wer": counts and error rate in %, ..., "decoding_rtf": ...} of a set.
+    """Read {"wer": counts and error rate in %, "cer": ..., ...} of a set.
 
     Raises:
         UserError: It is not scored.
     """
-    scores = {"decoding_rtf": read_decoding_rtf(set_dir)}
+    scores = {}
     for path in sorted(set_dir.glob("score_*/result.json")):
         counts = json.loads(path.read_text(encoding="utf-8"))
         errors = counts["substitutions"] + counts["deletions"] + counts["insertions"]
@@ -123,56 +133,55 @@ def mean_of(seeds: list):
 
 
 def gather_model(
-    asr_exps: list[Path], inference_tag: str, sets: list[str]
-) -> tuple[dict, AbsESPnetModel, argparse.Namespace]:
+    decode_dirs: list[Path], trainings: list[dict], sets: list[str], device: str
+) -> tuple[dict, asr_inference.Speech2Text]:
     """Gather what one model's trainings, decodings and scores left.
 
     Returns:
-        The model's part of the comparison, the first seed's model, and its config.
+        The model's part of the comparison, and the first seed's recognizer.
     """
-    log = asr_exps[0] / inference_tag / sets[0] / "logdir/asr_inference.1.log"
-    checkpoint = re.search(r"--asr_model_file (\S+)", log.read_text("utf-8"))[1]
-    model, train_args = ASRTask.build_model_from_file(
-        asr_exps[0] / "config.yaml", checkpoint
-    )
-    trainings = [read_training(asr_exp) for asr_exp in asr_exps]
+    args = read_arguments(decode_dirs[0] / sets[0])
+    recognizer = load_recognizer(args, device)
+    is_best_path = args.search == "best_path"
+    has_best_path = isinstance(recognizer, asr_inference_ctc.Speech2Text)
     runs, scores = [], []
-    for asr_exp, training in zip(asr_exps, trainings, strict=True):
+    for decode_dir, training in zip(decode_dirs, trainings, strict=True):
+        asr_exp = decode_dir.parent
         run = {"asr_exp": str(asr_exp), "commit": None, **training, "utterances": {}}
         if (asr_exp / "commit").is_file():
             run["commit"] = (asr_exp / "commit").read_text(encoding="utf-8").strip()
+        best_path = decode_dir if is_best_path else asr_exp / BEST_PATH_TAG
         seed_scores = {}
         for set_ in sets:
-            set_dir = asr_exp / inference_tag / set_
-            seed_scores[set_] = read_scores(set_dir)
-            utterances = (set_dir / "score_wer/utterances.json").read_text("utf-8")
-            run["utterances"][set_] = json.loads(utterances)
+            best = read_scores(best_path / set_)["wer"] if has_best_path else None
+            seed_scores[set_] = read_scores(decode_dir / set_) | {"best_path_wer": best}
+            utterances = decode_dir / set_ / "score_wer/utterances.json"
+            run["utterances"][set_] = json.loads(utterances.read_text("utf-8"))
         runs.append(run)
         scores.append(seed_scores)
+    train_args, model = recognizer.asr_train_args, recognizer.asr_model
     result = {
-        "seeds": len(asr_exps),
+        "seeds": len(decode_dirs),
         "encoder": train_args.encoder,
         "reuse_group_size": train_args.encoder_conf.get("reuse_group_size"),
         "parameters": sum(p.numel() for p in model.parameters()),
         **mean_of(trainings),
+        "decoding": decode_dirs[0].name,
+        "search": BEST_PATH if is_best_path else f"beam {args.beam_size}",
         "runs": runs,
         "scores": mean_of(scores),
     }
-    return result, model, train_args
+    return result, recognizer
 
 
 def compare(
-    asr_exps: dict[str, list[Path]],
-    inference_tag: str,
-    sets: list[str],
-    command: str,
-    dumpdir: Path,
+    decode_dirs: dict[str, list[Path]], sets: list[str], command: str, dumpdir: Path
 ) -> dict:
     """Gather and measure everything that comparison.json holds.
 
     Args:
-        asr_exps: An experiment for each seed of each model, the baseline first.
-        inference_tag: Name of the decoding's folder in each.
+        decode_dirs: A decoding, in its experiment, for each seed of each model, the
+            baseline first.
         sets: Names of the decoded sets; org/<set> for a validation set.
         command: What the user typed.
         dumpdir: Folder with a data directory per set.
@@ -180,10 +189,18 @@ def compare(
     Raises:
         UserError: Something is not decoded or scored, or on other references.
     """
-    results, models = {}, {}
-    for name, exps in asr_exps.items():
-        gathered = gather_model(exps, inference_tag, sets)
-        results[name], models[name], train_args = gathered
+    trainings = {
+        name: [read_training(folder.parent) for folder in folders]
+        for name, folders in decode_dirs.items()
+    }
+    # measure where they were trained, if that is here
+    trained_on_gpu = next(iter(trainings.values()))[0]["peak_memory_of"] == "gpu"
+    on_gpu = torch.cuda.is_available() and trained_on_gpu
+    results, recognizers = {}, {}
+    for name, folders in decode_dirs.items():
+        device = "cuda" if on_gpu else "cpu"
+        gathered = gather_model(folders, trainings[name], sets, device)
+        results[name], recognizers[name] = gathered
     for set_ in sets:
         errors = {
             name: [run["utterances"][set_] for run in result["runs"]]
@@ -191,18 +208,22 @@ def compare(
         }
         for name, wer in compare_errors(errors, set_).items():
             results[name]["scores"][set_]["wer"] |= wer
-    # measure where they were trained, if that is here
-    trained_on_gpu = next(iter(results.values()))["peak_memory_of"] == "gpu"
-    on_gpu = torch.cuda.is_available() and trained_on_gpu
-    for model in models.values():
-        model.to("cuda" if on_gpu else "cpu")
     wavs = read_audio(dumpdir, sets)
+    train_args = next(iter(recognizers.values())).asr_train_args
     fs = humanfriendly.parse_size(str(train_args.frontend_conf["fs"]))
+    models = {name: recognizer.asr_model for name, recognizer in recognizers.items()}
     for name, rtf in measure_encoders(models, wavs, fs).items():
         results[name] |= rtf
+    searches = {name: result["search"] for name, result in results.items()}
+    times, rounds = measure_texts(recognizers, searches, wavs, fs)
+    for name, to_text in times.items():
+        results[name]["to_text"] = to_text
     run = describe_run(threads=1, command=command)
     machine = (run["cpu"], f"{run['cores']} cores", run["gpu"])
     commits = {run["commit"] for result in results.values() for run in result["runs"]}
+    decodings = [result["decoding"] for result in results.values()]
+    if any(BEST_PATH in to_text for to_text in times.values()):
+        decodings.append(BEST_PATH_TAG)
     partial = PARTIAL.read_text(encoding="utf-8") if PARTIAL.is_file() else ""
     return {
         "run": {
@@ -212,11 +233,12 @@ def compare(
             "commit": run["commit"],
             "trained at": ", ".join(sorted(filter(None, commits))) or "unknown",
             "command": command,
-            "decoding": inference_tag,
+            "decoding": ", ".join(dict.fromkeys(decodings)),
         },
         "rtf_utterances": len(wavs),
         "rtf_rounds": ROUNDS,
         "rtf_device": torch.cuda.get_device_name() if on_gpu else "one CPU thread",
+        "text_rounds": rounds,
         "partial": partial.splitlines(),
         "models": results,
     }
@@ -281,26 +303,60 @@ def measure_encoders(
     return pandas.DataFrame(times).to_dict("index")
 
 
+def measure_texts(
+    recognizers: dict[str, asr_inference.Speech2Text],
+    searches: dict[str, str],
+    wavs: list[np.ndarray],
+    fs: int,
+) -> tuple[dict[str, dict[str, dict]], int]:
+    """Measure the times from waveform to text, in turns, one utterance at a time.
+
+    Args:
+        recognizers: By model.
+        searches: The search of each model. Those with a CTC head also do best path.
+        wavs: Waveforms, of shape (samples,).
+        fs: Their sampling rate, in Hz.
+
+    Returns:
+        {model: {search: {"frontend_ms": ..., "encoder_ms": ..., "search_ms": ...,
+        "total_ms": ...}}}, milliseconds per second of audio, medians of the rounds; and
+        the number of rounds.
+    """
+    turns = {}
+    for name, recognizer in recognizers.items():
+        turns[name, searches[name], 1] = recognizer
+        if isinstance(recognizer, asr_inference_ctc.Speech2Text):
+            turns[name, BEST_PATH, 1] = recognizer
+    speeches = list(map(torch.from_numpy, wavs))
+    rows = pandas.DataFrame(time_turns(turns, speeches, TEXT_ROUNDS, TEXT_SECONDS))
+    by_search = rows.drop(columns="batch").groupby(["model", "search"], sort=False)
+    medians, times = by_search.median() / (sum(map(len, wavs)) / fs), {}
+    for (name, search), row in medians.iterrows():
+        times.setdefault(name, {})[search] = row.to_dict()
+    return times, len(rows) // len(turns)
+
+
 def main():
     """Write comparison.json, comparison_details.md, RESULTS.md and comparison.png."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    models = "NAME=ASR_EXP: the first is the baseline, a name again is another seed"
+    models = (
+        "NAME=DECODING, ASR_EXP/INFERENCE_TAG: the first is the baseline, a name again "
+        "is another seed"
+    )
     parser.add_argument("--models", nargs="+", required=True, help=models)
-    parser.add_argument("--inference_tag", required=True)
     parser.add_argument("--sets", nargs="+", required=True, help="decoded sets")
     parser.add_argument("--command", required=True, help="what the user typed")
     parser.add_argument("--dumpdir", type=Path, default="dump/raw")
     parser.add_argument("--output_dir", type=Path, default="exp")
     args = parser.parse_args()
-    asr_exps = {}
+    decode_dirs = {}
     for model in args.models:
-        name, asr_exp = model.split("=", 1)
-        asr_exps.setdefault(name, []).append(Path(asr_exp))
+        name, folder = model.split("=", 1)
+        decode_dirs.setdefault(name, []).append(Path(folder))
+    torch.set_num_threads(1)
     with reported_errors("results"):
-        comparison = compare(
-            asr_exps, args.inference_tag, args.sets, args.command, args.dumpdir
-        )
-        details = format_details(comparison["models"], args.inference_tag, args.dumpdir)
+        comparison = compare(decode_dirs, args.sets, args.command, args.dumpdir)
+        details = format_details(comparison["models"], args.dumpdir)
         write_text(details, args.output_dir / "comparison_details.md")
         write_reports(comparison, args.output_dir)
         write_json(comparison, args.output_dir / "comparison.json")

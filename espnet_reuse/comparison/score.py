@@ -161,12 +161,13 @@ def find_decoded(expdir: Path, sets: list[str] | None) -> list[tuple[Path, str]]
 def main():
     """Score what is decoded below a folder and show ESPnet's RESULTS.md."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--expdir", type=Path, default="exp", help="or a folder in it")
+    expdir = {"type": Path, "nargs": "+", "default": [Path("exp")]}
+    parser.add_argument("--expdir", **expdir, help="or folders in it")
     parser.add_argument("--dumpdir", type=Path, default="dump/raw")
     parser.add_argument("--sets", nargs="+", help="default: all that are decoded")
     args = parser.parse_args()
     with reported_errors("score"):
-        decoded = find_decoded(args.expdir, args.sets)
+        decoded = [x for path in args.expdir for x in find_decoded(path, args.sets)]
         for decode_dir, name in decoded:
             text = (decode_dir.parent / "config.yaml").read_text(encoding="utf-8")
             score_set(decode_dir, name, args.dumpdir, yaml.safe_load(text))

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from espnet_reuse.comparison.actions import Actions
-from espnet_reuse.comparison.cells import Cell, Comparison
+from espnet_reuse.comparison.cells import Cell, Comparison, Decoding
 from espnet_reuse.comparison.checks import Checks
 from espnet_reuse.comparison.models import load
 from espnet_reuse.comparison.plan import Step, digest_of, flatten
@@ -95,7 +95,8 @@ class Steps:
         for cell in comparison.cells:
             training = self._plan_training(cell)
             decoding = [
-                self._plan_decoding(cell, training, name)
+                self._plan_decoding(cell, training, decoding, name)
+                for decoding in cell.decodings
                 for name in self._recipe.test_sets
             ]
             scoring = self._plan_scoring(cell, decoding)
@@ -203,29 +204,29 @@ class Steps:
             labels={f"config {k}": f"{v} {k}" for k, v in cell.model.sources.items()},
         )
 
-    def _plan_decoding(self, cell: Cell, training: Step, name: str) -> Step:
-        inputs = flatten(
-            self._compared.inference, f"{self._compared.inference_config.name} "
-        )
-        inputs["--inference_args"] = self._options.inference_args
+    def _plan_decoding(
+        self, cell: Cell, training: Step, decoding: Decoding, name: str
+    ) -> Step:
+        inputs = flatten(decoding.options, f"{decoding.config.name} ")
+        inputs["--inference_args"] = decoding.args
         inputs |= self._options_but(OF_LM, OF_TRAINING, OF_TOKENS, TEST_SETS)
         place = self._compared.place(name)
-        folder = cell.folder / self._compared.inference_tag / place
+        beside = "" if decoding is cell.decodings[0] else ", best path"
         return Step(
-            f"decoding {cell.name}, {name}",
+            f"decoding {cell.name}, {name}{beside}",
             4,
-            folder / ".record.json",
+            cell.folder / decoding.tag / place / ".record.json",
             lambda: inputs | self._contents(place),
-            functools.partial(self._actions.decode, cell, name),
+            functools.partial(self._actions.decode, cell, decoding, name),
             functools.partial(self._checks.models, [cell]),
-            needs=(training, *self._lm),
+            needs=(training, *([] if decoding.is_best_path else self._lm)),
         )
 
     def _plan_scoring(self, cell: Cell, decodings: list[Step]) -> Step:
         return Step(
             f"scoring {cell.name}",
             5,
-            cell.folder / self._compared.inference_tag / ".scoring.json",
+            cell.folder / cell.decodings[0].tag / ".scoring.json",
             dict,
             functools.partial(self._actions.score, cell),
             needs=tuple(decodings),

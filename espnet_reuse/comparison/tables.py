@@ -31,6 +31,9 @@ EXAMPLES = 5
 FEW_WORDS = 500
 INTERVALS = {"interval": "95 % interval", "interval_by_speaker": "by speaker"}
 FASTER = "times as fast"
+BEST_PATH = "best path"
+GONE = "models gone"
+PARTS = ("frontend", "encoder", "search")
 # what the first published comparisons do not say of themselves
 UNSAID = {"rtf_device": "one CPU thread", "rtf_rounds": 15}
 TIMES = """{means}\
@@ -55,8 +58,21 @@ RATES = """\
 - by speaker: the same interval, but whole speakers are resampled, each with all their
   utterances.
 - CER: character error rate in %.
-- S.Err: sentence error rate in %, the share of utterances with an error.
-- decoding RTF: real-time factor of the whole decoding, as ESPnet reports it."""
+- S.Err: sentence error rate in %, the share of utterances with an error."""
+WER_BEST_PATH = """
+- WER, best path: word error rate in % of CTC's best path: the most likely token of each
+  frame, without a search."""
+WHY_GONE = """
+  Models gone: the comparison is older than this decoding; its models were not kept."""
+TEXT_TIMES = """\
+Time from waveform to text, on {rtf_device}, one utterance at a time in one process,
+without loading the model. All models and decodings took turns over {rtf_utterances}
+utterances. Medians; rounds: {text_rounds}.
+
+- decoding: the beam search of the comparison, or CTC's best path.
+- ms/s: milliseconds for a second of audio.
+- times as fast: {first}'s time with the same decoding divided by the model's.
+- frontend, encoder, search: their shares of the time."""
 
 
 def markdown(rows: list[dict[str, str]], headers: dict | None = None) -> str:
@@ -72,12 +88,17 @@ def times_as_fast(key: str, model: dict, baseline: dict) -> str:
     return "" if model is baseline else f"{baseline[key] / model[key]:.2f}"
 
 
-def rate_cells(title: str, counts: dict, baseline: dict) -> dict[str, str]:
-    """Format an error rate, its change in points, and intervals of the change."""
+def mean_rate(counts: dict) -> str:
+    """Format an error rate, the mean of the seeds and its standard deviation."""
     rates = counts["error_rates"]
     spread = f" ± {statistics.stdev(rates):.1f}" if len(rates) > 1 else ""
+    return f"{statistics.mean(rates):.1f}{spread}"
+
+
+def rate_cells(title: str, counts: dict, baseline: dict) -> dict[str, str]:
+    """Format an error rate, its change in points, and intervals of the change."""
     change = f"{counts['error_rate'] - baseline['error_rate']:+.1f}"
-    cells = {title: f"{statistics.mean(rates):.1f}{spread}"}
+    cells = {title: mean_rate(counts)}
     cells[f"change of {title}"] = "" if counts is baseline else change
     for key, column in INTERVALS.items():
         if key in counts:
@@ -115,19 +136,41 @@ def model_cells(models: dict) -> list[dict[str, str]]:
 def score_cells(models: dict) -> list[dict[str, str]]:
     """Format the error rates of each set and model, by column."""
     first, rows = next(iter(models.values())), []
+    # nothing to compare where no model has another decoding
+    with_best_path = any(m.get("search") != BEST_PATH for m in models.values())
     for set_, reference in first["scores"].items():
         for name, model in models.items():
             scores = model["scores"][set_]
-            wer, rtf = scores["wer"], scores["decoding_rtf"]
+            wer, best = scores["wer"], scores.get("best_path_wer", GONE)
+            best = mean_rate(best) if isinstance(best, dict) else best or ""
             rows.append(
                 {
                     "set": set_,
                     "utterances": str(wer["sentences"]),
                     "model": name,
                     **rate_cells("WER", wer, reference["wer"]),
+                    **({BEST_PATH: best} if with_best_path else {}),
                     **rate_cells("CER", scores["cer"], reference["cer"]),
                     "S.Err": f"{100 * wer['sentence_errors'] / wer['sentences']:.1f}",
-                    "decoding RTF": "" if rtf is None else f"{rtf:.3f}",
+                }
+            )
+    return rows
+
+
+def text_cells(models: dict) -> list[dict[str, str]]:
+    """Format the time from waveform to text of each model and decoding, by column."""
+    first, rows = {}, []
+    for name, model in models.items():
+        for search, times in model.get("to_text", {}).items():
+            baseline, total = first.setdefault(search, times), times["total_ms"]
+            shares = {part: times[f"{part}_ms"] / total for part in PARTS}
+            rows.append(
+                {
+                    "model": name,
+                    "decoding": search,
+                    "ms/s": f"{total:.2f}",
+                    FASTER: times_as_fast("total_ms", times, baseline),
+                    **{part: f"{100 * share:.0f} %" for part, share in shares.items()},
                 }
             )
     return rows
@@ -164,6 +207,7 @@ def format_results(comparison: dict) -> str:
         **dict.fromkeys((f"training, {FASTER}", f"encoder, {FASTER}"), FASTER),
         "memory": f"peak {device} memory (MB)",
         **dict.fromkeys(("change of WER", "change of CER"), "difference"),
+        BEST_PATH: f"WER, {BEST_PATH}",
     }
     warm = any(name.endswith("_warm") for name in models)
     seeds = baseline["seeds"] > 1
@@ -174,6 +218,10 @@ def format_results(comparison: dict) -> str:
         "range": "; in brackets, the range over the seeds" if seeds else "",
         "warm": "; of fine-tuning alone for models that end in _warm" if warm else "",
     }
+    scores, rates = score_cells(models), RATES
+    best_path = {cells[BEST_PATH] for cells in scores if BEST_PATH in cells}
+    if best_path:
+        rates += WER_BEST_PATH + (WHY_GONE if GONE in best_path else "")
     run = "\n".join(f"- {key}: `{value}`" for key, value in comparison["run"].items())
     parts = [
         "<!-- Generated by espnet_reuse.comparison.tables -->\n# RESULTS\n"
@@ -181,10 +229,12 @@ def format_results(comparison: dict) -> str:
         + re.sub(r"\b([0-9a-f]{12})[0-9a-f]{28}\b", r"\1", run),
         markdown(model_cells(models), headers),
         TIMES.format(**said),
-        markdown(score_cells(models), headers),
-        RATES.format(**said),
+        markdown(scores, headers),
+        rates.format(**said),
         *caveats(comparison),
     ]
+    if texts := text_cells(models):
+        parts[4:4] = [markdown(texts), TEXT_TIMES.format(**said)]
     if comparison["partial"]:
         parts += ["**Partial corpus:**", "\n".join(comparison["partial"])]
     return "\n\n".join(parts) + "\n"
@@ -250,8 +300,8 @@ def format_examples(
     return lines
 
 
-def format_details(models: dict, inference_tag: str, dumpdir: Path) -> str:
-    """Format comparison_details.md, see `results.compare` for the arguments."""
+def format_details(models: dict, dumpdir: Path) -> str:
+    """Format comparison_details.md of the models of a comparison."""
     lines = ["<!-- Generated by espnet_reuse.comparison.results -->"]
     lines += ["# By speaker and utterance", ""]
     if any(model["seeds"] > 1 for model in models.values()):
@@ -260,7 +310,7 @@ def format_details(models: dict, inference_tag: str, dumpdir: Path) -> str:
         errors, texts = {}, {}
         for name, model in models.items():
             errors[name] = [run["utterances"][set_] for run in model["runs"]]
-            decode_dir = Path(model["runs"][0]["asr_exp"]) / inference_tag
+            decode_dir = Path(model["runs"][0]["asr_exp"], model["decoding"])
             texts[name] = read_scp(decode_dir / set_ / "text")
         refs = read_scp(dumpdir / set_ / "text")
         lines += [f"## {set_}", "", "### By speaker", "", format_speakers(errors), ""]
@@ -299,21 +349,29 @@ def print_comparison(comparison: dict, console: Console) -> None:
             cells[f"encoder, {FASTER}"],
             cells["memory"],
         )
-    rates = new_table("WER", "points", "95 % interval", "CER")
-    numbers = itemgetter("WER", "change of WER", "95 % interval", "CER")
-    for set_, rows in groupby(score_cells(models), itemgetter("set")):
+    texts = new_table("decoding", "ms/s", faster, *PARTS)
+    for cells in text_cells(models):
+        texts.add_row(escape(cells.pop("model")), *cells.values())
+    scores = score_cells(models)
+    columns = ["WER", "change of WER", "95 % interval", BEST_PATH, "CER"]
+    columns = [column for column in columns if column in scores[0]]
+    rates = new_table(*(c.replace("change of WER", "points") for c in columns))
+    numbers = itemgetter(*columns)
+    for set_, rows in groupby(scores, itemgetter("set")):
         words = baseline["scores"][set_]["wer"]["tokens"]
         rates.add_row(escape(f"{set_} ({words:,} words)"))
         for cells in rows:
             rates.add_row(escape(f"  {cells['model']}"), *numbers(cells))
         rates.add_section()
-    for table in (sizes, rates):
+    for table in filter(lambda table: table.row_count, (sizes, texts, rates)):
         console.print(table, "", width=width)
     notes = [
         f"Times as fast: {first}'s time divided by the model's; above 1 is faster. "
         "Encoder: milliseconds per second of audio, one utterance at a time, "
-        f"{comparison['rtf_device']}. Points: the WER minus {first}'s in percentage "
-        "points; beside it, its 95 % confidence interval.",
+        f"{comparison['rtf_device']}. Decoding: the same from waveform to text, and the "
+        f"shares of its parts. Points: the WER minus {first}'s in percentage points; "
+        "beside it, its 95 % confidence interval. Best path: the WER of CTC's best path, "
+        "without a search.",
         *caveats(comparison),
         *comparison["partial"],
     ]
