@@ -88,14 +88,16 @@ def read_arguments(set_dir: Path) -> argparse.Namespace:
 
 
 def load_recognizer(args: argparse.Namespace, device: str) -> asr_inference.Speech2Text:
-    """Return the recognizer of a decoding; with a CTC head, it has best path, too."""
+    """Return the recognizer of a decoding, whose `best_path` is None without a head."""
     options = vars(args) | {"device": device}
     known = inspect.signature(asr_inference.Speech2Text).parameters.keys() & options
     options = {name: options[name] for name in known}
     try:
         return asr_inference_ctc.Speech2Text(**options)
     except asr_inference_ctc.BestPathError:
-        return asr_inference.Speech2Text(**options)
+        recognizer = asr_inference.Speech2Text(**options)
+        recognizer.best_path = recognizer.best_path_batch = None
+        return recognizer
 
 
 def read_scores(set_dir: Path) -> dict:
@@ -143,7 +145,6 @@ def gather_model(
     args = read_arguments(decode_dirs[0] / sets[0])
     recognizer = load_recognizer(args, device)
     is_best_path = args.search == "best_path"
-    has_best_path = isinstance(recognizer, asr_inference_ctc.Speech2Text)
     runs, scores = [], []
     for decode_dir, training in zip(decode_dirs, trainings, strict=True):
         asr_exp = decode_dir.parent
@@ -153,7 +154,9 @@ def gather_model(
         best_path = decode_dir if is_best_path else asr_exp / BEST_PATH_TAG
         seed_scores = {}
         for set_ in sets:
-            best = read_scores(best_path / set_)["wer"] if has_best_path else None
+            best = (
+                read_scores(best_path / set_)["wer"] if recognizer.best_path else None
+            )
             seed_scores[set_] = read_scores(decode_dir / set_) | {"best_path_wer": best}
             utterances = decode_dir / set_ / "score_wer/utterances.json"
             run["utterances"][set_] = json.loads(utterances.read_text("utf-8"))
@@ -325,7 +328,7 @@ def measure_texts(
     turns = {}
     for name, recognizer in recognizers.items():
         turns[name, searches[name], 1] = recognizer
-        if isinstance(recognizer, asr_inference_ctc.Speech2Text):
+        if recognizer.best_path:
             turns[name, BEST_PATH, 1] = recognizer
     speeches = list(map(torch.from_numpy, wavs))
     rows = pandas.DataFrame(time_turns(turns, speeches, TEXT_ROUNDS, TEXT_SECONDS))

@@ -368,9 +368,9 @@ def print_comparison(comparison: dict, console: Console) -> None:
     notes = [
         f"Times as fast: {first}'s time divided by the model's; above 1 is faster. "
         "Encoder: milliseconds per second of audio, one utterance at a time, "
-        f"{comparison['rtf_device']}. Decoding: the same from waveform to text, and the "
-        f"shares of its parts. Points: the WER minus {first}'s in percentage points; "
-        "beside it, its 95 % confidence interval. Best path: the WER of CTC's best path, "
+        f"{comparison['rtf_device']}. Decoding: the same from waveform to text, and "
+        f"shares of it. Points: the WER minus {first}'s in percentage points; beside "
+        "it, its 95 % confidence interval. Best path: the WER of CTC's best path, "
         "without a search.",
         *caveats(comparison),
         *comparison["partial"],

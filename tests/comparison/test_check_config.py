@@ -15,7 +15,7 @@ from espnet_reuse.comparison.models import resolve
 
 RECIPE = Path(__file__).resolve().parents[2] / "egs2/librispeech_100/asr1"
 BASELINE = "conf/train_asr_conformer.yaml"
-BEAM, GREEDY = "conf/decode_asr.yaml", "conf/decode_asr_ctc_greedy.yaml"
+BEAM, BEST_PATH = "conf/decode_asr.yaml", "conf/decode_asr_ctc_best_path.yaml"
 
 
 @pytest.fixture
@@ -36,7 +36,8 @@ def check(monkeypatch, tmp_path, capfd):
     output = tmp_path / "checked.json"
 
     def run(*configs, decoding=BEAM, asr_args="", inference_args=""):
-        options = ["--inference_config", decoding, "--inference_args", inference_args]
+        options = ["--inference_configs", *[decoding] * len(configs)]
+        options += ["--inference_args", inference_args]
         options += ["--asr_args", asr_args, "--output", str(output)]
         monkeypatch.setattr(sys, "argv", ["", "--configs", *configs, *options])
         try:
@@ -51,7 +52,7 @@ def check(monkeypatch, tmp_path, capfd):
 
 
 def test_each_config_has_its_checkpoint_and_the_disk_it_takes(check, ctc):
-    checked = check(BASELINE, ctc, decoding=GREEDY)
+    checked = check(BASELINE, ctc, decoding=BEST_PATH)
     assert checked[ctc]["checkpoint"] == "valid.cer_ctc.ave.pth"
     baseline = checked[BASELINE]
     assert baseline["checkpoint"] == "valid.acc.ave.pth"
@@ -69,6 +70,7 @@ def test_each_config_has_its_checkpoint_and_the_disk_it_takes(check, ctc):
         ("asr_args", "--max_epoch '1", " --max_epoch '1: No closing quotation"),
         ("asr_args", "--encoder_conf num_blocks=[", ".* num_blocks=.: while parsing"),
         ("inference_args", "--beam_size x", ".* argument --beam_size: invalid int"),
+        ("inference_args", "--search best_path", ".* --search: run.sh sets this optio"),
         ("decoding", "wrong.yaml", ": mapping values are not allowed"),
     ],
 )
@@ -82,8 +84,14 @@ def test_a_wrong_option_is_named_in_one_line(check, tmp_path, option, value, mes
 
 
 def test_a_model_with_ctc_alone_is_not_decoded_to_noise(check, ctc):
-    assert f"{ctc}: a model with CTC alone is decoded" in check(BASELINE, ctc)
+    line = check(BASELINE, ctc)
+    assert f"{ctc}: a model with CTC alone is decoded" in line and BEST_PATH in line
     assert ctc in check(ctc, inference_args="--ctc_weight 1.0")
+
+
+def test_best_path_of_a_model_without_a_ctc_head_is_refused(check):
+    line = check(BASELINE, asr_args="--model_conf ctc_weight=0.0", decoding=BEST_PATH)
+    assert "a model with ctc_weight 0.0 has no CTC head" in line and BEST_PATH in line
 
 
 @pytest.mark.parametrize(

@@ -42,11 +42,13 @@ def of(*models, sets=("test_a", "test_b")):
         "comparison",
         *(f"scoring {m}" for m in models),
         *(f"decoding {m}, {s}" for m in models for s in sets),
+        *(f"decoding {m}, {s}, best path" for m in models for s in sets),
         *(f"analysis of {m}" for m in models if "test_b" in sets),
     }
 
 
 ANALYSES = {f"analysis of {m}" for m in MODELS}
+BEST_PATHS = {name for name in of(*MODELS) if name.endswith(", best path")}
 
 
 def trained(*models):
@@ -159,6 +161,8 @@ def test_before_a_run_everything_is_to_do_and_after_it_nothing(root):
                         ("training", ""),
                         ("decoding", ", test_a"),
                         ("decoding", ", test_b"),
+                        ("decoding", ", test_a, best path"),
+                        ("decoding", ", test_b, best path"),
                         ("scoring", ""),
                         ("analysis of", ""),
                     )
@@ -245,8 +249,14 @@ RECIPE = "egs2/custom/asr1"
         ),
         pytest.param(
             edit_config("decode_asr.yaml", beam_size=3),
-            of(*MODELS) - ANALYSES,
+            of(*MODELS) - ANALYSES - BEST_PATHS,
             id="the decoding",
+        ),
+        pytest.param(
+            edit_config("decode_asr_ctc_best_path.yaml", ctm=True),
+            of(*MODELS)
+            & {"comparison", *BEST_PATHS, *map("scoring {}".format, MODELS)},
+            id="best path",
         ),
         pytest.param(
             remove("exp/asr_train_asr_conformer_reuse3"),
@@ -388,6 +398,10 @@ def test_asr_args_and_seeds_have_folders_of_their_own(root):
             "--inference_config: there is no file 'x.yaml'",
         ),
         (("--seeds", "1", "--asr_args", "--seed 2"), "--asr_args: it has --seed"),
+        (
+            ("--models", "ctc", "--inference_args", "--beam_size 2"),
+            "--inference_args: models with CTC alone are decoded by best path, without",
+        ),
     ],
 )
 def test_what_cannot_be_planned_is_said_in_one_line(root, argv, message):
@@ -419,10 +433,68 @@ def test_a_decoding_with_a_language_model_needs_one(root):
 def test_a_recipes_own_decoding_config_goes_before_one_in_the_current_folder(
     root, monkeypatch
 ):
-    (root / "conf2").mkdir()
-    monkeypatch.chdir(root)
-    steps = plan(root, "--inference_config", "conf/decode_asr.yaml")
-    assert steps._compared.inference_config == recipe_of(root) / "conf/decode_asr.yaml"
+    (root / "here/conf").mkdir(parents=True)
+    (root / "here/conf/decode_asr.yaml").write_text("beam_size: 1\n")
+    monkeypatch.chdir(root / "here")
+    (cell, *_) = plan(
+        root, "--inference_config", "conf/decode_asr.yaml"
+    )._compared.cells
+    assert cell.decodings[0].config == recipe_of(root) / "conf/decode_asr.yaml"
+
+
+BEAM, BEST_PATH = "decode_asr", "decode_asr_ctc_best_path"
+
+
+@pytest.mark.parametrize(
+    "argv, baseline, ctc",
+    [
+        ((), [BEAM, BEST_PATH], [BEST_PATH]),
+        (("--asr_args", "--model_conf ctc_weight=1"), [BEST_PATH], [BEST_PATH]),
+        (("--asr_args", "--model_conf ctc_weight=0.0"), [BEAM], [BEAM]),
+        (
+            ("--inference_config", f"conf/{BEAM}.yaml"),
+            [BEAM, BEST_PATH],
+            [BEAM, BEST_PATH],
+        ),
+        (
+            ("--inference_config", f"conf/{BEST_PATH}.yaml", "--use_lm", "true")
+            + ("--inference_args", "--batch_size 16"),
+            [f"{BEST_PATH}_batch_size_16"],
+            [f"{BEST_PATH}_batch_size_16"],
+        ),
+        (
+            ("--inference_args", "--beam_size 2", "--use_lm", "true"),
+            [f"{BEAM}_beam_size_2_lm_train", BEST_PATH],
+            [BEST_PATH],
+        ),
+    ],
+)
+def test_a_model_with_a_ctc_head_is_decoded_by_best_path_too(root, argv, baseline, ctc):
+    cells = plan(root, "--models", "baseline ctc", *argv)._compared.cells
+    assert [[d.tag for d in cell.decodings] for cell in cells] == [baseline, ctc]
+
+
+def test_best_path_uses_no_language_model(finished):
+    stale = open_steps(finished, "--use_lm", "true") - CHECKS
+    assert stale == of(*MODELS) - ANALYSES - BEST_PATHS | {"language model"}
+
+
+def test_each_decoding_is_scored_and_what_is_out_of_date_in_any_is_removed(
+    finished, monkeypatch
+):
+    run, commands, outdated = Run(finished), [], []
+    cell = run.steps._compared.cells[0]
+    for decoding in cell.decodings:
+        folder = cell.folder / decoding.tag
+        outdated.append(shutil.copytree(folder / "test_a", folder / "other"))
+        replace(outdated[-1] / ".record.json", '"--inference_args":""', '"x":"y"')
+    monkeypatch.setattr(Runner, "command", lambda _, *args, **__: commands.append(args))
+    run.steps._actions.score(cell, run.step["scoring baseline"])
+    (words,) = commands
+    folders = [f"exp/{cell.folder.name}/{tag}" for tag in (BEAM, BEST_PATH)]
+    assert words[words.index("--expdir") + 1 : words.index("--sets")] == (*folders,)
+    assert [path.exists() for path in outdated] == [False, False]
+    assert all(need.is_done() for need in run.step["scoring baseline"].needs)
 
 
 def test_librispeech_is_tested_on_the_parts_that_are_asked_for(root):

@@ -53,6 +53,22 @@ def close(equal):
 
 
 @pytest.fixture
+def timed(equal):
+    """A comparison of today; the last model is decoded by best path alone."""
+    for n, model in enumerate(equal["models"].values(), 1):
+        parts = {"frontend_ms": 1.0, "encoder_ms": 8.0 / n, "search_ms": 1.0}
+        best_path = parts | {"total_ms": sum(parts.values())}
+        beam = best_path | {"search_ms": 31.0, "total_ms": best_path["total_ms"] + 30}
+        is_ctc = n == 3
+        model["search"] = "best path" if is_ctc else "beam 5"
+        model["to_text"] = {} if is_ctc else {"beam 5": beam}
+        model["to_text"]["best path"] = best_path
+        for scores in model["scores"].values():
+            scores["best_path_wer"] = {"error_rates": [n + 0.1, n + 0.3]}
+    return equal | {"text_rounds": 5}
+
+
+@pytest.fixture
 def long_names(published):
     """A comparison of nine models and four sets, with long names."""
     models = published["models"]
@@ -64,7 +80,7 @@ def long_names(published):
     return published
 
 
-@pytest.fixture(params=["published", "equal", "close", "long_names"])
+@pytest.fixture(params=["published", "equal", "close", "timed", "long_names"])
 def comparison(request):
     return request.getfixturevalue(request.param)
 
@@ -84,11 +100,13 @@ def test_the_tables_fit_a_terminal_and_are_plain_text_elsewhere(comparison, colu
 
 
 def test_a_line_of_the_terminals_table_has_the_published_numbers(published):
-    lines = [line.split("  ") for line in printed(published).splitlines()]
+    lines = printed(published, width=100).splitlines()
+    lines = [line.split("  ") for line in lines]
     cells = [[cell.strip() for cell in line if cell.strip()] for line in lines]
     row = ["reuse2", "1,287,416", "55.32", "1.11", "2.69", "1.23", "1539"]
     assert row in cells
-    assert ["reuse2", "15.8 ± 0.7", "-0.8", "-2.7 to +0.9", "7.0 ± 0.5"] in cells
+    row = ["reuse2", "15.8 ± 0.7", "-0.8", "-2.7 to +0.9", "models gone", "7.0 ± 0.5"]
+    assert row in cells
     assert ["test_a (1,084 words)"] in cells
 
 
@@ -110,6 +128,42 @@ def test_times_as_fast_is_the_baselines_time_by_the_models(published):
     (reuse4,) = (row for row in rows if row[1] == "reuse4")
     assert [reuse4[3], reuse4[6], reuse4[10]] == ["0.92", "1.28", "1.35"]
     assert columns["of baseline's"][0] == ""
+
+
+def test_the_time_to_text_is_compared_with_the_same_search_of_the_first_model(timed):
+    text = format_results(timed)
+    table = next(t for t in text.split("\n\n") if t.startswith("| model    | decoding"))
+    rows = [
+        [cell.strip() for cell in row.split("|")[1:-1]] for row in table.split("\n")
+    ]
+    assert rows[2:] == [
+        ["baseline", "beam 5", "40.00", "", "2 %", "20 %", "78 %"],
+        ["baseline", "best path", "10.00", "", "10 %", "80 %", "10 %"],
+        ["reuse2", "beam 5", "36.00", "1.11", "3 %", "11 %", "86 %"],
+        ["reuse2", "best path", "6.00", "1.67", "17 %", "67 %", "17 %"],
+        ["reuse3", "best path", "4.67", "2.14", "21 %", "57 %", "21 %"],
+    ]
+    assert "Medians; rounds: 5." in text
+    cells = [line.split() for line in printed(timed).splitlines()]
+    assert ["reuse2", "best", "path", *rows[5][2:4]] in [line[:5] for line in cells]
+
+
+def test_the_error_rate_of_best_path_stands_beside_that_of_a_search(timed):
+    header = "| by speaker   | WER, best path   | CER "
+    text = format_results(timed)
+    assert header in text and "| 2.2 ± 0.1        |" in text
+    assert "models gone" not in text.lower() and "best path" in printed(timed)
+    last = next(reversed(timed["models"].values()))
+    text = format_results(timed | {"models": {"ctc": last}})
+    assert "WER, best path" not in text and "| best path  | 4.67" in text
+    for scores in last["scores"].values():  # a model without a CTC head
+        scores["best_path_wer"] = None
+    assert header in format_results(timed)
+
+
+def test_a_comparison_older_than_best_path_says_that_its_models_are_gone(published):
+    text = format_results(published)
+    assert text.count("| models gone      |") == 16 and "Models gone: the" in text
 
 
 def test_a_commit_has_as_many_characters_as_tell_it(published):

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from espnet2.bin import asr_inference, asr_train, lm_train
-from espnet2.bin.asr_inference import Speech2Text
+from espnet2.bin import asr_train, lm_train
 from espnet2.tasks.abs_task import scheduler_classes
 from espnet2.tasks.asr import ASRTask
 from espnet2.tasks.lm import LMTask
 
 import espnet_reuse  # noqa: F401  registers the encoders
+from espnet_reuse.bin import asr_inference_ctc
 from espnet_reuse.comparison.models import resolve
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -150,7 +150,7 @@ def test_a_language_model_can_be_built(config):
 
 @each(DECODE)
 def test_asr_inference_accepts_the_config(config):
-    args = asr_inference.get_parser().parse_args(
+    args = asr_inference_ctc.get_parser().parse_args(
         ["--config", str(config), "--output_dir", "x"]
         + ["--data_path_and_name_and_type", "wav.scp,speech,sound"]
     )
@@ -289,38 +289,3 @@ def test_a_baseline_has_the_published_values(model, write_config):
     args = parse(ASRTask, write_config(ROOT / f"egs2/{corpus}/asr1", name))
     values = yaml.safe_load(PUBLISHED)[model]
     assert {option: getattr(args, option) for option in values} == values
-
-
-# --------------------------------- decoding ---------------------------------
-
-
-def test_ctc_greedy_is_the_best_path_where_posteriors_are_peaky(write_config):
-    """A model without a decoder, an utterance alone and in a batch."""
-    recipe = ROOT / "egs2/librispeech_100/asr1"
-    config = write_config(recipe, "ctc_reuse2")
-    args = parse(ASRTask, config)
-    args.token_list = [*TOKENS[:29], TOKENS[-1]]
-    args.encoder_conf |= {"output_size": 32, "linear_units": 32, "num_blocks": 2}
-    torch.manual_seed(0)
-    model = ASRTask.build_model(args)
-    with torch.no_grad():
-        model.ctc.ctc_lo.weight *= 1000
-        model.ctc.ctc_lo.bias[-1] = -1e6  # no CTC model is ever taught <sos/eos>
-    checkpoint = config.with_name("model.pth")
-    config.write_text(yaml.safe_dump(vars(args)))
-    torch.save(model.state_dict(), checkpoint)
-
-    greedy = load(recipe / "conf/decode_asr_ctc_greedy.yaml")
-    one, two = (
-        Speech2Text(config, checkpoint, batch_size=batch_size, **greedy)
-        for batch_size in (1, 2)
-    )
-    assert one.asr_model.decoder is None
-    speech = torch.randn(2, 16000)
-    labels = one.asr_model.ctc.argmax(
-        one.asr_model.encode(speech, torch.tensor([16000, 16000]))[0]
-    )
-    best_paths = [[k for k, _ in itertools.groupby(y) if k] for y in labels.tolist()]
-    assert all(len(path) > 3 for path in best_paths)
-    assert [one(x)[0][2] for x in speech] == best_paths
-    assert [nbest[0][2] for nbest in two.batch_decode(list(speech))] == best_paths

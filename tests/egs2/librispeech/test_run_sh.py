@@ -88,7 +88,8 @@ def test_all_stages_end_in_a_table_that_says_that_the_corpus_is_partial(compared
     assert list(comparison["models"]) == ["baseline", "reuse3"]
     for name, model in comparison["models"].items():
         assert list(model["scores"]) == ["test_other"]
-        assert model["scores"]["test_other"]["decoding_rtf"] > 0
+        for times in (model["to_text"]["beam 2"], model["to_text"]["best path"]):
+            assert times["total_ms"] > times["encoder_ms"] > 0
         assert f"   {name} " in compared.output
     low, high = comparison["models"]["reuse3"]["scores"]["test_other"]["wer"][
         "interval"
@@ -126,7 +127,7 @@ def test_a_model_with_ctc_alone_is_trained_with_each_seed(compared, corpus):
     status, output = compared.run(
         *command(corpus, *PARTIAL, models="ctc_reuse3"),
         *("--speed_perturb_factors", "0.9 1.0", "--seeds", "1 2"),
-        *("--inference_config", "conf/decode_asr_ctc_greedy.yaml"),
+        *("--inference_args", ""),
     )
     assert status == 0, output
     assert "data preparation: done already" in output
@@ -138,6 +139,7 @@ def test_a_model_with_ctc_alone_is_trained_with_each_seed(compared, corpus):
     assert f"{wer['error_rate']:.1f} ± " in output
     # the checkpoint that its criterion chose
     assert len(list(exp.glob("asr_train*ctc*/valid.cer_ctc.ave.pth"))) == 2
+    assert list(model["to_text"]) == ["best path"]
 
 
 @pytest.mark.slow

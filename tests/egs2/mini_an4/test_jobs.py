@@ -75,7 +75,9 @@ def test_another_decoding_has_results_of_its_own_and_trains_nothing(studied):
     assert status == 0 and len(done) == 4, output
     assert "training baseline, seed 1: epoch" not in output
     results = (studied.recipe / "exp/RESULTS.md").read_text()
-    assert "- decoding: `decode_greedy`" in results
+    assert "- decoding: `decode_greedy, decode_asr_ctc_best_path`" in results
+    done = "decoding baseline, seed 1, test, best path: done already"
+    assert done in output  # both comparisons have it
 
 
 def test_a_failed_cell_is_named_with_its_reason_and_the_rest_is_compared(studied):

@@ -329,13 +329,7 @@ def read_comparison(repository):
     """Read {model: {set: {score: counts}}} of a finished comparison, without times."""
     path = repository.recipe / "exp/comparison.json"
     models = json.loads(path.read_text())["models"]
-    return {
-        name: {
-            part: {key: value for key, value in scores.items() if key != "decoding_rtf"}
-            for part, scores in model["scores"].items()
-        }
-        for name, model in models.items()
-    }
+    return {name: model["scores"] for name, model in models.items()}
 
 
 @pytest.mark.slow
