@@ -328,7 +328,7 @@ def print_comparison(comparison: dict, console: Console) -> None:
     width = min(console.width, 100)
 
     def new_table(*headers):
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
         table.add_column("model", overflow="fold")
         for header in headers:
             table.add_column(header, justify="right", no_wrap=True)

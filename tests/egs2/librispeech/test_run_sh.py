@@ -90,7 +90,7 @@ def test_all_stages_end_in_a_table_that_says_that_the_corpus_is_partial(compared
         assert list(model["scores"]) == ["test_other"]
         for times in (model["to_text"]["beam 2"], model["to_text"]["best path"]):
             assert times["total_ms"] > times["encoder_ms"] > 0
-        assert f"   {name} " in compared.output
+        assert f"  {name} " in compared.output
     low, high = comparison["models"]["reuse3"]["scores"]["test_other"]["wer"][
         "interval"
     ]

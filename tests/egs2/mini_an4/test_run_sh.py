@@ -340,7 +340,7 @@ def test_run_sh_ends_in_a_table_of_models_that_learned_the_training_set(compared
     assert list(scores) == ["baseline", "reuse2", "reuse3"]
     for name, sets in scores.items():
         assert sets["train_nodev_eval"]["wer"]["error_rate"] <= 10, name
-        assert f"   {name}" in compared.output
+        assert f"  {name} " in compared.output
     for name in ("RESULTS.md", "comparison.png"):
         assert (compared.recipe / "exp" / name).stat().st_size > 0
     assert "Too few words" in compared.output
@@ -354,7 +354,7 @@ def test_run_sh_a_second_time_ends_in_the_same_table_within_10_s(compared):
 
     def table(text):
         # up to the next line of the log, which begins with the time
-        return re.split(r"\n[-0-9T:]{19} ", text[text.index(" model ") :])[0]
+        return re.split(r"\n[-0-9T:]{19} ", text[text.index("\nmodel ") :])[0]
 
     assert table(output) == table(compared.output)
 
