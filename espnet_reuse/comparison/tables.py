@@ -69,7 +69,7 @@ Time from waveform to text, on {rtf_device}, one utterance at a time in one proc
 without loading the model. All models and decodings took turns over {rtf_utterances}
 utterances. Medians; rounds: {text_rounds}.
 
-- decoding: the beam search of the comparison, or CTC's best path.
+- decoding: the beam search, or CTC's best path.
 - ms/s: milliseconds for a second of audio.
 - times as fast: {first}'s time with the same decoding divided by the model's.
 - frontend, encoder, search: their shares of the time."""
@@ -162,13 +162,14 @@ def text_cells(models: dict) -> list[dict[str, str]]:
     first, rows = {}, []
     for name, model in models.items():
         for search, times in model.get("to_text", {}).items():
-            baseline, total = first.setdefault(search, times), times["total_ms"]
-            shares = {part: times[f"{part}_ms"] / total for part in PARTS}
+            baseline = first.setdefault(search, times)
+            parts = {part: times[f"{part}_ms"] for part in PARTS}
+            shares = {part: ms / sum(parts.values()) for part, ms in parts.items()}
             rows.append(
                 {
                     "model": name,
                     "decoding": search,
-                    "ms/s": f"{total:.2f}",
+                    "ms/s": f"{times['total_ms']:.2f}",
                     FASTER: times_as_fast("total_ms", times, baseline),
                     **{part: f"{100 * share:.0f} %" for part, share in shares.items()},
                 }
@@ -218,7 +219,7 @@ def format_results(comparison: dict) -> str:
         "range": "; in brackets, the range over the seeds" if seeds else "",
         "warm": "; of fine-tuning alone for models that end in _warm" if warm else "",
     }
-    scores, rates = score_cells(models), RATES
+    texts, scores, rates = text_cells(models), score_cells(models), RATES
     best_path = {cells[BEST_PATH] for cells in scores if BEST_PATH in cells}
     if best_path:
         rates += WER_BEST_PATH + (WHY_GONE if GONE in best_path else "")
@@ -229,12 +230,11 @@ def format_results(comparison: dict) -> str:
         + re.sub(r"\b([0-9a-f]{12})[0-9a-f]{28}\b", r"\1", run),
         markdown(model_cells(models), headers),
         TIMES.format(**said),
+        *([markdown(texts), TEXT_TIMES.format(**said)] if texts else []),
         markdown(scores, headers),
         rates.format(**said),
         *caveats(comparison),
     ]
-    if texts := text_cells(models):
-        parts[4:4] = [markdown(texts), TEXT_TIMES.format(**said)]
     if comparison["partial"]:
         parts += ["**Partial corpus:**", "\n".join(comparison["partial"])]
     return "\n\n".join(parts) + "\n"

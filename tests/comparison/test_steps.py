@@ -145,6 +145,11 @@ def test_before_a_run_everything_is_to_do_and_after_it_nothing(root):
             id="batches in decoding",
         ),
         pytest.param(
+            ("--inference_args", "--beam_size 2"),
+            of(*MODELS) - ANALYSES - BEST_PATHS,
+            id="the search",
+        ),
+        pytest.param(
             ("--analysis_args", "--num_utts 3"),
             ANALYSES,
             id="analysis",
