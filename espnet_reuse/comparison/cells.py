@@ -217,10 +217,11 @@ class Comparison:
 
 
 def ctc_weight(config: dict, asr_args: str):
-    """Return the weight of CTC in a model's training, whatever type it was given as."""
-    weight = (config.get("model_conf") or {}).get("ctc_weight", ESPNET_CTC_WEIGHT)
+    """Return the weight of CTC in a model's training, of any type if it is wrong."""
     given = re.findall(r"\bctc_weight\s*[=:]\s*([\w.+-]+)", asr_args)
-    return yaml.safe_load(given[-1]) if given else weight
+    if given:
+        return yaml.safe_load(given[-1])
+    return flatten(config).get("model_conf.ctc_weight", ESPNET_CTC_WEIGHT)
 
 
 def slug(text: str, limit: int = 80) -> str:

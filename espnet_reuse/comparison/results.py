@@ -154,10 +154,10 @@ def gather_model(
         best_path = decode_dir if is_best_path else asr_exp / BEST_PATH_TAG
         seed_scores = {}
         for set_ in sets:
-            best = (
-                read_scores(best_path / set_)["wer"] if recognizer.best_path else None
-            )
-            seed_scores[set_] = read_scores(decode_dir / set_) | {"best_path_wer": best}
+            seed_scores[set_] = read_scores(decode_dir / set_) | {"best_path_wer": None}
+            if recognizer.best_path:
+                wer = read_scores(best_path / set_)["wer"]
+                seed_scores[set_]["best_path_wer"] = wer
             utterances = decode_dir / set_ / "score_wer/utterances.json"
             run["utterances"][set_] = json.loads(utterances.read_text("utf-8"))
         runs.append(run)
@@ -225,7 +225,8 @@ def compare(
     machine = (run["cpu"], f"{run['cores']} cores", run["gpu"])
     commits = {run["commit"] for result in results.values() for run in result["runs"]}
     decodings = [result["decoding"] for result in results.values()]
-    if any(searches[name] != BEST_PATH in to_text for name, to_text in times.items()):
+    beside = (BEST_PATH in times[n] and searches[n] != BEST_PATH for n in results)
+    if any(beside):
         decodings.append(BEST_PATH_TAG)
     partial = PARTIAL.read_text(encoding="utf-8") if PARTIAL.is_file() else ""
     return {

@@ -370,8 +370,8 @@ def print_comparison(comparison: dict, console: Console) -> None:
         "Encoder: milliseconds per second of audio, one utterance at a time, "
         f"{comparison['rtf_device']}. Decoding: the same from waveform to text, and "
         f"shares of it. Points: the WER minus {first}'s in percentage points; beside "
-        "it, its 95 % confidence interval. Best path: the WER of CTC's best path, "
-        "without a search.",
+        "it, its 95 % confidence interval."
+        + (" Best path: the WER without a search." if BEST_PATH in columns else ""),
         *caveats(comparison),
         *comparison["partial"],
     ]
