@@ -350,6 +350,21 @@ def test_a_piece_of_text_ends_with_a_whole_word(tones, monkeypatch):
     assert " ".join(pieces).split() == whole.split()
 
 
+def test_a_kept_frame_has_its_context_on_both_sides(tones):
+    for seconds in (3, 9, 9.3, 14.77):
+        samples = np.arange(int(seconds * RATE), dtype=np.float32)
+        chunks = np.array_split(samples, 7)
+        kept, per_frame = [], tones.samples_per_frame
+        for window, first, count in tones._windows(chunks, step=40, context=10):
+            begin = int(window[0]) // per_frame
+            end = begin + -(-len(window) // per_frame)
+            last = end if count is None else begin + first + count
+            assert first >= 10 or begin == 0
+            assert end - last >= 10 or count is None
+            kept += range(begin + first, last)
+        assert kept == list(range(-(-len(samples) // per_frame)))
+
+
 def test_a_file_of_another_rate_is_decoded_as_its_resampled_waveform(tones, tmp_path):
     notes, text = melody(9)
     wave = play(notes, 9, rate=11025)
@@ -526,15 +541,18 @@ def test_the_command_writes_espnets_files(make, decode, batch_size, caplog):
 def test_a_ctm_has_the_times_of_words(make, decode):
     speech2text = make("conformer_reuse", INVARIANT["conformer_reuse"])
     (speech,) = noise(3)
+    speak(speech2text, [speech])
+    torch.save(speech2text.asr_model.state_dict(), speech2text.folder / "model.pth")
     folder = decode(speech2text, {"a": speech}, "--search", "best_path", "--ctm", True)
     ((text, token, _, hypothesis),) = speech2text.best_path(speech)
-    rows = [line.split() for line in (folder / "ctm").read_text().splitlines()]
-    assert [row[4] for row in rows] == text.split()
-    times = dict(zip(itertools.count(), hypothesis.times))
-    spoken = [n for n, t in enumerate(token) if t != "<space>"]
-    assert float(rows[0][2]) == pytest.approx(times[spoken[0]][0], abs=1e-3)
-    end = float(rows[-1][2]) + float(rows[-1][3])
-    assert end == pytest.approx(times[spoken[-1]][1], abs=2e-3)
+    expected, letters = [], iter(zip(token, hypothesis.times, strict=True))
+    for is_space, group in itertools.groupby(letters, lambda x: x[0] == "<space>"):
+        if not is_space:
+            tokens, times = zip(*group, strict=True)
+            start, end = times[0][0], times[-1][1]
+            expected.append(f"a 1 {start:.3f} {end - start:.3f} {''.join(tokens)}")
+    assert len(expected) > 1
+    assert (folder / "ctm").read_text().splitlines() == expected
 
 
 def test_a_beam_search_is_espnets_own(make, decode, monkeypatch):

@@ -167,14 +167,13 @@ COMMANDS = [
     ),
     row(
         "epochs chosen by a decoder that is not trained",
-        "--asr_args '--model_conf ctc_weight=1.0 --best_model_criterion valid,acc,max'"
-        " --inference_args '--ctc_weight 1.0'",
+        "--asr_args '--model_conf ctc_weight=1.0 --best_model_criterion valid,acc,max'",
         "best_model_criterion: a model with CTC alone has no acc",
     ),
     row(
         "epochs chosen by CTC, among others by a decoder that is not trained",
         "--asr_args '--model_conf ctc_weight=1.0 --best_model_criterion valid,loss,min"
-        " valid,acc,max' --inference_args '--ctc_weight 1.0'",
+        " valid,acc,max'",
     ),
     row("a step back", "--asr_args '--optim_conf lr=-1'", "Invalid learning"),
     row(
