@@ -80,6 +80,33 @@ def read_parameters(path: Path) -> dict[str, torch.Tensor]:
     return state
 
 
+def read_search(path: Path | None, **defaults) -> dict:
+    """Read an inference config, if there is one; return asr_inference's options.
+
+    Args:
+        path: The config, YAML.
+        defaults: Values of what it does not say; of the rest, ESPnet has them.
+
+    Raises:
+        UserError: It is not YAML, or has what asr_inference does not know.
+    """
+    from espnet_reuse.bin.asr_inference_ctc import get_parser  # takes seconds
+
+    parser = get_parser()
+
+    def refuse(message):
+        raise UserError(f"{path}: {message}")
+
+    parser.error = refuse
+    parser.set_defaults(**defaults)
+    words = ["--output_dir=", "--data_path_and_name_and_type=,,"]  # required, not used
+    words += ["--config", str(path)] if path else []
+    try:
+        return vars(parser.parse_args(words))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {one_line(error)}") from None
+
+
 def unpack_model(path: Path, folder: Path) -> tuple[Path, Path]:
     """Unpack a model that ESPnet packed; return its config.yaml and parameters.
 

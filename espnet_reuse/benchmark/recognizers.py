@@ -2,51 +2,22 @@
 
 """Recognizers to time from waveform to text, and the waveforms they decode."""
 
-import inspect
 import tempfile
 from itertools import islice, product
 from pathlib import Path
 
 import torch
 import yaml
-from espnet2.bin import asr_inference
 from espnet2.fileio.sound_scp import SoundScpReader
 from espnet2.tasks.asr import ASRTask
 
 from espnet_reuse.benchmark.decoding import BEST_PATH
 from espnet_reuse.benchmark.peers import SEED, Peer
-from espnet_reuse.bin.asr_inference_ctc import Speech2Text, get_parser
+from espnet_reuse.bin.asr_inference_ctc import Speech2Text, constructor_options
 from espnet_reuse.errors import UserError, one_line
 from espnet_reuse.pretrained import read_trained
 
 TOKENS = 5000
-
-
-def read_search(path: Path | None) -> dict:
-    """Read an inference config, if there is one; return Speech2Text's arguments.
-
-    What it does not say has ESPnet's values; but `ctc_weight` is 1.0, for CTC alone,
-    as in best path, which a model without a decoder needs.
-
-    Raises:
-        UserError: It is not YAML, or has what asr_inference does not know.
-    """
-    parser = get_parser()
-
-    def refuse(message):
-        raise UserError(f"{path}: {message}")
-
-    parser.error = refuse
-    parser.set_defaults(ctc_weight=1.0)
-    words = ["--output_dir=", "--data_path_and_name_and_type=,,"]  # required, not used
-    words += ["--config", str(path)] if path else []
-    try:
-        options = vars(parser.parse_args(words))
-    except yaml.YAMLError as error:
-        refuse(f"it is not YAML: {one_line(error)}")
-    known = set(inspect.signature(asr_inference.Speech2Text).parameters)
-    ours = {"asr_train_config", "asr_model_file", "dtype", "batch_size"}
-    return {name: options[name] for name in known.intersection(options) - ours}
 
 
 def open_trained(
@@ -56,8 +27,8 @@ def open_trained(
 
     Args:
         files: Parameters of each model, with a config.yaml beside them.
-        search: Of `read_search`. Its beam is timed, a beam of 1, and best path; in
-            bfloat16, which ESPnet's search does not know, best path alone.
+        search: Options of the search. Its beam is timed, a beam of 1, and best path;
+            in bfloat16, which ESPnet's search does not know, best path alone.
         batches: Sizes of batches.
         dtype: `float32` or `bfloat16`.
         device: `cpu` or `cuda`.
@@ -77,9 +48,11 @@ def open_trained(
             raise UserError(f"{file} needs the config.yaml that ESPnet saved beside it")
         read_trained(config, file)  # says in a line what is wrong with the model
         for beam in beams:
-            options = search | {"beam_size": beam, "dtype": dtype, "device": device}
+            options = {"beam_size": beam, "dtype": dtype, "batch_size": 1}
+            options = constructor_options(search | options) | {"device": device}
             try:
-                speech2text = Speech2Text(config, file, **options)
+                options |= {"asr_train_config": config, "asr_model_file": file}
+                speech2text = Speech2Text(**options)
             except Exception as error:  # whatever a wrong value makes ESPnet raise
                 raise UserError(f"{file}: {one_line(error)}") from None
             recognizers[name, f"beam {beam}"] = speech2text

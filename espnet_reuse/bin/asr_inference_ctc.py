@@ -11,6 +11,7 @@ options of the beam search are not used.
 
 import contextlib
 import functools
+import inspect
 import itertools
 import logging
 import sys
@@ -598,6 +599,12 @@ def inference(
                         line = f"{utt_id} 1 {start:.3f} {end - start:.3f} {word}\n"
                         times.write(line)
             progress.update(len(utt_ids))
+
+
+def constructor_options(args: dict) -> dict:
+    """Return those of the program's options that `Speech2Text` takes."""
+    known = inspect.signature(asr_inference.Speech2Text).parameters
+    return {name: value for name, value in args.items() if name in known}
 
 
 def get_parser():

@@ -259,9 +259,11 @@ def run_decoding(args: argparse.Namespace) -> int:
 def open_trained(args: argparse.Namespace, batches: list[int]) -> tuple:
     """Return recognizers of trained models, waveforms in a list, and settings."""
     from espnet_reuse.benchmark import recognizers
+    from espnet_reuse.pretrained import read_search
 
     with named("--inference_config"):
-        search = recognizers.read_search(args.inference_config)
+        # a model without a decoder needs it, and best path is CTC alone, too
+        search = read_search(args.inference_config, ctc_weight=1.0)
     files = dict(args.models)
     with named("--models"):
         if len(files) < len(args.models):

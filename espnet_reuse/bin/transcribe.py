@@ -18,25 +18,23 @@ Options:
 """
 
 import argparse
-import inspect
 import logging
 import re
 from pathlib import Path
 
 import humanfriendly
 
-from espnet_reuse.bin.parser import Parser, existing_file
+from espnet_reuse.bin.parser import Parser, existing_file, named
 from espnet_reuse.errors import UserError, one_line, reported_errors
 
 # {name: (type or choices, default)}
 OPTIONS = {"inference_config": (existing_file, None), "ngpu": (["0", "1"], "0")}
 
 
-def make_search(parser: Parser, args: argparse.Namespace, config: dict):
+def make_search(args: argparse.Namespace, config: dict):
     """Return ESPnet's Speech2Text of asr_inference, or ours for the best path.
 
     Args:
-        parser: What reports a wrong config.
         args: The command line's options.
         config: The model's training config.
 
@@ -46,21 +44,18 @@ def make_search(parser: Parser, args: argparse.Namespace, config: dict):
     from espnet2.bin import asr_inference
 
     from espnet_reuse.bin import asr_inference_ctc
+    from espnet_reuse.pretrained import read_search
 
-    theirs = asr_inference_ctc.get_parser()
-    theirs.error = lambda message: parser.error(f"--inference_config: {message}")
-    words = ["--output_dir=", "--data_path_and_name_and_type=,,"]  # required, not used
-    if args.inference_config:
-        words += ["--config", str(args.inference_config)]
-    elif (config.get("model_conf") or {}).get("ctc_weight") == 1.0:
-        words += ["--search", "best_path"]
+    is_ctc = (config.get("model_conf") or {}).get("ctc_weight") == 1.0
+    default = "best_path" if is_ctc and not args.inference_config else "beam"
+    with named("--inference_config"):
+        options = read_search(args.inference_config, search=default) | vars(args)
+    best_path = options["search"] == "best_path"
+    module = asr_inference_ctc if best_path else asr_inference
+    options = asr_inference_ctc.constructor_options(options)
     try:
-        options = vars(theirs.parse_args(words)) | vars(args)
-        options["device"] = "cuda" if args.ngpu == "1" else "cpu"
-        best_path = options["search"] == "best_path"
-        module = asr_inference_ctc if best_path else asr_inference
-        known = inspect.signature(asr_inference.Speech2Text).parameters.keys() & options
-        return module.Speech2Text(**{name: options[name] for name in known})
+        device = "cuda" if args.ngpu == "1" else "cpu"
+        return module.Speech2Text(**options, device=device)
     except Exception as error:  # whatever a wrong value makes ESPnet raise
         raise UserError(f"ESPnet's search: {one_line(error)}") from None
 
@@ -74,7 +69,7 @@ def read_audio(path: Path, rate: int):
     return soxr.resample(speech[:, 0], own_rate, rate)
 
 
-def run(parser: Parser, args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
     """Print a line for each file.
 
     Raises:
@@ -95,7 +90,7 @@ def run(parser: Parser, args: argparse.Namespace) -> None:
     config = read_trained(args.asr_train_config, args.asr_model_file).config
     rate = (config.get("frontend_conf") or {}).get("fs", 16000)
     rate = humanfriendly.parse_size(str(rate))
-    speech2text = make_search(parser, args, config)
+    speech2text = make_search(args, config)
     for path in args.files:
         info = soundfile.info(path)
         if info.samplerate != rate:
@@ -129,7 +124,7 @@ def main(argv=None):
     parser.add_argument("files", **files, help=text)
     logging.basicConfig(format="%(message)s")
     with reported_errors(parser.prog, "the other files have no text"):
-        run(parser, parser.parse_args(argv))
+        run(parser.parse_args(argv))
 
 
 if __name__ == "__main__":

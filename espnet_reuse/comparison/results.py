@@ -6,7 +6,6 @@ Run it as `python3 -m espnet_reuse.run -m espnet_reuse.comparison.results`.
 """
 
 import argparse
-import inspect
 import json
 import math
 import re
@@ -90,8 +89,7 @@ def read_arguments(set_dir: Path) -> argparse.Namespace:
 def load_recognizer(args: argparse.Namespace, device: str) -> asr_inference.Speech2Text:
     """Return the recognizer of a decoding, whose `best_path` is None without a head."""
     options = vars(args) | {"device": device, "batch_size": 1}
-    known = inspect.signature(asr_inference.Speech2Text).parameters.keys() & options
-    options = {name: options[name] for name in known}
+    options = asr_inference_ctc.constructor_options(options)
     try:
         return asr_inference_ctc.Speech2Text(**options)
     except asr_inference_ctc.BestPathError:

@@ -121,8 +121,12 @@ def test_best_path_is_for_ctc_alone_and_where_it_is_asked_for(
 REFUSED = {  # {file: (its content, status, message)}
     "missing.wav": (None, 2, "argument FILE: there is no file '"),
     "words.wav": ("words", 1, "words.wav cannot be read or is cut short"),
-    "unknown.yaml": ("beam: 3", 2, "--inference_config: unrecognized arguments: beam"),
-    "broken.yaml": ("beam_size: [", 1, "ESPnet's search: while parsing"),
+    "unknown.yaml": (
+        "beam: 3",
+        1,
+        "--inference_config: unknown.yaml: unrecognized arg",
+    ),
+    "broken.yaml": ("beam_size: [", 1, "--inference_config: broken.yaml is not YAML"),
     "beam.yaml": ("beam_size: 999", 1, "speech.wav: selected index k out of range"),
     "lm.yaml": ("lm_train_config: no.yaml", 1, "ESPnet's search: [Errno 2] No such"),
 }
