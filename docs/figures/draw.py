@@ -230,7 +230,7 @@ def draw_where_time_goes(theme: Theme) -> Figure:
     rows = [row for row in rows if row["batch"] == 1 or row["search"] == BEST_PATH]
     for row in rows:
         if row["batch"] > 1:
-            row["search"] += f", batches of {row['batch']}"
+            row["search"] += f", {row['batch']} at once"
     searches = list(dict.fromkeys(row["search"] for row in rows))
     figure = Figure(figsize=(WIDTH, 0.9 + 0.34 * len(rows)), layout="constrained")
     axes = figure.subplots()

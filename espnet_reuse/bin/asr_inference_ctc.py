@@ -41,7 +41,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 logger = logging.getLogger(__name__)
 
-# Seconds of padded audio in a batch. On a CPU, more is not faster.
+# Seconds of padded audio in a batch. On a CPU, larger batches were slower.
 BATCH_SECONDS = {"cpu": 16.0, "cuda": 600.0}
 # Shorter audio (feature frames where there is no frontend) is decoded alone: ESPnet
 # refuses a batch, and not an utterance of it, that is too short for the subsampling.
@@ -216,6 +216,8 @@ class Speech2Text(asr_inference.Speech2Text):
         dtype = getattr(torch, self.dtype)
         speeches = [torch.as_tensor(speech).to(dtype) for speech in speeches]
         lengths = torch.tensor([len(speech) for speech in speeches])
+        if not lengths.max():
+            raise TooShortUttError("has no samples", 0, 0)
         speech = torch.nn.utils.rnn.pad_sequence(speeches, batch_first=True)
         batch = {"speech": speech, "speech_lengths": lengths}
         try:
@@ -359,8 +361,9 @@ class Speech2Text(asr_inference.Speech2Text):
         """Decode a recording of any length, yielding `(start, end, text)` as it goes.
 
         The model sees windows, with context on both sides that is decoded and dropped.
-        A text ends with a whole word; start and end (seconds) are of its first and
-        last token. A recording of one window has the tokens that `best_path` gives it.
+        A text ends with a whole word or, where there are no spaces, with a token. Start
+        and end (seconds) are of its first and last token. A recording of one window has
+        the tokens that `best_path` gives it.
         Memory does not grow with the recording: a file is read window by window.
 
         Args:
@@ -405,8 +408,10 @@ class Speech2Text(asr_inference.Speech2Text):
                 frames = np.concatenate([frames, kept])
                 token_int, starts, ends = collapse(frames, self.asr_model.blank_id)
                 whole = len(token_int)
-                if count is not None:
-                    whole = self._count_whole(token_int, len(frames) > window)
+                # a pause of a window ends every word
+                if count is not None and whole and len(frames) - ends[-1] <= window:
+                    is_long = ends[-1] - starts[0] > window
+                    whole = self._count_whole(token_int, is_long)
                 if whole:
                     times = starts[0], ends[whole - 1]
                     begin, end = (float((start + n) * seconds) for n in times)

@@ -106,8 +106,9 @@ def run(args: argparse.Namespace) -> None:
                 # of two, the second is what intermediate CTC recognises
                 best = results[0] if isinstance(results, tuple) else results
                 text = best[0][0] if best else ""
-        except (TooShortUttError, RuntimeError) as error:
-            if not re.search("too short|Padding size", str(error)):
+        except (TooShortUttError, RuntimeError, ValueError) as error:
+            is_short = isinstance(error, TooShortUttError)
+            if not is_short and not re.search("too short|Padding size", str(error)):
                 raise UserError(f"{path}: {one_line(error)}") from None
             logging.warning(f"{path.stem}: {info.duration:g} s is too short: no text")
             text = ""

@@ -214,7 +214,7 @@ def test_a_model_without_a_ctc_head_is_refused_in_one_line(make):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("seconds", [1 / RATE, 0.01, 0.04])
+@pytest.mark.parametrize("seconds", [0, 1 / RATE, 0.01, 0.04])
 def test_of_several_utterances_one_that_is_too_short_has_no_text(make, seconds, caplog):
     speech2text = make("conformer", INVARIANT["conformer"])
     speeches = noise(1, seconds, 2)
@@ -348,6 +348,19 @@ def test_a_piece_of_text_ends_with_a_whole_word(tones, monkeypatch):
     pieces = [text for *_, text in tones.decode_long(play(notes, 30), **options)]
     assert len(pieces) > 3
     assert " ".join(pieces).split() == whole.split()
+
+
+def test_a_long_pause_ends_a_word_and_is_not_kept(tones, monkeypatch):
+    notes = [(0.5, 0.7, TONES[0]), (0.9, 1.1, TONES[1]), (45, 45.2, TONES[2])]
+    seen = []
+    collapse = ctc.collapse
+    monkeypatch.setattr(
+        ctc, "collapse", lambda *args: seen.append(len(args[0])) or collapse(*args)
+    )
+    options = {"window_in_secs": 4.8, "context_len_in_secs": 0.4}
+    pieces = tones.decode_long(play(notes, 60), **options)
+    assert [text for *_, text in pieces] == ["ab", "c"]
+    assert max(seen) * FRAME < 3 * 4.8
 
 
 def test_a_kept_frame_has_its_context_on_both_sides(tones):

@@ -89,10 +89,14 @@ def test_it_prints_what_speech2text_says_of_any_rate_and_channels(
     assert output == f"first {texts[0]}\nat 22k {texts[1]}\n"
 
 
+@pytest.mark.parametrize("search", ["decode", "best_path"])
 @pytest.mark.parametrize("samples", [1, 300])
-def test_audio_that_is_too_short_has_no_text(run, exp, samples, tmp_path, caplog):
+def test_audio_that_is_too_short_has_no_text(
+    run, exp, search, samples, tmp_path, caplog
+):
     soundfile.write(tmp_path / "short.wav", np.zeros(samples), 16000)
-    decoding = ("--inference_config", exp / "decode.yaml")
+    (exp / "best_path.yaml").write_text("search: best_path")
+    decoding = ("--inference_config", exp / f"{search}.yaml")
     assert run(*decoding, tmp_path / "short.wav")[:2] == (0, "short \n")
     assert f"short: {samples / 16000:g} s is too short: no text" in caplog.text
 
