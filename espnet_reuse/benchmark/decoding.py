@@ -8,6 +8,7 @@ from collections import defaultdict
 from itertools import batched
 from typing import TYPE_CHECKING
 
+import pandas
 import torch
 from torch.utils.benchmark import timer  # waits for a GPU
 
@@ -44,8 +45,9 @@ def decode(
     speech2text: "Speech2Text", search: str, batch: int, speeches: list[torch.Tensor]
 ) -> None:
     """Decode waveforms, `batch` at a time, and drop the text."""
-    single, several = speech2text.best_path, speech2text.best_path_batch
-    if search != BEST_PATH:
+    if search == BEST_PATH:
+        single, several = speech2text.best_path, speech2text.best_path_batch
+    else:
         single, several = speech2text, speech2text.batch_decode
     for part in batched(speeches, batch):
         if batch == 1:
@@ -103,3 +105,13 @@ def time_turns(
             rows.append(row | {f"{part}_ms": 1000 * own[part] for part in parts})
         logger.info(f"  round {number + 1} of {rounds}")
     return rows
+
+
+def per_second(rows: list[dict], audio_seconds: float) -> pandas.DataFrame:
+    """Return medians of `time_turns`' rounds in milliseconds for a second of audio.
+
+    A row for each model, search and batch, in the order of the first round.
+    """
+    keys = ["model", "search", "batch"]
+    medians = pandas.DataFrame(rows).groupby(keys, sort=False).median()
+    return (medians / audio_seconds).reset_index()

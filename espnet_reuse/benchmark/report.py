@@ -16,7 +16,7 @@ import numpy
 import pandas
 
 from espnet_reuse.benchmark.breakdown import CATEGORIES
-from espnet_reuse.benchmark.decoding import BEST_PATH
+from espnet_reuse.benchmark.decoding import BEST_PATH, per_second
 from espnet_reuse.benchmark.decoding import PARTS as DECODING_PARTS
 from espnet_reuse.benchmark.peers import EAGER, LIMIT, RIVALS, SDPA
 from espnet_reuse.files import write_json, write_text, written_whole
@@ -261,11 +261,8 @@ def summarise_decoding(
         that is left in the total; and of best path `not_encoder`, a share of the total.
         Each is None where there is nothing to compare.
     """
-    keys = ["model", "search", "batch"]
-    turns = pandas.DataFrame(rows).groupby(keys, sort=False)
-    table = turns.median() / audio_seconds
+    table = per_second(rows, audio_seconds)
     table = table.assign(utterances=utterances, audio_seconds=audio_seconds)
-    table = table.reset_index()
     encoder, total = table.encoder_ms, table.total_ms
     same = table.groupby(["search", "batch"], sort=False)
     table["vs first"] = same.total_ms.transform("first") / total

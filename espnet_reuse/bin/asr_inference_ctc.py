@@ -363,8 +363,8 @@ class Speech2Text(asr_inference.Speech2Text):
         The model sees windows, with context on both sides that is decoded and dropped.
         A text ends with a whole word or, where there are no spaces, with a token. Start
         and end (seconds) are of its first and last token. A recording of one window has
-        the tokens that `best_path` gives it.
-        Memory does not grow with the recording: a file is read window by window.
+        the tokens that `best_path` gives it. Memory does not grow with the recording: a
+        file is read window by window.
 
         Args:
             speech: Audio file, of any rate, of which the first channel is decoded; or

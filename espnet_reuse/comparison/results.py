@@ -24,7 +24,7 @@ from espnet2.torch_utils.safe_torch_load import safe_torch_load
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 from espnet2.train.dataset import ESPnetDataset
 
-from espnet_reuse.benchmark.decoding import BEST_PATH, time_turns
+from espnet_reuse.benchmark.decoding import BEST_PATH, per_second, time_turns
 from espnet_reuse.bin import asr_inference_ctc
 from espnet_reuse.comparison.cells import BEST_PATH as BEST_PATH_CONFIG
 from espnet_reuse.comparison.intervals import compare_errors
@@ -87,15 +87,18 @@ def read_arguments(set_dir: Path) -> argparse.Namespace:
 
 
 def load_recognizer(args: argparse.Namespace, device: str) -> asr_inference.Speech2Text:
-    """Return the recognizer of a decoding, whose `best_path` is None without a head."""
+    """Return the recognizer of a decoding: ESPnet's own where there is no CTC head."""
     options = vars(args) | {"device": device, "batch_size": 1}
     options = asr_inference_ctc.constructor_options(options)
     try:
         return asr_inference_ctc.Speech2Text(**options)
     except asr_inference_ctc.BestPathError:
-        recognizer = asr_inference.Speech2Text(**options)
-        recognizer.best_path = recognizer.best_path_batch = None
-        return recognizer
+        return asr_inference.Speech2Text(**options)
+
+
+def has_best_path(recognizer: asr_inference.Speech2Text) -> bool:
+    """Return whether a recognizer of `load_recognizer` can decode by best path."""
+    return isinstance(recognizer, asr_inference_ctc.Speech2Text)
 
 
 def read_scores(set_dir: Path) -> dict:
@@ -153,7 +156,7 @@ def gather_model(
         seed_scores = {}
         for set_ in sets:
             seed_scores[set_] = read_scores(decode_dir / set_) | {"best_path_wer": None}
-            if recognizer.best_path:
+            if has_best_path(recognizer):
                 wer = read_scores(best_path / set_)["wer"]
                 seed_scores[set_]["best_path_wer"] = wer
             utterances = decode_dir / set_ / "score_wer/utterances.json"
@@ -327,14 +330,14 @@ def measure_texts(
     turns = {}
     for name, recognizer in recognizers.items():
         turns[name, searches[name], 1] = recognizer
-        if recognizer.best_path:
+        if has_best_path(recognizer):
             turns[name, BEST_PATH, 1] = recognizer
     speeches = list(map(torch.from_numpy, wavs))
-    rows = pandas.DataFrame(time_turns(turns, speeches, TEXT_ROUNDS, TEXT_SECONDS))
-    by_search = rows.drop(columns="batch").groupby(["model", "search"], sort=False)
-    medians, times = by_search.median() / (sum(map(len, wavs)) / fs), {}
-    for (name, search), row in medians.iterrows():
-        times.setdefault(name, {})[search] = row.to_dict()
+    rows = time_turns(turns, speeches, TEXT_ROUNDS, TEXT_SECONDS)
+    times = {}
+    for row in per_second(rows, sum(map(len, wavs)) / fs).to_dict("records"):
+        name, search, _ = (row.pop(key) for key in ("model", "search", "batch"))
+        times.setdefault(name, {})[search] = row
     return times, len(rows) // len(turns)
 
 
