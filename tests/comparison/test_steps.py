@@ -484,6 +484,21 @@ def test_best_path_uses_no_language_model(finished):
     assert stale == of(*MODELS) - ANALYSES - BEST_PATHS | {"language model"}
 
 
+def test_a_language_model_is_given_to_beam_search_alone(finished, monkeypatch):
+    run, commands = Run(finished, "--use_lm", "true"), []
+    cell = run.steps._compared.cells[0]
+    monkeypatch.setattr(Runner, "command", lambda _, *args, **__: commands.append(args))
+    for decoding, name in zip(cell.decodings, ("", ", best path"), strict=True):
+        step = run.step[f"decoding baseline, test_a{name}"]
+        run.steps._actions.decode(cell, decoding, "test_a", step)
+    # the last value of an option counts
+    beam, best_path = (
+        dict(zip(words[2::2], words[3::2], strict=True)) for words in commands
+    )
+    assert beam["--use_lm"] == "true" and "--lm_exp" in beam
+    assert best_path["--use_lm"] == "false" and "--lm_exp" not in best_path
+
+
 def test_each_decoding_is_scored_and_what_is_out_of_date_in_any_is_removed(
     finished, monkeypatch
 ):
