@@ -215,7 +215,8 @@ def test_jobs_need_nothing_of_the_environment_but_path(trained_on_cluster):
 
 def test_stopping_run_sh_cancels_its_job(trained_on_cluster):
     assert trained_on_cluster.status_of_stopped == 130
-    first, second = jobs_logging_to(trained_on_cluster, "asr_inference.log")
+    first, second, best_path = jobs_logging_to(trained_on_cluster, "asr_inference.log")
+    assert Path(first["output"]) == Path(second["output"]) != Path(best_path["output"])
     assert trained_on_cluster.calls("scancel") == [
         {"program": "scancel", "id": first["id"]}
     ]
