@@ -1,19 +1,25 @@
 # Copyright 2026 The espnet-reuse authors  SPDX-License-Identifier: Apache-2.0
 
-"""Export the encoder of a trained ESPnet ASR model to ONNX or to torch.export (.pt2).
+"""Export a trained ESPnet ASR model to one file of ONNX or of torch.export (.pt2).
 
-The graph holds the normalisation and the encoder. Its inputs are the features that the
-model's frontend makes (batch, frames, size), before normalisation, and their lengths
-(batch,). Its outputs are the encoder's output (batch, frames', size) and its lengths
-(batch,). A batch can have any size and any number of frames. The frontend, the decoder
-and the search are not in the graph. The command compares the file with the model, on
-inputs of other sizes than the graph was made with, before the file gets its name.
+The file takes waveforms (batch, samples) at the model's sampling rate and their lengths
+(batch,), or with --with_frontend false the features that the model's frontend makes. It
+gives the encoder's output (batch, frames', size) and its lengths (batch,), and with
+--with_ctc the CTC head's log-probabilities, or the tokens of its best path with their
+times. A batch can have any size and lengths. Decoder and language model are not in it.
+ONNX files carry what else is needed for a text, such as the tokens, as metadata. The
+command compares the file with the model, on inputs of other sizes than the graph was
+made with, before the file gets its name.
 
 Options:
     --format  format of the file
     --output  file to write (default: the model's name, with the format's suffix)
-    --with_ctc  add the CTC head's log-probabilities (batch, frames', tokens) as a third
-        output (true or false, default: false)
+    --with_frontend  take waveforms, true or false (default: true, for models that take
+        audio)
+    --with_ctc  true: log-probabilities (batch, frames', tokens) as a third output;
+        best_path: tokens (batch, frames'), their number (batch,), and their start and
+        end in seconds (batch, frames', 2) (default: false)
+    --opset  version of ONNX's operators (default: PyTorch's choice)
 """
 
 import importlib
@@ -22,7 +28,7 @@ from pathlib import Path
 
 from espnet2.utils.types import str2bool
 
-from espnet_reuse.bin.parser import REQUIRED, Parser, named
+from espnet_reuse.bin.parser import REQUIRED, Parser, named, positive
 from espnet_reuse.errors import UserError, reported_errors
 from espnet_reuse.files import written_whole
 
@@ -30,7 +36,9 @@ from espnet_reuse.files import written_whole
 OPTIONS = {
     "format": (["onnx", "pt2"], REQUIRED),
     "output": (Path, None),
-    "with_ctc": (str2bool, False),
+    "with_frontend": (str2bool, None),
+    "with_ctc": (["false", "true", "best_path"], "false"),
+    "opset": (positive(int), None),
 }
 
 
@@ -56,20 +64,24 @@ def run(parser: Parser, argv: list[str] | None) -> None:
         from espnet_reuse.pretrained import load_model
 
         model, config = load_model(args.asr_train_config, args.asr_model_file)
-        served = export.ServedEncoder(model, args.with_ctc)
-        size = export.feature_size(model, config)
-        export.export_encoder(served, size, partial)
-        exported, _ = export.open_exported(partial)
-        difference = export.largest_difference(served, exported, size)
+        with_frontend = args.with_frontend
+        if with_frontend is None:
+            with_frontend = model.frontend is not None
+        served = export.ServedModel(model, config, with_frontend, args.with_ctc)
+        export.export_model(served, partial, args.opset)
+        difference = export.largest_difference(served, export.open_exported(partial))
         if not difference <= export.TOLERANCE:  # NaN is no success
             raise UserError(
                 f"the exported graph differs from the model by {difference:.1e}, more "
                 f"than {export.TOLERANCE:g}, and was not written; try the other format"
             )
+        about = export.versions_of(partial)
+    if args.format == "onnx":
+        export.write_tokens(config, output)
     print(
-        f"Written: {output}: {', '.join(export.INPUTS)} -> "
-        f"{', '.join(served.output_names)}; feature size {size}; largest difference "
-        f"from the model {difference:.1e}"
+        f"Written: {output} ({about}): {', '.join(served.input_names)} -> "
+        f"{', '.join(served.output_names)}; largest difference from the model "
+        f"{difference:.1e}"
     )
 
 
