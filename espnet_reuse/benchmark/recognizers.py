@@ -12,7 +12,7 @@ from espnet2.fileio.sound_scp import SoundScpReader
 from espnet2.tasks.asr import ASRTask
 
 from espnet_reuse.benchmark.decoding import BEST_PATH
-from espnet_reuse.benchmark.peers import SEED, Peer
+from espnet_reuse.benchmark.peers import LIMIT, SEED, Peer, remove_attention
 from espnet_reuse.bin.asr_inference_ctc import Speech2Text, constructor_options
 from espnet_reuse.errors import UserError, one_line
 from espnet_reuse.pretrained import read_trained
@@ -94,6 +94,8 @@ def make_untrained(
                 recognizers[peer.name] = Speech2Text(path, **options)
             except Exception as error:  # ESPnet's constructors raise anything
                 raise UserError(f"'{peer.name}': {one_line(error)}") from None
+        if peer.name == LIMIT:
+            remove_attention(recognizers[peer.name].asr_model.encoder)
     return {
         (name, BEST_PATH, batch): recognizers[name]
         for batch, name in product(batches, recognizers)

@@ -8,6 +8,7 @@ beside each file.
 
 import argparse
 import json
+import math
 import re
 from itertools import cycle
 from pathlib import Path
@@ -18,7 +19,15 @@ import pandas
 from espnet_reuse.benchmark.breakdown import CATEGORIES
 from espnet_reuse.benchmark.decoding import BEST_PATH, per_second
 from espnet_reuse.benchmark.decoding import PARTS as DECODING_PARTS
-from espnet_reuse.benchmark.peers import EAGER, LIMIT, RIVALS, SDPA
+from espnet_reuse.benchmark.peers import (
+    EAGER,
+    FRONTEND,
+    LIMIT,
+    OWN,
+    RIVALS,
+    SAME,
+    SDPA,
+)
 from espnet_reuse.files import write_json, write_text, written_whole
 
 COLUMNS = """\
@@ -60,6 +69,25 @@ DECODING = """\
   less than {min_gain} times as fast.
 - Not encoder: the share of frontend and search in the total, of best path."""
 
+RUNTIMES = f"""\
+- Time: from waveform to the CTC head's log-probabilities, one utterance at a time.
+  Median of interleaved rounds: encoders and runtimes all take turns. In brackets: the
+  quartiles, here and below.
+- {OWN}: in PyTorch, ESPnet's encoder in its default form. In a
+  serving runtime, the same operations in an exported file.
+- {SAME}: in PyTorch, our encoder without reuse. In a serving
+  runtime, ESPnet's encoder as `espnet-reuse export` writes it.
+- Limit: the same encoder without the attention in its layers.
+- Frontend alone: features and normalisation. Frontend: its share of the time.
+- Times as fast as X: X's time divided by this one's. Above 1 is faster than X. X is in
+  the same runtime, unless the heading names another.
+- Attention time removed: 0 is the time of {OWN}, in the same
+  runtime, 1 the time of the limit. By reuse alone: 0 is {SAME}.
+- ONNX Runtime computes in float32 with each --dtype."""
+BOUND = """\
+With our operations on both sides, groups of {size} still compute {maps} of {layers}
+maps: reuse alone cannot remove more than {share:.2f} of attention's time."""
+
 
 def _ratio(of):
     return f"{{{of}:.2f}} ({{{of}, lower:.2f}} to {{{of}, upper:.2f}})"
@@ -89,6 +117,16 @@ ENCODERS_TABLE = {
     **FLOOR,
     f"limit: times as fast as {EAGER}": _ratio(f"limit vs {EAGER}"),
     f"peak memory, of {EAGER}'s": "{memory_to_eager:.2f}",
+}
+RUNTIMES_TABLE = {
+    "runtime": "{runtime}, {dtype}",
+    "encoder": "{encoder}",
+    "time (ms)": "{median_ms:.1f} ({lower_ms:.1f} to {upper_ms:.1f})",
+    f"times as fast as {SAME}": _ratio("vs same"),
+    "times as fast as ESPnet in PyTorch, float32": _ratio("vs PyTorch"),
+    "attention time removed": "{removed:.2f}",
+    "by reuse alone": "{removed by reuse:.2f}",
+    "frontend": "{frontend:.1%}",
 }
 PARTS = ("total", *CATEGORIES)
 BREAKDOWN_TABLE = {"length": "{seconds:g} s", "encoder": "{encoder}"}
@@ -216,7 +254,10 @@ def format_encoders(benchmarks: list[dict]) -> str:
 
 def format_markdown(benchmark: dict) -> str:
     """Format results of one task as Markdown."""
-    is_decoding = benchmark["settings"].get("task") == "transcribe"
+    settings = benchmark["settings"]
+    if "runtime" in settings:
+        return format_runtimes(benchmark)
+    is_decoding = settings.get("task") == "transcribe"
     return (format_decoding if is_decoding else format_encoder)(benchmark)
 
 
@@ -293,6 +334,72 @@ def format_decoding(benchmark: dict) -> str:
         utterances = rows.utterances.iloc[0]
         sections.append(f"## {utterances} utterances, {audio:.1f} s of audio")
         sections.append(_markdown(rows, columns))
+    return "\n\n".join(sections) + "\n"
+
+
+def summarise_runtimes(rows: list[dict]) -> list[dict]:
+    """Complete the rows of `runtimes.time_forms`, of any number of lengths.
+
+    Returns:
+        The rows with `median_ms` and its quartiles `lower_ms` and `upper_ms`; `vs same`
+        and `vs PyTorch`, how many times as fast as ESPnet's encoder with our operations
+        in the same runtime, and as ESPnet's own in PyTorch and float32, each with
+        `, lower` and `, upper`; `removed` and `removed by reuse`, shares of attention's
+        time with either as the base; and `frontend`, its share. Each is None where a part of it was
+        not measured, and for the frontend alone.
+    """
+    table = pandas.DataFrame(rows)
+    times = pandas.DataFrame(table.times_ms.tolist())  # a column for each round
+    keys = ["seconds", "runtime", "dtype", "encoder"]
+    places = {key: n for n, key in enumerate(table[keys].itertuples(False, None))}
+
+    def times_of(encoder, **elsewhere):
+        """Return the times of one encoder, for each row those beside it."""
+        others = table.assign(encoder=encoder, **elsewhere)[keys]
+        found = [places.get(key, -1) for key in others.itertuples(False, None)]
+        return times.reindex(found).set_axis(table.index)
+
+    def quartiles(values):
+        return values.quantile([0.25, 0.75], axis=1).T
+
+    median = times.median(axis=1)
+    pytorch = times_of(OWN, runtime="pytorch", dtype="float32")
+    derived = pandas.DataFrame(index=table.index)
+    for column, rival in {"vs same": times_of(SAME), "vs PyTorch": pytorch}.items():
+        derived[column] = rival.median(axis=1) / median
+        spread = [f"{column}, lower", f"{column}, upper"]
+        derived[spread] = quartiles(rival / times)
+    limit = times_of(LIMIT).median(axis=1)
+    for column, base in {"removed": OWN, "removed by reuse": SAME}.items():
+        base = times_of(base).median(axis=1)
+        derived[column] = (base - median) / (base - limit)
+    derived["frontend"] = times_of(FRONTEND).median(axis=1) / median
+    # the frontend of PyTorch is ours
+    espnets = (table.runtime == "pytorch") & (table.encoder == OWN)
+    derived["frontend"] = derived.frontend.mask(espnets)
+    table["median_ms"] = median
+    table[["lower_ms", "upper_ms"]] = quartiles(times)
+    table = table.join(derived.mask(table.encoder == FRONTEND))
+    return json.loads(table.to_json(orient="records"))
+
+
+def format_runtimes(benchmark: dict) -> str:
+    """Format the rows of `summarise_runtimes` as Markdown: a table for each length."""
+    settings = benchmark["settings"]
+    table = pandas.DataFrame(benchmark["measurements"])
+    known = table.columns.difference(["encoder", "runtime", "dtype", "times_ms"])
+    table = table.astype(dict.fromkeys(known, float))
+    sections = [*_heading(benchmark), RUNTIMES]
+    for seconds, rows in table.groupby("seconds", sort=False):
+        rounds = len(rows.times_ms.iloc[0])
+        sections.append(f"## {seconds:g} s of audio, {rounds} rounds")
+        sections.append(_markdown(rows, RUNTIMES_TABLE))
+    layers = settings["encoder_conf"]["num_blocks"]
+    for size in settings["group_size"]:
+        maps = math.ceil(layers / size)
+        share = 1 - maps / layers
+        bound = {"size": size, "maps": maps, "layers": layers, "share": share}
+        sections.append(BOUND.format(**bound))
     return "\n\n".join(sections) + "\n"
 
 

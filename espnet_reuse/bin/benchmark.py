@@ -7,10 +7,14 @@ same encoder without attention. It prints a table in Markdown, and writes
 benchmark.json, benchmark.md and benchmark.png. With several --encoders, each has a
 folder of its own, and encoders.md has one table of all.
 
-With --exported, it times exported files instead, on the CPU, one utterance at a time,
-and beside them the model that --asr_train_config and --asr_model_file name. It prints
-the median times, and how many times as fast as the first file each is. It writes no
-file.
+With --runtime, it exports the encoder instead, with random weights, without reuse, in
+groups and without attention, and times all from waveform to CTC log-probabilities, in
+the serving runtimes and in PyTorch, on the CPU, one utterance at a time. It prints a
+table in Markdown, and writes benchmark.json and benchmark.md.
+
+With --exported, it times exported files, in the runtimes of --runtime, and beside them
+the model that --asr_train_config and --asr_model_file name. It prints the median times,
+and how many times as fast as the first each is. It writes no file.
 
 --task transcribe times frontend, encoder and search: of trained --models with ESPnet's
 beam, a beam of 1 and best path; or, without --models, of random weights, with CTC alone
@@ -20,10 +24,14 @@ writes benchmark.json and benchmark.md.
 """
 
 import argparse
+import importlib.metadata
+import itertools
 import logging
 import os
 import shlex
+import statistics
 import sys
+import tempfile
 from pathlib import Path
 
 from espnet_reuse.bin.parser import Parser, existing_file, named, positive
@@ -33,16 +41,19 @@ from espnet_reuse.files import write_json, write_text
 # Where a task needs other values: None leaves the choice to PyTorch.
 DEFAULTS = {
     "encode": {"batch": 1, "seconds": [5.0, 15.0, 30.0, 60.0, 120.0], "threads": None},
+    "runtime": {"batch": 1, "seconds": [5.0, 15.0, 30.0, 60.0], "threads": None},
     "transcribe": {"batch": None, "seconds": [15.0], "threads": 1},
 }
+RUNTIMES = ["pytorch", "onnxruntime", "openvino"]
 # By what is asked for, the options that have no effect.
 IGNORED = {
     "with --task encode": (
         *("models", "data_dir", "num_utts", "inference_config", "rounds"),
     ),
-    "with --exported": ("device", "batch", "group_size", "mode", "dtype", "output"),
+    "with --runtime": ("device", "batch", "mode"),
+    "with --exported": ("device", "batch", "group_size", "mode", "output"),
     "with --task transcribe": (
-        *("mode", "min_time", "encoders", "exported"),
+        *("mode", "min_time", "encoders", "exported", "runtime"),
         *("asr_train_config", "asr_model_file"),
     ),
     "with --models": ("seconds", "group_size", "config"),
@@ -58,15 +69,20 @@ def get_parser() -> argparse.ArgumentParser:
     add("--task", choices=list(DEFAULTS), default="encode", help=text)
     text = "device to run on (default: cpu)"
     add("--device", choices=["cpu", "cuda"], default="cpu", help=text)
-    text = "lengths of audio in seconds (default: 5 15 30 60 120; to transcribe: 15)"
+    text = "lengths of audio in seconds (default: 5 15 30 60 120; with --runtime, to "
+    text += "60; to transcribe: 15)"
     add("--seconds", type=number, nargs="+", help=text)
     text = "utterances in a batch (default: 1; to transcribe, 1 and 16)"
     add("--batch", type=count, help=text)
-    text = "layers per group of our encoders; 1 is no reuse (default: 1 2 3 4)"
+    text = "layers per group of our encoders; 1 is no reuse (default: 1 2 3 4; with "
+    text += "--runtime, 4)"
     add("--group_size", type=count, nargs="+", help=text)
     text = "infer: forward; train: forward and backward (default: infer)"
     add("--mode", choices=["infer", "train"], default="infer", help=text)
-    text = "data type; bfloat16 is by autocast, and without beams (default: float32)"
+    text = (
+        "data type; bfloat16 is by autocast, without beams, and in a serving runtime "
+    )
+    text += "of OpenVINO alone (default: float32)"
     add("--dtype", choices=["float32", "bfloat16"], default="float32", help=text)
     which = parser.add_mutually_exclusive_group()
     names = ["conformer", "transformer", "branchformer", "e_branchformer"]
@@ -78,6 +94,10 @@ def get_parser() -> argparse.ArgumentParser:
     text = "files that the export command wrote, .onnx or .pt2, instead of --encoders"
     files = {"type": existing_file, "nargs": "+", "metavar": "FILE"}
     which.add_argument("--exported", **files, help=text)
+    text = "where to compute: any of %(choices)s; the last two take exported files "
+    text += "(default: pytorch; with --exported: onnxruntime)"
+    runtimes = {"choices": RUNTIMES, "nargs": "+", "metavar": "RUNTIME"}
+    add("--runtime", **runtimes, help=text)
     text = "trained models to transcribe with: names, and files of their parameters"
     models = {"type": named_file, "nargs": "+", "metavar": "NAME=FILE"}
     add("--models", **models, help=text)
@@ -122,6 +142,8 @@ def run(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads)
     if args.exported:
         return time_files(args)
+    if args.runtime:
+        return run_runtimes(args)
     return {"encode": run_encoders, "transcribe": run_decoding}[args.task](args)
 
 
@@ -144,6 +166,15 @@ def read_group_sizes(config, args: argparse.Namespace) -> list[int]:
             f"argument --group_size: {group_sizes[-1]} is more than {num_blocks} layers"
         )
     return group_sizes
+
+
+def read_frontend(args: argparse.Namespace) -> dict:
+    """Return the arguments of the frontend: of --config, or for 100 frames a second."""
+    from espnet_reuse.pretrained import read_config
+
+    if args.config:
+        return read_config(args.config).get("frontend_conf") or {}
+    return {"hop_length": 160}
 
 
 def begin(output: Path, settings: dict, args: argparse.Namespace) -> dict:
@@ -285,14 +316,11 @@ def open_trained(args: argparse.Namespace, batches: list[int]) -> tuple:
 def make_untrained(args: argparse.Namespace, batches: list[int]) -> tuple:
     """Return recognizers of random weights, noise of each length, and settings."""
     from espnet_reuse.benchmark import peers, recognizers
-    from espnet_reuse.pretrained import read_config
 
     (config,) = read_encoders(args)
     group_sizes = read_group_sizes(config, args)
     listed = [peers.baseline_of(config), *peers.list_ours(config, group_sizes)]
-    frontend_conf = {"hop_length": 160}  # 100 frames a second
-    if args.config:
-        frontend_conf = read_config(args.config).get("frontend_conf") or {}
+    frontend_conf = read_frontend(args)
     options = batches, args.dtype, args.device
     timed = recognizers.make_untrained(listed, frontend_conf, *options)
     rate, lengths = recognizers.rate_of(timed), sorted(set(args.seconds))
@@ -308,25 +336,98 @@ def make_untrained(args: argparse.Namespace, batches: list[int]) -> tuple:
     return timed, noise, settings
 
 
+def run_runtimes(args: argparse.Namespace) -> int:
+    """Time encoders from waveform to CTC in runtimes, and report after each length."""
+    for package in ("onnx", "onnxscript", *args.runtime):
+        importlib.import_module("torch" if package == "pytorch" else package)
+    from espnet_reuse.benchmark import recognizers, report, runtimes
+
+    config, *others = read_encoders(args)
+    if others:
+        raise UserError("argument --encoders: name one of them with --runtime")
+    args.group_size = args.group_size or [min(4, config.conf["num_blocks"])]
+    group_sizes = [size for size in read_group_sizes(config, args) if size > 1]
+    listed, lengths = (
+        runtimes.list_encoders(config, group_sizes),
+        sorted(set(args.seconds)),
+    )
+    models = runtimes.make_models(listed, read_frontend(args), "float32")
+    with named("--seconds"):
+        runtimes.in_pytorch(models, "float32")[0].run_once(lengths[0])
+    serving = [runtime for runtime in args.runtime if runtime != "pytorch"]
+    settings = {
+        "runtime": args.runtime,
+        "seconds": lengths,
+        "dtype": args.dtype,
+        "min_time": args.min_time,
+        "tokens": recognizers.TOKENS,
+        "group_size": group_sizes,
+        "encoder": config.encoder,
+        "config": str(args.config or "standard sizes"),
+        "encoder_conf": config.conf,
+        **{runtime: importlib.metadata.version(runtime) for runtime in serving},
+    }
+    benchmark, rows = begin(args.output, settings, args), []
+    forms = open_forms(models, listed, serving, args)
+    for seconds in lengths:
+        runtimes.logger.info(f"{seconds:g} s of audio")
+        rows += runtimes.time_forms(forms, seconds, args.min_time)
+        benchmark["measurements"] = report.summarise_runtimes(rows)
+        benchmark["finished"] = seconds == lengths[-1]
+        write_json(benchmark, args.output / "benchmark.json")
+        write_text(report.format_markdown(benchmark), args.output / "benchmark.md")
+    runtimes.logger.info(f"wrote {args.output}/benchmark.json and .md")
+    print(report.format_markdown(benchmark), end="")
+    return 0
+
+
+def open_forms(models: dict, listed: list, serving: list[str], args) -> list:
+    """Return all that --runtime times: models in PyTorch, and as files in runtimes."""
+    from espnet_reuse.benchmark import runtimes
+
+    forms = []
+    if "pytorch" in args.runtime:
+        forms = runtimes.in_pytorch(models, "float32")
+        if args.dtype != "float32":
+            frontend_conf = read_frontend(args)
+            quicker = runtimes.make_models(listed, frontend_conf, args.dtype)
+            forms = [forms[0], *runtimes.in_pytorch(quicker, args.dtype)]
+    with tempfile.TemporaryDirectory() as folder:
+        files = runtimes.export_encoders(models, Path(folder)) if serving else {}
+        for runtime, (name, path) in itertools.product(serving, files.items()):
+            how = runtime, args.threads, args.dtype
+            forms.append(runtimes.open_file(path, *how, name=name))
+    return forms
+
+
 def time_files(args: argparse.Namespace) -> int:
     """Time exported files, and beside them their model, and print the times."""
-    from espnet_reuse.benchmark import exported
-    from espnet_reuse.export import ServedEncoder
+    from espnet_reuse.benchmark import runtimes
     from espnet_reuse.pretrained import load_model
 
-    model = config = None
-    with named("--exported"):
-        runners, input_size = exported.open_files(args.exported, args.threads)
+    serving = [r for r in args.runtime or ["onnxruntime"] if r != "pytorch"]
+    rates, forms = runtimes.DEFAULT_RATES, []
     if args.asr_model_file:
         model, config = load_model(args.asr_train_config, args.asr_model_file)
-        runners["model in PyTorch"] = ServedEncoder(model)
+        rates = runtimes.rates_of(model, config)
+    with named("--exported"):
+        for path in args.exported:
+            # PyTorch alone opens .pt2 files, and no others
+            opened_in = ["pytorch"] if path.suffix == ".pt2" else serving
+            if not opened_in:
+                raise UserError(f"{path} needs --runtime onnxruntime or openvino")
+            for runtime in opened_in:
+                how = runtime, args.threads, args.dtype, rates
+                forms.append(runtimes.open_file(path, *how))
+    if args.asr_model_file:
+        forms.append(runtimes.beside(forms[0], model, config, args.dtype))
     for seconds in args.seconds:
-        frames = exported.count_frames(seconds, model, config)
-        medians = exported.time_runners(runners, frames, input_size, args.min_time)
-        first = next(iter(medians.values()))
-        for name, ms in medians.items():
-            print(f"{seconds:g} s of audio, {frames} frames: ", end="")
-            print(f"{ms:.1f} ms, {first / ms:.2f} times as fast as the first: {name}")
+        rows = runtimes.time_forms(forms, seconds, args.min_time)
+        medians = [statistics.median(row["times_ms"]) for row in rows]
+        for row, ms in zip(rows, medians, strict=True):
+            ratio = f"{medians[0] / ms:.2f} times as fast as the first"
+            form = "{encoder} ({runtime}, {dtype})".format(**row)
+            print(f"{seconds:g} s of audio: {ms:.1f} ms, {ratio}: {form}")
     return 0
 
 
@@ -339,6 +440,8 @@ def check_options(parser: Parser, args: argparse.Namespace) -> None:
         asked.append("with --models" if args.models else "without --models")
     elif args.exported:
         asked.append("with --exported")
+    elif args.runtime:
+        asked.append("with --runtime")
     for how in asked:
         for name in IGNORED[how]:
             if getattr(args, name) != parser.get_default(name):
@@ -347,7 +450,8 @@ def check_options(parser: Parser, args: argparse.Namespace) -> None:
         parser.error("argument --asr_model_file: it needs --exported FILE")
     if args.models and not args.data_dir:
         parser.error("argument --models: it needs --data_dir, such as dump/raw/test")
-    for name, value in DEFAULTS[args.task].items():
+    kind = "runtime" if args.runtime and not args.exported else args.task
+    for name, value in DEFAULTS[kind].items():
         if getattr(args, name) is None:
             setattr(args, name, value)
 
