@@ -123,8 +123,9 @@ class Tokens:
             return " ".join(token)
         text = ""  # as sentencepiece makes it
         for piece in token:
-            piece = " ⁇ " if piece == "<unk>" else piece.replace("▁", " ")
-            text += piece if text else piece.removeprefix(" ")
+            words = piece.replace("▁", " ")
+            words = words if text else words.removeprefix(" ")
+            text += " ⁇ " if piece == "<unk>" else words
         return re.sub("(<0x[0-9A-F]{2}>)+", _decode_bytes, text)
 
 
