@@ -7,6 +7,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,7 +47,7 @@ def open_in_onnxruntime(path: Path, threads: int | None, dtype: str) -> Opened:
     import onnxruntime
 
     if dtype != "float32":
-        raise UserError(f"ONNX Runtime computes in float32, not in {dtype}")
+        raise UserError(f"ONNX Runtime computes in float32; {dtype} is for OpenVINO")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 4  # fatal; errors are raised
@@ -122,8 +123,9 @@ class Tokens:
             return " ".join(token)
         text = ""  # as sentencepiece makes it
         for piece in token:
-            piece = " ⁇ " if piece == "<unk>" else piece.replace("▁", " ")
-            text += piece if text else piece.removeprefix(" ")
+            words = piece.replace("▁", " ")
+            words = words if text else words.removeprefix(" ")
+            text += " ⁇ " if piece == "<unk>" else words
         return re.sub("(<0x[0-9A-F]{2}>)+", _decode_bytes, text)
 
 
@@ -139,7 +141,7 @@ class ExportedModel(BestPathDecoding):
 
     Args:
         path: ONNX file.
-        runtime: onnxruntime or openvino.
+        runtime: onnxruntime or openvino, by default the first that is installed.
         threads: CPU threads, by default as many as the runtime chooses.
         dtype: float32, or bfloat16 in OpenVINO on a CPU that has it.
 
@@ -157,11 +159,12 @@ class ExportedModel(BestPathDecoding):
     def __init__(
         self,
         path: str | Path,
-        runtime: str = "onnxruntime",
+        runtime: str | None = None,
         threads: int | None = None,
         dtype: str = "float32",
     ):
         self.path = Path(path)
+        runtime = runtime or next(filter(find_spec, RUNTIMES), "onnxruntime")
         inputs, outputs, about, self._run = RUNTIMES[runtime](self.path, threads, dtype)
         if "espnet_reuse" not in about:
             raise UserError(f"{path} is no file of espnet-reuse export")

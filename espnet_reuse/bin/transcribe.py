@@ -19,12 +19,13 @@ Options:
         conf/decode_asr.yaml; it may also name a language model: lm_train_config and
         lm_file (default: ESPnet's values)
     --ngpu  with a trained model: number of GPUs, 0 or 1 (default: 0)
-    --runtime  with an exported file: onnxruntime or openvino (default: onnxruntime)
+    --runtime  with an exported file: onnxruntime or openvino (default: onnxruntime, or
+        openvino where only that is installed)
     --threads  with an exported file: CPU threads (default: the runtime's choice)
     --dtype  with an exported file: float32, or bfloat16 in OpenVINO on a CPU that has
         it (default: float32)
-    --batch_seconds  with an exported file: seconds of padded audio in a batch; longer
-        files are decoded alone, and those above 30 s in windows (default: 16)
+    --batch_seconds  with an exported file: seconds of padded audio in a batch; a
+        longer file is decoded alone, and a long recording in windows (default: 16)
     --ctm  with an exported file: print a CTM, the time and length of each word in
         seconds, instead of the text; true or false (default: false)
 """
@@ -56,7 +57,7 @@ EXPORTED = {
     "batch_seconds": (positive(float), None),
     "ctm": (["true", "false"], None),
 }
-WINDOW = 30.0  # seconds; longer files are decoded in windows
+LONG = 26.0  # seconds: what `iter_long` decodes as one window
 READ_AHEAD = 10  # batches of files that are read before the first is decoded
 
 
@@ -177,11 +178,11 @@ def group_files(
     """
     group, total = [], 0.0
     for path, length in zip(files, seconds, strict=True):
-        if length > WINDOW or total + length > most:
+        if length > LONG or total + length > most:
             if group:
                 yield group, False
             group, total = [], 0.0
-        if length > WINDOW:
+        if length > LONG:
             yield [path], True
         else:
             group.append(path)
@@ -221,8 +222,8 @@ def run_exported(args: argparse.Namespace) -> None:
         UserError: A file is wrong, or the dtype is not for this runtime or CPU.
     """
     exported, *files = args.files
-    runtime, dtype = args.runtime or "onnxruntime", args.dtype or "float32"
-    model = ExportedModel(exported, runtime, args.threads, dtype)
+    dtype = args.dtype or "float32"
+    model = ExportedModel(exported, args.runtime, args.threads, dtype)
     infos = check_files(files)
     if note_conversions(infos, model.sample_rate):
         importlib.import_module("soxr")
