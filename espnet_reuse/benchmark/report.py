@@ -345,8 +345,8 @@ def summarise_runtimes(rows: list[dict]) -> list[dict]:
         and `vs PyTorch`, how many times as fast as ESPnet's encoder with our operations
         in the same runtime, and as ESPnet's own in PyTorch and float32, each with
         `, lower` and `, upper`; `removed` and `removed by reuse`, shares of attention's
-        time with either as the base; and `frontend`, its share. Each is None where a part of it was
-        not measured, and for the frontend alone.
+        time; and `frontend`, its share. Each is None where a part of it was not
+        measured, and for the frontend alone.
     """
     table = pandas.DataFrame(rows)
     times = pandas.DataFrame(table.times_ms.tolist())  # a column for each round

@@ -3,6 +3,7 @@
 """The benchmark's command: its files, bad input, interruption, too little memory."""
 
 import argparse
+import dataclasses
 import json
 import logging
 import re
@@ -23,10 +24,18 @@ from espnet2.tasks.asr import ASRTask
 from onnx import TensorProto, helper
 
 import espnet_reuse  # noqa: F401 (registers the encoders)
-from espnet_reuse.benchmark import compare, decoding, peers, recognizers, report
+from espnet_reuse.benchmark import (
+    compare,
+    decoding,
+    peers,
+    recognizers,
+    report,
+    runtimes,
+)
 from espnet_reuse.benchmark.measure import CHILDREN
 from espnet_reuse.bin import benchmark as command
-from espnet_reuse.export import ServedEncoder, export_encoder
+from espnet_reuse.export import ServedModel, export_model
+from espnet_reuse.pretrained import load_model
 
 CONFIG = Path(__file__).parents[1] / "benchmark" / "tiny.yaml"
 SHORT = ["--threads", "1", "--min_time", "0.02"]
@@ -309,83 +318,285 @@ def test_an_unknown_implementation_is_one_line(tmp_path, monkeypatch, capfd):
     assert "ESPNET_REUSE_IMPL: 'quick' in the environment" in line
 
 
+# ---------------------------- in serving runtimes -----------------------
+
+ROWS = (runtimes.OWN, runtimes.SAME, "reuse, groups of 2", LIMIT, runtimes.FRONTEND)
+SERVING = {"pytorch": "float32", "onnxruntime": "float32", "openvino": "float32"}
+
+
+def bfloat16_runs_here():
+    openvino = pytest.importorskip("openvino")
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """A folder that --runtime wrote, in bfloat16 where it can, and kept its files."""
+    for package in ("onnxruntime", "openvino"):
+        pytest.importorskip(package)
+    output = tmp_path_factory.mktemp("served")
+    export = runtimes.export_encoders
+
+    def export_and_keep(models, folder):
+        return export(models, output)
+
+    options = ["--runtime", *SERVING, "--seconds", 2, 1, "--group_size", 2]
+    if bfloat16_runs_here():
+        options += ["--dtype", "bfloat16"]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(recognizers, "TOKENS", 50)
+        patched.setattr(runtimes, "export_encoders", export_and_keep)
+        assert run(*options, "--output", output) == 0
+    return output
+
+
+def graph_of(served, encoder):
+    return onnx.load(served / f"{ROWS.index(encoder)}.onnx").graph
+
+
+def test_every_encoder_has_a_row_in_every_runtime_at_every_length(served):
+    results = read(served)
+    dtype = results["settings"]["dtype"]
+    dtypes = SERVING | {"pytorch": dtype, "openvino": dtype}
+    first = [("pytorch", "float32", runtimes.OWN)] * (dtype != "float32")
+    expected = [(r, d, encoder) for r, d in dtypes.items() for encoder in ROWS]
+    keys = "seconds", "runtime", "dtype", "encoder"
+    assert [tuple(row[key] for key in keys) for row in results["measurements"]] == [
+        (seconds, *form) for seconds in (1, 2) for form in first + expected
+    ]
+    assert results["finished"] and results["settings"]["openvino"]
+
+
+def test_ratios_and_shares_follow_from_the_times_of_one_runtime(served):
+    rows = read(served)["measurements"]
+    ms = {
+        (r["seconds"], r["runtime"], r["dtype"], r["encoder"]): statistics.median(
+            r["times_ms"]
+        )
+        for r in rows
+    }
+    for row in rows:
+        assert len(row["times_ms"]) >= 5 and min(row["times_ms"]) > 0
+        where = row["seconds"], row["runtime"], row["dtype"]
+        if row["encoder"] == runtimes.FRONTEND:
+            assert row["vs same"] is row["removed"] is row["frontend"] is None
+            continue
+        own = ms[*where, row["encoder"]]
+        eager = ms[row["seconds"], "pytorch", "float32", runtimes.OWN]
+        assert row["median_ms"] == pytest.approx(own)
+        assert row["vs PyTorch"] == pytest.approx(eager / own)
+        if (*where, LIMIT) not in ms:  # ESPnet's in float32, beside bfloat16
+            assert row["vs same"] is row["removed"] is None
+            continue
+        assert row["vs same"] == pytest.approx(ms[*where, runtimes.SAME] / own)
+        bases = {"removed": runtimes.OWN, "removed by reuse": runtimes.SAME}
+        for column, base in bases.items():
+            base = ms[*where, base]
+            share = (base - own) / (base - ms[*where, LIMIT])
+            assert row[column] == pytest.approx(share)
+        if (row["runtime"], row["encoder"]) == ("pytorch", runtimes.OWN):
+            assert row["frontend"] is None  # the frontend alone is ours
+        else:
+            frontend = ms[*where, runtimes.FRONTEND]
+            assert row["frontend"] == pytest.approx(frontend / own)
+
+
+def test_the_table_of_runtimes_says_what_reuse_alone_can_remove(served):
+    text = (served / "benchmark.md").read_text()
+    assert "groups of 2 still compute 1 of 2\nmaps" in text
+    assert "cannot remove more than 0.50 of" in text
+    assert "nan" not in text
+    assert len(cells_of(text)) == 2 * 2 + len(read(served)["measurements"])
+
+
+def test_each_file_is_what_its_row_says(served):
+    softmaxes = dict.fromkeys(ROWS, 1)  # the CTC head's
+    for encoder in ROWS:
+        nodes = [node.op_type for node in graph_of(served, encoder).node]
+        softmaxes[encoder] = nodes.count("Softmax")
+    assert softmaxes == dict(zip(ROWS, (2, 2, 1, 0, 0), strict=True))
+    # ESPnet masks each map twice, ours adds a bias
+    wheres = {
+        encoder: [node.op_type for node in graph_of(served, encoder).node]
+        for encoder in (runtimes.OWN, runtimes.SAME)
+    }
+    more, fewer = (nodes.count("Where") for nodes in wheres.values())
+    assert more > fewer
+    for encoder in ROWS:
+        names = [x.name for x in graph_of(served, encoder).output]
+        assert ("ctc_log_probs" in names) == (encoder != runtimes.FRONTEND)
+        assert [x.name for x in graph_of(served, encoder).input] == [
+            *("speech", "speech_lengths")
+        ]
+
+
+def test_in_pytorch_espnets_encoder_has_espnets_frontend():
+    config = peers.read_config(CONFIG)
+    listed = runtimes.list_encoders(config, [2])
+    models = runtimes.make_models(listed, {"hop_length": 160, "n_mels": 20}, "float32")
+    assert tuple(models) == ROWS[:-1]
+    frontend = models[runtimes.OWN].asr_model.frontend
+    assert frontend.forward.__func__ is type(frontend).forward
+    encoders = {name: model.asr_model.encoder for name, model in models.items()}
+    assert type(encoders[runtimes.OWN]).__name__ == "ConformerEncoder"
+    assert type(encoders[runtimes.SAME]).__name__ == "ConformerReuseEncoder"
+    without = [type(layer.self_attn) for layer in encoders[LIMIT].encoders]
+    assert set(without) == {peers.NoAttention}
+
+
+def test_pytorch_alone_needs_no_export(tmp_path, monkeypatch):
+    monkeypatch.setattr(recognizers, "TOKENS", 50)
+    monkeypatch.setattr(runtimes, "export_model", None)
+    assert run("--runtime", "pytorch", "--seconds", 1, "--output", tmp_path) == 0
+    rows = read(tmp_path)["measurements"]
+    assert [row["encoder"] for row in rows] == [*ROWS]  # groups of 4, or of all layers
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ("--runtime tensorrt", "argument --runtime: invalid choice: 'tensorrt'"),
+        ("--runtime onnxruntime --device cuda", "--device: it has no effect with --r"),
+        ("--runtime openvino --batch 2", "argument --batch: it has no effect with --r"),
+        ("--runtime pytorch --seconds 0.01", "argument --seconds: ESPnet, its own"),
+        ("--runtime pytorch --group_size 3", "argument --group_size: 3 is more than"),
+        ("--runtime openvino", "no openvino here: pip install 'espnet-reuse[export]'"),
+    ],
+)
+def test_what_no_runtime_can_time_is_one_line(
+    options, message, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert run(*options.split(), "--output", tmp_path / "new") in (1, 2)
+    line = capfd.readouterr().err.splitlines()[-1]
+    assert line.startswith("espnet_reuse.bin.benchmark: error: ")
+    assert message in line
+    assert not (tmp_path / "new").exists()
+
+
+def test_one_encoder_at_a_time_goes_to_runtimes(capfd):
+    options = "--runtime pytorch --encoders conformer transformer"
+    assert run(*options.split(), common=SHORT) == 1
+    assert "argument --encoders: name one of them" in capfd.readouterr().err
+
+
 # ---------------------------- exported files ----------------------------
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """A folder with a model without a frontend, and the files it was exported to."""
-    onnxruntime = pytest.importorskip("onnxruntime")
-    assert onnxruntime
+    """A folder with a model, and the files it was exported to."""
+    pytest.importorskip("onnxruntime")
     folder = tmp_path_factory.mktemp("exported")
     config = ASRTask.get_default_config() | {
         "token_list": ["<blank>", "<unk>", "a", "<sos/eos>"],
         "encoder": "transformer_reuse",
         "encoder_conf": SIZES | {"reuse_group_size": 2, "linear_units": 16},
         "model_conf": {"ctc_weight": 1.0},
-        "frontend_conf": {"hop_length": 160, "n_mels": 20},
+        "frontend_conf": {"fs": "8k", "hop_length": 80, "n_mels": 20},
         "normalize": None,
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     model = ASRTask.build_model(argparse.Namespace(**config))
     torch.save(model.state_dict(), folder / "model.pth")
     for kind in ("onnx", "pt2"):
-        export_encoder(ServedEncoder(model), 20, folder / f"small.{kind}")
+        export_model(ServedModel(model, config, False), folder / f"feats.{kind}")
+    speech = ServedModel(model, config, with_ctc="true")
+    export_model(speech, folder / "speech.onnx")
     return folder
 
 
-def time_exported(exported, *options):
-    files = [exported / "small.onnx", exported / "small.pt2"]
-    return run("--exported", *files, *options, common=SHORT)
+def time_exported(exported, files, *options):
+    return run("--exported", *(exported / x for x in files), *options, common=SHORT)
 
 
-@pytest.mark.parametrize("beside", [[], ["model in PyTorch"]])
+def model_of(exported):
+    parameters = "--asr_model_file", exported / "model.pth"
+    return "--asr_train_config", exported / "config.yaml", *parameters
+
+
+FORMS = {
+    "feats.onnx": [["onnxruntime", "float32"]],
+    "feats.pt2": [["pytorch", "float32"]],
+    "speech.onnx": [["onnxruntime", "float32"]],
+}
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside the model"])
 def test_exported_files_are_timed_in_turns_with_ratios_to_the_first(
     exported, beside, capsys
 ):
-    options = ["--seconds", 1, 2]
-    if beside:
-        options += ["--asr_train_config", exported / "config.yaml"]
-        options += ["--asr_model_file", exported / "model.pth"]
-    assert time_exported(exported, *options) == 0
-    pattern = r"([12]) s of audio, (\d+) frames: ([\d.]+) ms, "
-    pattern += r"([\d.]+) times as fast as the first: (.*)"
+    options = ["--seconds", 1, 2, *(model_of(exported) if beside else ())]
+    assert time_exported(exported, FORMS, *options) == 0
+    pattern = r"([12]) s of audio: ([\d.]+) ms, ([\d.]+) times as fast as the first: "
+    pattern += r"(.*) \((\w+), (\w+)\)"
     lines = capsys.readouterr().out.splitlines()
     rows = [re.fullmatch(pattern, line).groups() for line in lines]
-    names = [str(exported / "small.onnx"), str(exported / "small.pt2"), *beside]
-    assert [(row[0], row[4]) for row in rows] == [(s, n) for s in "12" for n in names]
-    # a frontend of 100 frames a second makes one more at the end
-    assert {row[1] for row in rows} == ({"101", "201"} if beside else {"100", "200"})
-    assert rows[0][3] == rows[len(names)][3] == "1.00"
+    names = [(str(exported / x), *how) for x, (how,) in FORMS.items()]
+    names += [("model", "pytorch", "float32")] * beside
+    assert [(row[0], row[3:]) for row in rows] == [(s, n) for s in "12" for n in names]
+    assert rows[0][2] == rows[len(names)][2] == "1.00"
+
+
+def test_a_file_is_timed_in_each_runtime(exported, capsys):
+    pytest.importorskip("openvino")
+    options = ["--seconds", 1, "--runtime", "onnxruntime", "openvino"]
+    options += ["--dtype", "bfloat16"] * bfloat16_runs_here()
+    assert time_exported(exported, ["speech.onnx"], *options) == 0
+    ends = [line.rpartition(" (")[2] for line in capsys.readouterr().out.splitlines()]
+    assert ends == ["onnxruntime, float32)", f"openvino, {options[-1]})"]
+
+
+@pytest.mark.parametrize(
+    "name, rates, shape",
+    [
+        ("speech.onnx", (16000, 100), (1, 4000)),  # the file says 8000 Hz
+        ("feats.onnx", (16000, 100), (1, 50, 20)),
+        ("feats.onnx", (16000, 50), (1, 25, 20)),
+        ("feats.pt2", (16000, 50), (1, 25, 20)),
+    ],
+)
+def test_seconds_are_seconds_of_audio(exported, name, rates, shape):
+    form = runtimes.open_file(exported / name, "onnxruntime", 1, "float32", rates)
+    seen = []
+    form = dataclasses.replace(form, run=lambda *inputs: seen.extend(inputs))
+    form.run_once(0.5)
+    assert seen[0].shape == shape and seen[1].tolist() == [shape[1]]
+
+
+def test_a_model_gives_the_rates_and_the_outputs_of_its_file(exported):
+    model, config = load_model(exported / "config.yaml", exported / "model.pth")
+    assert runtimes.rates_of(model, config) == (8000, 100)
+    for name in FORMS:
+        file = runtimes.open_file(exported / name, "onnxruntime", 1, "float32")
+        form = runtimes.beside(file, model, config, "float32")
+        shapes = [
+            {tuple(x.shape) for x in timed.run_once(1.0)} for timed in (file, form)
+        ]
+        assert shapes[0] == shapes[1]
 
 
 @pytest.mark.parametrize(
     "options, message",
     [
         ("--exported no.onnx", "argument --exported: there is no file 'no.onnx'"),
-        ("--exported {here}", "{here} is no exported encoder ("),
+        ("--exported {tmp}/no.onnx", "no.onnx is damaged or of another kind: "),
+        ("--exported {tmp}/no.pt2", "no.pt2 is no exported file: "),
+        ("--runtime pytorch", "speech.onnx needs --runtime onnxruntime or openvino"),
         ("--device cuda", "argument --device: it has no effect with"),
         ("--output x", "argument --output: it has no effect with"),
         ("--asr_model_file {here}", "name the model with both --asr_train_config"),
         ("--asr_train_config {here} --asr_model_file {here}", "{here} is not YAML"),
     ],
 )
-def test_what_cannot_be_timed_is_one_line(exported, options, message, capfd):
-    options = options.format(here=__file__).split()
-    assert time_exported(exported, *options) in (1, 2)
+def test_what_cannot_be_timed_is_one_line(exported, options, message, tmp_path, capfd):
+    for kind in ("onnx", "pt2"):
+        (tmp_path / f"no.{kind}").write_text("no file of export")
+    options = options.format(here=__file__, tmp=tmp_path).split()
+    assert time_exported(exported, ["speech.onnx"], *options) in (1, 2)
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("espnet_reuse.bin.benchmark: error: ")
     assert message.format(here=__file__) in line
-
-
-def test_a_file_that_takes_other_features_is_refused(exported, tmp_path, capfd):
-    model = ASRTask.build_model_from_file(exported / "config.yaml")[0]
-    model.encoder.embed = torch.nn.Identity()
-    other = tmp_path / "other.pt2"
-    export_encoder(ServedEncoder(model), 16, other)
-    assert run("--exported", exported / "small.onnx", other, common=SHORT) == 1
-    line = capfd.readouterr().err.splitlines()[-1]
-    assert f"{other} takes features of size 16, but" in line
 
 
 def test_a_graph_that_fails_when_it_runs_is_one_line(tmp_path, capfd):
@@ -401,7 +612,7 @@ def test_a_graph_that_fails_when_it_runs_is_one_line(tmp_path, capfd):
     options = ("--exported", tmp_path / "other.onnx", "--seconds", "0.5")
     assert run(*options, common=SHORT) == 1
     line = capfd.readouterr().err.splitlines()[-1]
-    assert "other.onnx does not run on 50 frames of size 20: " in line
+    assert "other.onnx does not run in onnxruntime on 0.5 s of audio: " in line
 
 
 # ------------------------- from waveform to text ------------------------
