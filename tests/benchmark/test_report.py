@@ -9,10 +9,12 @@ import pytest
 
 from espnet_reuse.benchmark import report
 from espnet_reuse.benchmark.breakdown import CATEGORIES
+from espnet_reuse.benchmark.peers import FRONTEND, OWN, SAME
 from espnet_reuse.benchmark.report import summarise
 
 SPREAD = ("", ", lower", ", upper")
 EAGER, SDPA, LIMIT, OURS = "ESPnet eager", "ESPnet use_sdpa", "limit", "ours, no reuse"
+GROUPS = "reuse, groups of 4"
 
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
@@ -178,6 +180,58 @@ def test_the_table_to_the_text_has_a_column_for_the_beam_where_there_is_one(beam
     expected = [*start, *["4.17"] * beams, "0.67", "0.33"]
     assert expected in cells and "nan" not in text
     assert "## 2 utterances, 4.0 s of audio" in text
+
+
+FORMS = {  # milliseconds by runtime, of each encoder
+    "pytorch": {OWN: 120, SAME: 90, GROUPS: 60, LIMIT: 40, FRONTEND: 4},
+    "onnxruntime": {OWN: 60, SAME: 40, GROUPS: 25, LIMIT: 20, FRONTEND: 1},
+}
+
+
+def in_runtimes(forms=FORMS, seconds=(5,)):
+    """Two rounds and a disturbed one, of all forms."""
+    return [
+        {"seconds": s, "runtime": runtime, "dtype": "float32", "encoder": encoder}
+        | {"times_ms": [ms, ms, 2 * ms]}
+        for s in seconds
+        for runtime, encoders in forms.items()
+        for encoder, ms in encoders.items()
+    ]
+
+
+def test_runtimes_are_compared_with_their_own_rows_and_with_espnets_in_pytorch():
+    rows = report.summarise_runtimes(in_runtimes(seconds=(5, 15)))
+    (row,) = (
+        r
+        for r in rows
+        if (r["seconds"], r["runtime"], r["encoder"]) == (15, "onnxruntime", GROUPS)
+    )
+    assert (row["median_ms"], row["lower_ms"], row["upper_ms"]) == (25, 25, 37.5)
+    assert [row[f"vs same{end}"] for end in SPREAD] == [1.6, 1.6, 1.6]
+    assert [row[f"vs PyTorch{end}"] for end in SPREAD] == [4.8, 4.8, 4.8]
+    assert (row["removed"], row["removed by reuse"]) == (35 / 40, 15 / 20)
+    assert row["frontend"] == 0.04
+
+
+def test_without_pytorch_the_runtimes_are_compared_with_each_other_alone():
+    rows = report.summarise_runtimes(in_runtimes({"openvino": FORMS["onnxruntime"]}))
+    assert {row["vs PyTorch"] for row in rows} == {None}
+    assert [row["removed"] for row in rows] == [0, 0.5, 0.875, 1, None]
+
+
+def test_the_table_of_runtimes_shows_the_numbers():
+    written = benchmark(report.summarise_runtimes(in_runtimes()))
+    written["settings"] |= {"runtime": [*FORMS], "group_size": [4]}
+    written["settings"]["encoder_conf"] = {"num_blocks": 12}
+    text = report.format_markdown(written)
+    cells = [[c.strip() for c in line.split("|")[1:-1]] for line in text.splitlines()]
+    same, pytorch = "1.60 (1.60 to 1.60)", "4.80 (4.80 to 4.80)"
+    start = ["onnxruntime, float32", GROUPS, "25.0 (25.0 to 37.5)"]
+    assert [*start, same, pytorch, "0.88", "0.75", "4.0%"] in cells
+    start = ["onnxruntime, float32", FRONTEND, "1.0 (1.0 to 1.5)"]
+    assert [*start, *[""] * 5] in cells
+    assert "groups of 4 still compute 3 of 12\nmaps" in text
+    assert "cannot remove more than 0.75 of" in text
 
 
 @pytest.mark.parametrize("path", [*RESULTS.rglob("benchmark.json")], ids=str)
