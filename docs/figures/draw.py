@@ -14,9 +14,11 @@ import matplotlib
 import numpy as np
 from group_shapes import draw_group_shapes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from espnet_reuse.benchmark.decoding import BEST_PATH
+from espnet_reuse.benchmark.peers import LIMIT, SAME
 from espnet_reuse.comparison.figure import (
     encoder_time,
     largest_set,
@@ -55,6 +57,21 @@ PARTS = {
     "frontend": ("third", ""),
     "encoder": ("reuse", "//"),
     "search": ("other", ""),
+}
+# Of the figure of runtimes: names and colours, and lines of encoders.
+RUNTIMES = {
+    "pytorch": ("PyTorch", "other"),
+    "onnxruntime": ("ONNX Runtime", "third"),
+    "openvino": ("OpenVINO", "reuse"),
+}
+ENCODERS = {
+    "reuse, groups of 4": ("groups of 4", "-"),
+    SAME: ("ESPnet", ":"),
+    LIMIT: ("limit: no attention at all", "--"),
+}
+VERSUS = {
+    "vs PyTorch": "times as fast as ESPnet in PyTorch, float32",
+    "vs same": "times as fast as ESPnet in the same runtime",
 }
 
 
@@ -254,12 +271,47 @@ def draw_where_time_goes(theme: Theme) -> Figure:
     return figure
 
 
+def draw_runtimes(theme: Theme) -> Figure:
+    """Draw how many times as fast encoders are in runtimes, over length."""
+    lines = {}
+    for row in read("benchmark_cpu_epyc/runtimes/benchmark.json")["measurements"]:
+        if row["encoder"] in ENCODERS:
+            line = row["runtime"], row["dtype"], row["encoder"]
+            lines.setdefault(line, []).append(row)
+    figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
+    style = {"color": theme.text, "linewidth": 1.3}
+    keys = [Line2D([], [], linestyle=x, label=n, **style) for n, x in ENCODERS.values()]
+    for axes, (versus, label) in zip(
+        figure.subplots(1, 2), VERSUS.items(), strict=True
+    ):
+        for (runtime, dtype, encoder), rows in lines.items():
+            if versus == "vs same" and encoder == SAME:
+                continue  # 1 everywhere
+            name, color = RUNTIMES[runtime]
+            style = {"color": getattr(theme, color), "linestyle": ENCODERS[encoder][1]}
+            style["marker"] = MARKERS[list(RUNTIMES).index(runtime)]
+            style["linewidth"] = 2.2 if encoder not in (SAME, LIMIT) else 1.3
+            seconds = [row["seconds"] for row in rows]
+            values = [row[versus] for row in rows]
+            axes.plot(seconds, values, markeredgecolor=theme.page, **style)
+            if versus == "vs same" and encoder == LIMIT:
+                style |= {"linestyle": "", "label": f"{name}, {dtype}"}
+                keys.append(Line2D([], [], **style))
+        axes.axhline(1, color=theme.muted, linewidth=0.8)
+        axes.set(xscale="log", xlabel="length of the audio (s)", ylabel=label)
+        axes.set_xticks(seconds, [f"{tick:g}" for tick in seconds])
+        axes.minorticks_off()
+    figure.legend(handles=keys, loc="outside upper center", ncols=2)
+    return figure
+
+
 FIGURES = {
     "idea": draw_idea,
     "group_shapes": draw_group_shapes,
     "error_and_time": draw_error_and_time,
     "speed_over_length": draw_speed_over_length,
     "where_time_goes": draw_where_time_goes,
+    "runtimes": draw_runtimes,
 }
 
 

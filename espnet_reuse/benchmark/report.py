@@ -74,7 +74,7 @@ RUNTIMES = f"""\
   Median of interleaved rounds: encoders and runtimes all take turns. In brackets: the
   quartiles, here and below.
 - {OWN}: in PyTorch, ESPnet's encoder in its default form. In a
-  serving runtime, the same operations in an exported file.
+  serving runtime, an exported file with the operations of its attention.
 - {SAME}: in PyTorch, our encoder without reuse. In a serving
   runtime, ESPnet's encoder as `espnet-reuse export` writes it.
 - Limit: the same encoder without the attention in its layers.
