@@ -2,13 +2,17 @@
 
 """Attention map reuse for ESPnet: importing this registers the reuse encoders."""
 
-import wrapt
+from importlib.util import find_spec
 
-from espnet_reuse.registry import import_attention_quietly, register_in_tasks
+# Where neither is, there is no ESPnet to extend: exported files run without it.
+if find_spec("wrapt") or find_spec("espnet2"):
+    import wrapt
 
-# Now, if a task of ESPnet is imported already, or as soon as one is: commands that
-# build no model do not wait for it.
-wrapt.register_post_import_hook(register_in_tasks, "espnet2.train.class_choices")
-wrapt.register_post_import_hook(
-    import_attention_quietly, "espnet2.legacy.nets.pytorch_backend"
-)
+    from espnet_reuse.registry import import_attention_quietly, register_in_tasks
+
+    # Now, if a task of ESPnet is imported already, or as soon as one is: commands that
+    # build no model do not wait for it.
+    wrapt.register_post_import_hook(register_in_tasks, "espnet2.train.class_choices")
+    wrapt.register_post_import_hook(
+        import_attention_quietly, "espnet2.legacy.nets.pytorch_backend"
+    )

@@ -3,6 +3,7 @@
 """What several tests need: helper scripts, copies of the recipe, a trained model."""
 
 import argparse
+import functools
 import io
 import re
 import shutil
@@ -114,6 +115,42 @@ def save_model():
         return folder
 
     return save
+
+
+@pytest.fixture(scope="session")
+def export(tmp_path_factory, save_model):
+    """A function that exports a small model once for each value of --with_ctc.
+
+    It returns the file, which has config.yaml and model.pth beside it.
+    """
+    from espnet_reuse.bin import export as command
+
+    encoder = {"output_size": 16, "attention_heads": 2, "linear_units": 16}
+    config = {
+        "token_list": ["<blank>", "<unk>", *"abcdef", "<space>", "<sos/eos>"],
+        "token_type": "char",
+        "encoder": "conformer_reuse",
+        "encoder_conf": encoder | {"num_blocks": 2, "reuse_group_size": 2},
+        "decoder": None,
+        "model_conf": {"ctc_weight": 1.0},
+        "frontend_conf": {"fs": "16k", "hop_length": 160, "n_mels": 20},
+        "normalize": "utterance_mvn",
+    }
+    root = tmp_path_factory.mktemp("exported")
+
+    @functools.cache
+    def export_once(with_ctc="true", *options, rel_pos_type="latest"):
+        config["encoder_conf"]["rel_pos_type"] = rel_pos_type
+        folder = root / rel_pos_type
+        if not folder.exists():
+            save_model(folder, config, 0.1)
+        file = folder / f"{'_'.join([with_ctc, *options])}.onnx"
+        words = ["--asr_train_config", folder / "config.yaml", "--format", "onnx"]
+        words += ["--asr_model_file", folder / "model.pth", "--with_ctc", with_ctc]
+        command.main(list(map(str, [*words, "--output", file, *options])))
+        return file
+
+    return export_once
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@
 `python3 -m espnet_reuse.bin.COMMAND`.
 """
 
+import ast
 import importlib
 import os
 import sys
@@ -19,8 +20,9 @@ COMMANDS = ("compare", "convert", "export", "analyze", "benchmark", "transcribe"
 
 def get_parser() -> Parser:
     """Return the parser of the first word; the command reads the others."""
-    modules = [importlib.import_module(f"espnet_reuse.bin.{name}") for name in COMMANDS]
-    firsts = (module.__doc__.partition("\n")[0] for module in modules)
+    # read, not imported: what other commands need may not be here
+    sources = (Path(__file__).with_name(f"{name}.py").read_bytes() for name in COMMANDS)
+    firsts = (ast.get_docstring(ast.parse(x)).partition("\n")[0] for x in sources)
     helps = map("    {:<10}  {}".format, COMMANDS, firsts)
     parser = Parser(PROGRAM, "\n".join([f"{__doc__}\nCommands:", *helps]))
     parser.usage = "%(prog)s COMMAND [--option value ...]"

@@ -12,17 +12,13 @@ options of the beam search are not used.
 import contextlib
 import functools
 import inspect
-import itertools
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import humanfriendly
 import numpy as np
-import soundfile
-import soxr
 import torch
 from espnet2.asr.frontend.default import DefaultFrontend
 from espnet2.bin import asr_inference
@@ -39,10 +35,16 @@ from espnet2.utils.types import str2bool
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from espnet_reuse.best_path import (
+    BATCH_SECONDS,
+    BestPath,
+    BestPathDecoding,
+    BestPathError,
+    collapse,
+)
+
 logger = logging.getLogger(__name__)
 
-# Seconds of padded audio in a batch. On a CPU, larger batches were slower.
-BATCH_SECONDS = {"cpu": 16.0, "cuda": 600.0}
 # Shorter audio (feature frames where there is no frontend) is decoded alone: ESPnet
 # refuses a batch, and not an utterance of it, that is too short for the subsampling.
 SHORT_HOPS = 32
@@ -58,17 +60,6 @@ MODEL_OPTIONS = (
 )
 
 
-class BestPathError(ValueError):
-    """The model or an option does not allow best-path decoding."""
-
-
-class BestPath(NamedTuple):
-    """The best path of an utterance, a value for each frame of the encoder's output."""
-
-    labels: np.ndarray  # (frames,) int64, the most likely token
-    log_probs: np.ndarray  # (frames,) float32, its log-probability
-
-
 class BestPathHypothesis(Hypothesis):
     """A hypothesis whose tokens have times.
 
@@ -80,7 +71,7 @@ class BestPathHypothesis(Hypothesis):
     times: list[tuple[float, float]] | None = None
 
 
-class Speech2Text(asr_inference.Speech2Text):
+class Speech2Text(BestPathDecoding, asr_inference.Speech2Text):
     """Speech2Text of ESPnet with best-path decoding of the CTC head.
 
     Examples:
@@ -169,8 +160,13 @@ class Speech2Text(asr_inference.Speech2Text):
         Returns:
             What `best_path` returns for each, in the order given.
         """
+        if batch_seconds is None:
+            kind = torch.device(self.device).type
+            batch_seconds = BATCH_SECONDS.get(kind, BATCH_SECONDS["cpu"])
+        most = batch_seconds * (self.sample_rate or FEATURE_RATE)
+        lengths = [len(speech) for speech in speeches]
         results = [None] * len(speeches)
-        for batch in self._plan_batches([len(s) for s in speeches], batch_seconds):
+        for batch in self._plan_batches(lengths, most, SHORT_HOPS * self._hop):
             try:
                 paths = self._best_paths([speeches[n] for n in batch])
             except TooShortUttError as error:
@@ -188,27 +184,6 @@ class Speech2Text(asr_inference.Speech2Text):
         """Return the CTC head's log-probabilities (frames, tokens) of an utterance."""
         (logits,) = self._encode([speech])[0]
         return logits.log_softmax(-1).cpu().numpy()
-
-    def _plan_batches(self, lengths: list[int], batch_seconds: float | None):
-        """Yield places of utterances, the longest first, as many as a batch holds."""
-        if batch_seconds is None:
-            kind = torch.device(self.device).type
-            batch_seconds = BATCH_SECONDS.get(kind, BATCH_SECONDS["cpu"])
-        most = batch_seconds * (self.sample_rate or FEATURE_RATE)
-        together, batch = [], []
-        for n in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
-            if lengths[n] < SHORT_HOPS * self._hop:
-                yield [n]
-            else:
-                together.append(n)
-        for n in together:
-            full = (len(batch) + 1) * lengths[(batch or [n])[0]] > most
-            if batch and (full or not self.is_padding_invariant):
-                yield batch
-                batch = []
-            batch.append(n)
-        if batch:
-            yield batch
 
     @torch.no_grad()
     def _encode(self, speeches) -> tuple[torch.Tensor, torch.Tensor]:
@@ -249,7 +224,7 @@ class Speech2Text(asr_inference.Speech2Text):
 
     def _result(self, path: BestPath) -> list[tuple]:
         """Return text, tokens, token ids and hypothesis of a best path."""
-        token_int, starts, ends = collapse(path.labels, self.asr_model.blank_id)
+        token_int, starts, ends = self._collapse(path.labels)
         yseq = [self.asr_model.sos, *token_int, self.asr_model.eos]
         score = float(path.log_probs.sum())
         hypothesis = BestPathHypothesis(torch.tensor(yseq), score, {"ctc": score})
@@ -259,29 +234,8 @@ class Speech2Text(asr_inference.Speech2Text):
         token, text = self._read(token_int)
         return [(text, token, token_int, hypothesis)]
 
-    def _read(self, token_int: list[int]) -> tuple[list[str], str | None]:
-        token = self.converter.ids2tokens(token_int)
-        return token, self.tokenizer and self.tokenizer.tokens2text(token)
-
-    def word_times(self, token: list[str], times: list) -> list[tuple]:
-        """Return (start, end, word) of each word of the text of tokens.
-
-        Args:
-            token: Tokens of an utterance.
-            times: (start, end) of each.
-        """
-        words = []
-        for n, (start, end) in enumerate(times):
-            text = self._words(token[: n + 1])
-            before = [word for *_, word in words]
-            if len(text) > len(before):
-                words.append((start, end, text[-1]))
-            elif text != before:
-                words[-1] = (words[-1][0], end, text[-1])
-        return words
-
-    def _words(self, token: list[str]) -> list[str]:
-        return self.tokenizer.tokens2text(token).split() if self.tokenizer else token
+    def _collapse(self, labels: np.ndarray) -> tuple[list[int], np.ndarray, np.ndarray]:
+        return collapse(labels, self.asr_model.blank_id)
 
     # ---- the grid of the frames ----------------------------------------------------
 
@@ -337,162 +291,6 @@ class Speech2Text(asr_inference.Speech2Text):
         None where the frames are not at equal distances (`ctc_trim`, for example).
         """
         return self._probed[0]
-
-    @property
-    def seconds_per_frame(self) -> float | None:
-        """Seconds between two frames of the encoder, None where it is not known."""
-        if self.sample_rate is None or self.samples_per_frame is None:
-            return None
-        return self.samples_per_frame / self.sample_rate
-
-    # ---- recordings of any length --------------------------------------------------
-
-    def decode_long(self, speech, **options) -> list[tuple[float, float, str]]:
-        """Return all that `iter_long` yields, which has the arguments."""
-        return list(self.iter_long(speech, **options))
-
-    def iter_long(
-        self,
-        speech: str | Path | torch.Tensor | np.ndarray,
-        window_in_secs: float = 30.0,
-        context_len_in_secs: float = 4.0,
-        batch_size: int = 1,
-    ) -> Iterator[tuple[float, float, str]]:
-        """Decode a recording of any length, yielding `(start, end, text)` as it goes.
-
-        The model sees windows, with context on both sides that is decoded and dropped.
-        A text ends with a whole word or, where there are no spaces, with a token. Start
-        and end (seconds) are of its first and last token. A recording of one window has
-        the tokens that `best_path` gives it. Memory does not grow with the recording: a
-        file is read window by window.
-
-        Args:
-            speech: Audio file, of any rate, of which the first channel is decoded; or
-                a waveform (samples,) at the model's rate.
-            window_in_secs: Length of a window, with the context.
-            context_len_in_secs: Context on each side. Both are rounded to whole frames.
-            batch_size: Windows that are decoded in one batch.
-
-        Raises:
-            BestPathError: The time of a frame is not known, see `seconds_per_frame`.
-            ValueError: The windows are not longer than the context on both sides.
-        """
-        seconds = self.seconds_per_frame
-        if seconds is None:
-            raise BestPathError(
-                "windows need a model that takes audio, with frames at equal distances"
-            )
-        window, context = (
-            round(value / seconds) for value in (window_in_secs, context_len_in_secs)
-        )
-        if context < 0 or window <= 2 * context:
-            raise ValueError(
-                f"context_len_in_secs: {context_len_in_secs:g} on both sides of a "
-                f"window of {window_in_secs:g}: it must be less than half of it"
-            )
-        step = window - 2 * context
-        size = step * self.samples_per_frame
-        windows = self._windows(self._chunks(speech, size), step, context)
-        frames, start = np.empty(0, int), 0  # labels that no text has yet
-        for group in itertools.batched(
-            windows, batch_size if self.is_padding_invariant else 1
-        ):
-            paths = self._best_paths([samples for samples, *_ in group])
-            for path, (_, first, count) in zip(paths, group, strict=True):
-                kept = path.labels[first:][:count]
-                if count is not None and len(kept) < count:
-                    raise ValueError(
-                        f"context_len_in_secs: {context_len_in_secs:g} is too short: "
-                        "it must cover what the encoder's subsampling loses at the end"
-                    )
-                frames = np.concatenate([frames, kept])
-                token_int, starts, ends = collapse(frames, self.asr_model.blank_id)
-                whole = len(token_int)
-                # a pause of a window ends every word
-                if count is not None and whole and len(frames) - ends[-1] <= window:
-                    is_long = ends[-1] - starts[0] > window
-                    whole = self._count_whole(token_int, is_long)
-                if whole:
-                    times = starts[0], ends[whole - 1]
-                    begin, end = (float((start + n) * seconds) for n in times)
-                    token, text = self._read(token_int[:whole])
-                    yield begin, end, " ".join(token) if text is None else text.strip()
-                done = starts[whole] if whole < len(token_int) else len(frames)
-                frames, start = frames[done:], start + int(done)
-
-    def _count_whole(self, token_int: list[int], is_long: bool) -> int:
-        """Return how many tokens come before the last word, which may go on.
-
-        In a text without spaces, nothing would ever come before it: if what is there is
-        long, all but the last token count.
-        """
-        token = self.converter.ids2tokens(token_int)
-        count = len(token)
-        words = len(self._words(token))
-        while count and len(self._words(token[:count])) == words:
-            count -= 1
-        return count or (len(token) - 1 if is_long and token else 0)
-
-    def _chunks(self, speech, size: int) -> Iterator[np.ndarray]:
-        """Yield a recording in pieces, (samples,), at the model's rate."""
-        if not isinstance(speech, (str, Path)):
-            speech = torch.as_tensor(speech).cpu().numpy()
-            if speech.ndim != 1:
-                raise ValueError(f"speech of size {speech.shape} is not one recording")
-            for begin in range(0, len(speech), size):
-                yield np.asarray(speech[begin : begin + size], np.float32)
-            return
-        with soundfile.SoundFile(speech) as file:
-            own, rate = file.samplerate, self.sample_rate
-            stream = None if own == rate else soxr.ResampleStream(own, rate, 1)
-            is_last = False
-            while not is_last:
-                block = file.read(size, "float32", always_2d=True)[:, 0]
-                is_last = len(block) < size
-                yield stream.resample_chunk(block, is_last) if stream else block
-
-    def _windows(
-        self, chunks: Iterable[np.ndarray], step: int, context: int
-    ) -> Iterator[tuple[np.ndarray, int, int | None]]:
-        """Yield (samples, first frame to keep, number of frames to keep).
-
-        Of the last window, all frames from the first to keep on are kept.
-
-        Args:
-            chunks: The recording, in pieces.
-            step: Frames that are kept of a window.
-            context: Frames before and after them.
-        """
-        per_frame = self.samples_per_frame
-        samples, start, seam = np.empty(0, np.float32), 0, 0  # start, seam: frames
-        for chunk in chunks:
-            samples = np.concatenate([samples, chunk])
-            while len(samples) > (seam - start + step + context) * per_frame:
-                end = (seam - start + step + context) * per_frame
-                yield samples[:end], seam - start, step
-                seam += step
-                dropped = max(seam - context - start, 0)
-                samples, start = samples[dropped * per_frame :], start + dropped
-        yield samples, seam - start, None
-
-
-def collapse(
-    labels: np.ndarray, blank: int
-) -> tuple[list[int], np.ndarray, np.ndarray]:
-    """Merge repeats and remove blanks.
-
-    Args:
-        labels: A token for each frame, (frames,).
-        blank: CTC's blank.
-
-    Returns:
-        The tokens that are left, and the frames where each starts and ends, (tokens,).
-    """
-    borders = np.flatnonzero(labels[1:] != labels[:-1]) + 1
-    starts = np.append(0, borders)[: len(labels)]
-    ends = np.append(borders, len(labels))[: len(labels)]
-    kept = labels[starts] != blank
-    return labels[starts][kept].tolist(), starts[kept], ends[kept]
 
 
 def _log_mel(
