@@ -57,13 +57,8 @@ def quantize(path: Path, output: Path, runtime: str) -> None:
             )
             model = onnx.load(output)
         else:
-            quantizer = MatMulNBitsQuantizer(
-                model,
-                bits=8,
-                block_size=BLOCK,
-                is_symmetric=True,
-                nodes_to_exclude=frontend,
-            )
+            how = {"bits": 8, "block_size": BLOCK, "is_symmetric": True}
+            quantizer = MatMulNBitsQuantizer(model, **how, nodes_to_exclude=frontend)
             quantizer.process()
             model = quantizer.model.model
     del model.metadata_props[:]  # the quantizer adds its own
