@@ -21,8 +21,8 @@ from espnet_reuse.errors import UserError
 from espnet_reuse.export import _quiet
 from espnet_reuse.serving import ExportedModel
 
-# Values that share a scale. OpenVINO computes such products on integers, ONNX Runtime
-# in float32.
+# Weights that share a scale. ONNX Runtime computes such products in float32, where the
+# batch has no effect.
 BLOCK = 64
 PIECE = 30  # seconds of a long recording that are compared at once
 
@@ -34,9 +34,9 @@ def quantize(path: Path, output: Path, runtime: str) -> None:
         path: An ONNX file of `espnet_reuse.export`.
         output: The file to write.
         runtime: The runtime that it shall be fast in. onnxruntime: products of
-            integers, with a scale for all activations of a batch, so that an utterance
-            depends a little on the others in its batch. openvino: a scale for each
-            `BLOCK` weights; utterances do not depend on each other.
+            integers, with one scale for all activations of a batch. openvino: a scale
+            for each `BLOCK` weights; OpenVINO itself rounds activations. In both, an
+            utterance's rounding depends a little on its batch and padding.
     """
     model = onnx.load(path)
     frontend = [
