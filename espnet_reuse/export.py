@@ -249,8 +249,13 @@ def export_model(served: ServedModel, path: Path, opset: int | None = None) -> N
                 opset_version=opset,
                 verbose=False,
             )
+            for node in onnx_program.model.graph.all_nodes():
+                node.metadata_props.clear()  # stack traces, with this machine's paths
+                for value in node.outputs:
+                    value.metadata_props.clear()
             onnx_program.model.metadata_props.update(describe(served))
             onnx_program.save(path, external_data=False)
+        written = onnx_program.model.opset_imports[""]
     except OSError:
         raise
     except Exception as error:
@@ -258,6 +263,10 @@ def export_model(served: ServedModel, path: Path, opset: int | None = None) -> N
             f"PyTorch cannot export this model as {path.suffix[1:]}: "
             f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         ) from error
+    if opset and opset != written:  # it takes any number
+        raise UserError(
+            f"argument --opset: PyTorch writes opset {written}, not {opset}"
+        )
 
 
 def describe(served: ServedModel) -> dict[str, str]:

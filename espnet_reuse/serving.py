@@ -3,6 +3,7 @@
 """Text from an exported file, in ONNX Runtime or OpenVINO: no PyTorch and no ESPnet."""
 
 import contextlib
+import functools
 import json
 import logging
 import re
@@ -154,8 +155,6 @@ class ExportedModel(BestPathDecoding):
         ModuleNotFoundError: The runtime is not installed.
     """
 
-    is_padding_invariant = True
-
     def __init__(
         self,
         path: str | Path,
@@ -163,7 +162,7 @@ class ExportedModel(BestPathDecoding):
         threads: int | None = None,
         dtype: str = "float32",
     ):
-        self.path = Path(path)
+        self.path, self.dtype = Path(path), dtype
         runtime = runtime or next(filter(find_spec, RUNTIMES), "onnxruntime")
         inputs, outputs, about, self._run = RUNTIMES[runtime](self.path, threads, dtype)
         if "espnet_reuse" not in about:
@@ -198,7 +197,8 @@ class ExportedModel(BestPathDecoding):
     ) -> list[Transcript]:
         """Return what is said in utterances, similar lengths in one batch.
 
-        An utterance that is too short has no text, and a warning names it.
+        An utterance that is too short has no text, and a warning names it. Where the
+        encoder's output depends on the padding, each is decoded alone.
 
         Args:
             speeches: Waveforms (samples,) at the model's rate.
@@ -220,16 +220,38 @@ class ExportedModel(BestPathDecoding):
                 results[n] = Transcript(text, token, token_int, times)
         return results
 
+    @functools.cached_property
+    def is_padding_invariant(self) -> bool:
+        """Whether an utterance is encoded in a padded batch as it is alone."""
+        longer, shorter = (n * self.samples_per_frame for n in (48, 32))
+        noise = np.random.default_rng(0).normal(size=longer)
+        ((_, padded),) = self._encode(["encoder_out"], [noise, noise[:shorter]])
+        ((alone,),) = self._encode(["encoder_out"], [noise[:shorter]])
+        difference = np.abs(padded[: len(alone)] - alone).max() / np.abs(alone).max()
+        is_invariant = difference < {"float32": 1e-4, "bfloat16": 0.05}[self.dtype]
+        if not is_invariant:
+            logger.warning(
+                "this encoder's output depends on the padding of a batch: utterances "
+                "are decoded one at a time"
+            )
+        return bool(is_invariant)
+
+    def _encode(self, names, speeches: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Return outputs of the file for a batch of waveforms (samples,)."""
+        # a waveform without samples has one here
+        lengths = np.array([max(len(speech), 1) for speech in speeches])
+        padded = np.zeros((len(lengths), lengths.max()), np.float32)
+        for row, speech in zip(padded, speeches, strict=True):
+            row[: len(speech)] = speech
+        with _reported(self.path, "not able to run"):
+            return self._run(names, {"speech": padded, "speech_lengths": lengths})
+
     def _best_paths(self, speeches: Sequence[np.ndarray]) -> list[BestPath]:
         """Return the best path of each utterance of a batch."""
-        samples = np.array([len(speech) for speech in speeches])
-        speech = np.zeros((len(samples), max(samples.max(), 1)), np.float32)
-        for row, utterance in zip(speech, speeches, strict=True):
-            row[: len(utterance)] = utterance
-        inputs = {"speech": speech, "speech_lengths": np.maximum(samples, 1)}
-        with _reported(self.path, "not able to run"):
-            lengths, *outputs = self._run(self._outputs, inputs)
-        lengths = lengths * (samples > 0)
+        lengths, *outputs = self._encode(self._outputs, speeches)
+        lengths = [
+            n if len(speech) else 0 for n, speech in zip(lengths, speeches, strict=True)
+        ]
         if self._outputs == LOG_PROBS:
             (log_probs,) = outputs
             rows = zip(log_probs.argmax(-1), log_probs.max(-1), lengths, strict=True)

@@ -136,10 +136,14 @@ def export(tmp_path_factory, save_model):
         "frontend_conf": {"fs": "16k", "hop_length": 160, "n_mels": 20},
         "normalize": "utterance_mvn",
     }
-    folder = save_model(tmp_path_factory.mktemp("exported"), config, 0.1)
+    root = tmp_path_factory.mktemp("exported")
 
     @functools.cache
-    def export_once(with_ctc="true", *options):
+    def export_once(with_ctc="true", *options, rel_pos_type="latest"):
+        config["encoder_conf"]["rel_pos_type"] = rel_pos_type
+        folder = root / rel_pos_type
+        if not folder.exists():
+            save_model(folder, config, 0.1)
         file = folder / f"{'_'.join([with_ctc, *options])}.onnx"
         words = ["--asr_train_config", folder / "config.yaml", "--format", "onnx"]
         words += ["--asr_model_file", folder / "model.pth", "--with_ctc", with_ctc]

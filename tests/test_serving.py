@@ -59,6 +59,16 @@ def test_an_utterance_has_the_models_text_alone_and_in_any_batch(
             np.testing.assert_allclose(transcript.times, hypothesis.times, atol=1e-6)
 
 
+def test_where_padding_has_an_effect_utterances_are_decoded_alone(
+    export, runtime, speeches, caplog
+):
+    model = ExportedModel(export(rel_pos_type="legacy"), runtime)
+    alone = [model.best_path(speech) for speech in speeches]
+    assert model.best_path_batch(speeches, batch_seconds=1000) == alone
+    assert sum("one at a time" in message for message in caplog.messages) == 1
+    assert ExportedModel(export(), runtime).is_padding_invariant
+
+
 def test_tokens_and_their_times_give_the_label_of_each_frame(export):
     model, rng = ExportedModel(export()), np.random.default_rng(0)
     for frames in (0, 1, 7, 200):

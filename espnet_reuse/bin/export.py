@@ -20,15 +20,22 @@ Options:
         best_path: tokens (batch, frames'), their number (batch,), and their start and
         end in seconds (batch, frames', 2) (default: false)
     --opset  version of ONNX's operators (default: PyTorch's choice)
+    --int8  write a second file, NAME.int8.onnx, with int8 weights, for a runtime:
+        onnxruntime or openvino; say how often its best path is another one than
+        float32's, in this runtime, on --int8_audio
+    --int8_audio  audio files, such as those of a development set
 """
 
+import argparse
 import importlib
 import logging
 from pathlib import Path
 
+import soundfile
 from espnet2.utils.types import str2bool
 
-from espnet_reuse.bin.parser import REQUIRED, Parser, named, positive
+from espnet_reuse.bin.parser import REQUIRED, Parser, existing_file, named, positive
+from espnet_reuse.bin.transcribe import check_files, note_conversions, read_audio
 from espnet_reuse.errors import UserError, reported_errors
 from espnet_reuse.files import written_whole
 
@@ -39,6 +46,8 @@ OPTIONS = {
     "with_frontend": (str2bool, None),
     "with_ctc": (["false", "true", "best_path"], "false"),
     "opset": (positive(int), None),
+    "int8": (["onnxruntime", "openvino"], None),
+    "int8_audio": ([existing_file], None),
 }
 
 
@@ -53,6 +62,8 @@ def run(parser: Parser, argv: list[str] | None) -> None:
     output = args.output or args.asr_model_file.with_suffix(suffix)
     if output.suffix != suffix or output.is_dir():
         parser.error(f"argument --output: '{output}' must be a file name in {suffix}")
+    if args.int8 or args.int8_audio:
+        check_int8(parser, args)
     if args.format == "onnx":
         for package in ("onnx", "onnxscript", "onnxruntime"):
             importlib.import_module(package)
@@ -67,6 +78,8 @@ def run(parser: Parser, argv: list[str] | None) -> None:
         with_frontend = args.with_frontend
         if with_frontend is None:
             with_frontend = model.frontend is not None
+        if args.int8 and not with_frontend:
+            raise UserError("argument --int8: needs a model that takes audio")
         served = export.ServedModel(model, config, with_frontend, args.with_ctc)
         export.export_model(served, partial, args.opset)
         difference = export.largest_difference(served, export.open_exported(partial))
@@ -83,6 +96,49 @@ def run(parser: Parser, argv: list[str] | None) -> None:
         f"{', '.join(served.output_names)}; largest difference from the model "
         f"{difference:.1e}"
     )
+    if args.int8:
+        write_int8(output, args.int8, args.int8_audio)
+
+
+def check_int8(parser: Parser, args: argparse.Namespace) -> None:
+    """Refuse what does not go with int8, before anything is loaded.
+
+    Raises:
+        UserError: A file is no audio, or the runtime is not installed.
+    """
+    for option in ("int8", "int8_audio"):
+        if not vars(args)[option]:
+            parser.error("arguments --int8 and --int8_audio: each needs the other")
+    if args.format != "onnx":
+        parser.error("argument --int8: needs --format onnx")
+    if args.with_ctc == "false":
+        parser.error(
+            "argument --int8: best paths need the CTC head: --with_ctc true or "
+            "best_path"
+        )
+    if args.int8 == "openvino":
+        try:
+            importlib.import_module("openvino")
+        except ModuleNotFoundError:
+            raise UserError("no openvino here: pip install openvino") from None
+    with named("--int8_audio"):
+        check_files(args.int8_audio)
+
+
+def write_int8(path: Path, runtime: str, audio: list[Path]) -> None:
+    """Write the file with int8 weights beside another, and say what differs."""
+    from espnet_reuse.quantize import count_changes, quantize
+    from espnet_reuse.serving import ExportedModel
+
+    output = path.with_suffix(".int8.onnx")
+    with written_whole(output) as partial:
+        quantize(path, partial, runtime)
+        models = [ExportedModel(file, runtime) for file in (path, partial)]
+        rate = models[0].sample_rate
+        note_conversions([soundfile.info(file) for file in audio], rate)
+        with named("--int8_audio"):
+            changes = count_changes(*models, (read_audio(x, rate) for x in audio))
+    print(f"Written: {output} (int8, for {runtime}): {changes}")
 
 
 def main(argv=None):

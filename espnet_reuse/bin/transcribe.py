@@ -34,6 +34,7 @@ import argparse
 import contextlib
 import functools
 import importlib
+import itertools
 import logging
 import re
 import sys
@@ -228,6 +229,7 @@ def run_exported(args: argparse.Namespace) -> None:
     if note_conversions(infos, model.sample_rate):
         importlib.import_module("soxr")
     seconds = [info.duration for info in infos]
+    ends = itertools.accumulate(seconds)
     batch_seconds = args.batch_seconds or BATCH_SECONDS["cpu"]
     ctm, done = args.ctm == "true", 0.0
     with progress_bar(sum(seconds)) as (write, advance):
@@ -242,7 +244,7 @@ def run_exported(args: argparse.Namespace) -> None:
                     advance(done + end)
                 if not ctm:
                     write(f"{path.stem} {' '.join(texts)}")
-                done += soundfile.info(path).duration
+                done = next(ends)
                 advance(done)
 
 

@@ -241,6 +241,7 @@ def test_a_file_says_how_to_get_text_from_it(exp, tmp_path, capsys):
     expected |= {"frames_per_second": "25", "encoder": "transformer_reuse"}
     expected |= {"commit": commit, "token_type": "bpe"}
     assert expected.items() <= metadata.items()
+    assert str(library.__file__).encode() not in output.read_bytes()
     tokens = (tmp_path / "model.tokens.txt").read_text().splitlines()
     assert tokens == TOKENS
 
@@ -345,6 +346,8 @@ def assert_refused(capsys, status, message):
         (["--format", "tflite"], "--format: invalid choice: 'tflite'"),
         (["--output", "x.onnx"], "--output: 'x.onnx' must be a file name in .pt2"),
         (["--output", f"{__file__}/x.pt2"], f"--output: {__file__}: File exists"),
+        (["--with_frontend", "no one"], "--with_frontend: invalid str2bool value: "),
+        (["--opset", "-1"], "--opset: '-1' must be a positive integer"),
         (["--with_ctc", "perhaps"], "--with_ctc: invalid choice: 'perhaps'"),
     ],
     ids=lambda x: x[0] if isinstance(x, list) else None,
@@ -356,12 +359,18 @@ def test_a_wrong_option_is_named(simplest, capsys, options, message):
 
 
 TRIM = {"interctc_layer_idx": [1], "ctc_trim": True}
+SLIDING = {"frontend": "sliding_window", "frontend_conf": {}}
+WPE = {"n_mels": MELS, "frontend_conf": {"use_wpe": True, "use_beamformer": False}}
+FEATURES = {"frontend": None, "frontend_conf": {}, "input_size": MELS}
 WITHOUT_CTC = {"model_conf": {"ctc_weight": 0.0}, "decoder": "transformer"}
 
 
 @pytest.mark.parametrize(
     "encoder, options, config, message",
     [
+        ("transformer", {}, SLIDING, "SlidingWindow with these options cannot be"),
+        ("transformer", {}, {"frontend_conf": WPE}, "DefaultFrontend with these op"),
+        ("transformer", {}, FEATURES, "so that its tokens have no times"),
         ("rnn", {}, {}, "RNNEncoder cannot be exported; use a model with one of Conf"),
         ("conformer", TRIM, {}, "ctc_trim: true in encoder_conf drops frames"),
         ("transformer", {}, WITHOUT_CTC, "has no CTC head"),
@@ -371,7 +380,23 @@ def test_what_no_graph_can_be_made_of_is_named(
     encoder, options, config, message, tmp_path, capsys
 ):
     save_model(tmp_path, encoder, config, **options)
-    assert_refused(capsys, run(tmp_path, "--with_ctc", "true"), message)
+    assert_refused(capsys, run(tmp_path, "--with_ctc", "best_path"), message)
+
+
+def test_features_of_a_model_without_a_frontend_are_its_input(tmp_path, capsys):
+    save_model(tmp_path, "transformer", FEATURES, **ONE_LAYER)
+    status = run(tmp_path, "--with_frontend", "true")
+    assert_refused(capsys, status, "the model takes features, not audio")
+    assert run(tmp_path, "--with_ctc", "true") == 0
+    feats = torch.randn(400, MELS) * 3
+    path = tmp_path / "model.pt2"
+    assert_serves_the_model(tmp_path, path, feats, FRAMES[1:3], with_ctc=True)
+
+
+def test_an_opset_that_pytorch_does_not_write_is_named(simplest, tmp_path, capsys):
+    status = run(simplest, "--output", tmp_path / "x.onnx", "--opset", 3, kind="onnx")
+    assert_refused(capsys, status, "--opset: PyTorch writes opset 18, not 3")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
