@@ -103,8 +103,8 @@ class ServedModel(torch.nn.Module):
             self.seconds_per_frame = self.samples_per_frame / self.sampling_rate
         elif with_ctc == "best_path":
             raise UserError(
-                "--with_ctc best_path: the times of the tokens are not known, since the "
-                "model takes no audio; use --with_ctc true"
+                "--with_ctc best_path: the model takes no audio, so that its tokens "
+                "have no times; use --with_ctc true"
             )
 
     @torch.no_grad()

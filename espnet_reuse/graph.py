@@ -12,11 +12,12 @@ import contextlib
 import functools
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from unittest.mock import patch
 
 import torch
 from espnet2.asr.frontend.default import DefaultFrontend
+from espnet2.layers.stft import Stft
 from espnet2.legacy.nets.pytorch_backend.transformer.attention import (
     LegacyRelPositionMultiHeadedAttention,
     MultiHeadedAttention,
@@ -26,7 +27,6 @@ from espnet2.legacy.nets.pytorch_backend.transformer.embedding import (
     LegacyRelPositionalEncoding,
 )
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import check_short_utt
-from espnet2.layers.stft import Stft
 from torch.nn.functional import conv1d, pad
 
 from espnet_reuse.asr.layers.attention_map_reuse import (
