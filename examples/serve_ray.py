@@ -1,9 +1,6 @@
 # Copyright 2026 The espnet-reuse authors  SPDX-License-Identifier: Apache-2.0
 
-"""Serve a model on Ray Serve, to copy: serve run serve_ray:app model=FILE.onnx
-
-It needs ray[serve], onnxruntime, numpy, soundfile, and an export with best path.
-"""
+"""Serve a model on Ray Serve, to copy: serve run serve_ray:app model=FILE.onnx"""
 
 import asyncio
 import io
@@ -17,7 +14,7 @@ from fastapi import FastAPI, HTTPException, Request
 from ray import get_runtime_context, serve
 
 LONGEST, TOGETHER = 60, 16  # seconds: of a request; in a run of the model, padded
-OUTPUTS = ["token_int", "token_int_lens"]
+OUTPUTS = ["token_int", "token_int_lens"]  # of `espnet-reuse export`
 api = FastAPI(max_body_size=2**23)  # bytes
 
 
@@ -43,7 +40,8 @@ class Transcriber:
         if not {x.name for x in self.session.get_outputs()}.issuperset(OUTPUTS):
             raise ValueError(f"{model}: export it with --with_ctc best_path")
         about = self.session.get_modelmeta().custom_metadata_map
-        self.rate, self.tokens = int(about["sampling_rate"]), json.loads(about["tokens"])
+        self.rate = int(about["sampling_rate"])
+        self.tokens = json.loads(about["tokens"])
         self.space = " " * (about["token_type"] == "word")
 
     @api.post("/")
