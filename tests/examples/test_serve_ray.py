@@ -43,7 +43,12 @@ CONFIG = {
     "encoder": "conformer_reuse",
     "encoder_conf": {
         **{"output_size": 16, "attention_heads": 2, "linear_units": 16},
-        **{"num_blocks": 2, "reuse_group_size": 2, "cnn_module_kernel": 7},
+        **{
+            "num_blocks": 2,
+            "reuse_group_size": 2,
+            "cnn_module_kernel": 7,
+            "rel_pos_type": "latest",
+        },
     },
     "model_conf": {"ctc_weight": 1.0},
     "frontend_conf": {"fs": "16k", "hop_length": 160, "n_mels": 20},
@@ -186,7 +191,7 @@ def uploads(model, an4):
 def test_the_example_is_80_lines_and_needs_neither_torch_nor_espnet(venv, service):
     assert len(EXAMPLE.read_text(encoding="utf-8").splitlines()) <= 80
     for package in ("torch", "espnet2", "espnet_reuse"):
-        command = [venv / "bin/python", "-c", f"import {package}"]
+        command = [venv / "bin/python", "-I", "-c", f"import {package}"]
         failed = subprocess.run(command, cwd=venv, capture_output=True, text=True)
         assert f"No module named '{package}'" in failed.stderr
 
@@ -264,7 +269,7 @@ def test_too_large_uploads_are_refused_before_they_have_come(service, header):
 def test_health_and_metrics_are_rays(service, uploads):
     assert post(service.port, b"", "GET", "/-/healthz") == (200, "success")
     assert post(service.port, uploads[-1][0])[0] == 200
-    (found,) = service.ray.rglob("prom_metrics_service_discovery.json")
+    found = next(service.ray.rglob("prom_metrics_service_discovery.json"))
     (target, *_) = json.loads(found.read_text())[0]["targets"]
     deadline = time.time() + 60  # they come every some seconds
     text = ""
