@@ -9,6 +9,7 @@
 import ast
 import importlib
 import os
+import pkgutil
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,7 +22,7 @@ COMMANDS = ("compare", "convert", "export", "analyze", "benchmark", "transcribe"
 def get_parser() -> Parser:
     """Return the parser of the first word; the command reads the others."""
     # read, not imported: what other commands need may not be here
-    sources = (Path(__file__).with_name(f"{name}.py").read_bytes() for name in COMMANDS)
+    sources = (pkgutil.get_data("espnet_reuse.bin", f"{x}.py") for x in COMMANDS)
     firsts = (ast.get_docstring(ast.parse(x)).partition("\n")[0] for x in sources)
     helps = map("    {:<10}  {}".format, COMMANDS, firsts)
     parser = Parser(PROGRAM, "\n".join([f"{__doc__}\nCommands:", *helps]))
