@@ -21,6 +21,9 @@ import humanfriendly
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.asr.frontend.default import DefaultFrontend
+from espnet2.legacy.nets.pytorch_backend.transformer.attention import (
+    LegacyRelPositionMultiHeadedAttention,
+)
 from torch.nn.utils.rnn import pad_sequence
 
 from espnet_reuse.asr.layers.attention_map_reuse import MapConsumer
@@ -29,6 +32,7 @@ from espnet_reuse.graph import Graph, best_path
 from espnet_reuse.pretrained import attentions_of
 from espnet_reuse.provenance import describe_run
 from espnet_reuse.registry import ENCODERS, path_of
+from espnet_reuse.serving import open_in_onnxruntime
 
 WITH_CTC = {  # --with_ctc: outputs beside the encoder's
     "false": (),
@@ -272,7 +276,8 @@ def export_model(served: ServedModel, path: Path, opset: int | None = None) -> N
 def describe(served: ServedModel) -> dict[str, str]:
     """Return the metadata that an ONNX file carries, as strings, lists as JSON."""
     run, config = describe_run(1, ""), served.config
-    consumes = [isinstance(a, MapConsumer) for a in attentions_of(served.encoder)]
+    attentions = attentions_of(served.encoder)
+    consumes = [isinstance(attention, MapConsumer) for attention in attentions]
     starts = [n for n, is_consumer in enumerate(consumes) if not is_consumer]
     borders = itertools.pairwise([*starts, len(consumes)])
     seconds = served.seconds_per_frame
@@ -284,6 +289,12 @@ def describe(served: ServedModel) -> dict[str, str]:
         "token_type": str(config.get("token_type")),
         "tokens": json.dumps(config["token_list"], ensure_ascii=False),
         "blank_id": str(served.blank_id),
+        # the old relative positions depend on the length of the batch
+        "padding_invariant": json.dumps(
+            not any(
+                isinstance(a, LegacyRelPositionMultiHeadedAttention) for a in attentions
+            )
+        ),
         "encoder": config["encoder"],
         "group_sizes": json.dumps([end - start for start, end in borders]),
         "versions": json.dumps({name: run[name] for name in ("torch", "espnet")}),
@@ -329,18 +340,12 @@ def open_exported(path: Path, threads: int | None = None) -> Runner:
             # its guards are narrower than what it computes rightly: few frames
             module = torch.export.load(path).module(check_guards=False)
             return torch.no_grad()(module)
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or torch.get_num_threads()
-    options.log_severity_level = 4  # fatal; errors are raised
-    session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
-    names = [node.name for node in session.get_inputs()]
+    opened = open_in_onnxruntime(path, threads or torch.get_num_threads(), "float32")
+    names = sorted(opened.inputs)  # what is encoded, and its lengths
 
     def run(*inputs):
-        arrays = (x.numpy() for x in inputs)
-        outputs = session.run(None, dict(zip(names, arrays, strict=True)))
-        return [torch.from_numpy(x) for x in outputs]
+        named = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
+        return [torch.from_numpy(x) for x in opened.run(None, named)]
 
     return run
 

@@ -42,6 +42,7 @@ class Transcriber:
         about = self.session.get_modelmeta().custom_metadata_map
         self.rate = int(about["sampling_rate"])
         self.tokens = json.loads(about["tokens"])
+        self.most = TOGETHER * self.rate * (about["padding_invariant"] == "true")
         self.space = " " * (about["token_type"] == "word")
 
     @api.post("/")
@@ -62,7 +63,7 @@ class Transcriber:
     async def recognize(self, speeches):
         """Return the text of each waveform (samples,)."""
         texts = [""] * len(speeches)
-        for run in split([len(speech) for speech in speeches], TOGETHER * self.rate):
+        for run in split([len(speech) for speech in speeches], self.most):
             rows = [speeches[n] for n in run]
             lengths = np.array([len(row) for row in rows])
             padded = np.stack([np.pad(x, (0, max(lengths) - len(x))) for x in rows])
