@@ -233,7 +233,7 @@ def export_model(served: ServedModel, path: Path, opset: int | None = None) -> N
     names = {x: {0: "batch", 1: axis}, x_lengths: {0: "batch"}}
     dynamic = [dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for axes in names.values()]
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet():
             program = torch.export.export(
                 Graph(served).eval(),
                 served.make_inputs(TRACED_LENGTHS),
@@ -313,18 +313,13 @@ def versions_of(path: Path) -> str:
     return f"opset {opset}, IR version {model.ir_version}"
 
 
-def write_tokens(config: dict, path: Path) -> list[Path]:
-    """Write a model's tokens, one in a line, and copy its BPE model, beside a file.
-
-    Returns:
-        The written files.
-    """
-    files = [path.with_suffix(".tokens.txt")]
-    files[0].write_text("\n".join([*config["token_list"], ""]), encoding="utf-8")
-    if config.get("bpemodel"):
-        files.append(path.with_suffix(".bpe.model"))
-        shutil.copy(config["bpemodel"], files[1])
-    return files
+def write_tokens(config: dict, path: Path) -> None:
+    """Write a model's tokens, one in a line, and copy its BPE model, beside a file."""
+    tokens = "\n".join([*config["token_list"], ""])
+    path.with_suffix(".tokens.txt").write_text(tokens, encoding="utf-8")
+    bpemodel = config.get("bpemodel")
+    if bpemodel and Path(bpemodel).is_file():
+        shutil.copy(bpemodel, path.with_suffix(".bpe.model"))
 
 
 def open_exported(path: Path, threads: int | None = None) -> Runner:
@@ -336,7 +331,7 @@ def open_exported(path: Path, threads: int | None = None) -> Runner:
             PyTorch's threads.
     """
     if path.suffix == ".pt2":
-        with _quiet():
+        with quiet():
             # its guards are narrower than what it computes rightly: few frames
             module = torch.export.load(path).module(check_guards=False)
             return torch.no_grad()(module)
@@ -374,7 +369,7 @@ def largest_difference(served: ServedModel, runner: Runner) -> float:
 
 
 @contextlib.contextmanager
-def _quiet():
+def quiet():
     """Keep the exporters' warnings, which are about themselves, off the screen."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)

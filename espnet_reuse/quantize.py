@@ -18,7 +18,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
 from espnet_reuse.errors import UserError
-from espnet_reuse.export import _quiet
+from espnet_reuse.export import quiet
 from espnet_reuse.serving import ExportedModel
 
 # Weights that share a scale. ONNX Runtime computes such products in float32, where the
@@ -45,7 +45,7 @@ def quantize(path: Path, output: Path, runtime: str) -> None:
         if any(name.startswith("served.frontend.") for name in node.input)
     ]
     metadata = list(model.metadata_props)
-    with _quiet():
+    with quiet():
         if runtime == "onnxruntime":
             quantize_dynamic(
                 model,

@@ -239,7 +239,7 @@ def test_a_file_says_how_to_get_text_from_it(exp, tmp_path, capsys):
     assert json.loads(metadata["group_sizes"]) == REUSE["reuse_group_size"]
     expected = {"sampling_rate": "16000", "samples_per_frame": "640", "blank_id": "0"}
     expected |= {"frames_per_second": "25", "encoder": "transformer_reuse"}
-    expected |= {"commit": commit, "token_type": "bpe"}
+    expected |= {"commit": commit, "token_type": "bpe", "padding_invariant": "true"}
     assert expected.items() <= metadata.items()
     assert str(library.__file__).encode() not in output.read_bytes()
     tokens = (tmp_path / "model.tokens.txt").read_text().splitlines()
