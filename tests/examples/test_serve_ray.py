@@ -36,7 +36,7 @@ NEEDS = ("ray[serve]", "onnxruntime", "numpy", "soundfile")
 RATE = 16000
 CLIENTS, SECONDS, WARM_UP, KILLED = 64, 60, 20, 30
 IN_FLIGHT = 32  # max_ongoing_requests of a replica
-GROWTH = 32 * 2**20  # bytes; the load's uploads are several times that
+GROWTH = 32 * 2**20  # bytes; the load's uploads are twice that or more
 CONFIG = {
     "token_list": ["<blank>", "<unk>", "<space>", *"abcdefghij", "<sos/eos>"],
     "token_type": "char",
@@ -295,7 +295,8 @@ class Load:
             thread.start()
 
     def ask(self, generator):
-        while time.time() < self.end:
+        # on a busy machine until enough was sent to tell a leak
+        while time.time() < self.end or sum(self.sent) < 2 * GROWTH:
             body, *expected = generator.choice(self.cases)
             for _ in range(9):  # a client may try again
                 started = time.time()
@@ -335,7 +336,6 @@ def test_under_load_every_answer_is_right_memory_is_flat_and_a_death_costs_no_mo
     after = service.replicas()
     print(warm, after, len(load.sent), sum(load.sent), len(load.failed))
     assert not load.wrong, load.wrong[:3]
-    assert sum(load.sent) > 2 * GROWTH, "too little was sent to tell a leak"
     assert len(load.failed) <= IN_FLIGHT, load.failed
     assert all(started < killed + 1 for started, *_ in load.failed), load.failed
     assert len(after) == 2
