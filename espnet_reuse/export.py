@@ -28,6 +28,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from espnet_reuse.asr.layers.attention_map_reuse import MapConsumer
 from espnet_reuse.errors import UserError
+from espnet_reuse.files import write_text, written_whole
 from espnet_reuse.graph import Graph, best_path
 from espnet_reuse.pretrained import attentions_of
 from espnet_reuse.provenance import describe_run
@@ -316,10 +317,12 @@ def versions_of(path: Path) -> str:
 def write_tokens(config: dict, path: Path) -> None:
     """Write a model's tokens, one in a line, and copy its BPE model, beside a file."""
     tokens = "\n".join([*config["token_list"], ""])
-    path.with_suffix(".tokens.txt").write_text(tokens, encoding="utf-8")
-    bpemodel = config.get("bpemodel")
+    write_text(tokens, path.with_suffix(".tokens.txt"))
+    bpemodel, copy = config.get("bpemodel"), path.with_suffix(".bpe.model")
+    copy.unlink(missing_ok=True)
     if bpemodel and Path(bpemodel).is_file():
-        shutil.copy(bpemodel, path.with_suffix(".bpe.model"))
+        with written_whole(copy) as partial:
+            shutil.copy(bpemodel, partial)
 
 
 def open_exported(path: Path, threads: int | None = None) -> Runner:

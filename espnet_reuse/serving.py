@@ -104,10 +104,15 @@ class Tokens:
 
     Args:
         token_list: All tokens.
-        token_type: ESPnet's: bpe, char, word, phn. Others have spaces between tokens.
+        token_type: ESPnet's: bpe, char, word or phn.
+
+    Raises:
+        ValueError: It is another one.
     """
 
     def __init__(self, token_list: list[str], token_type: str):
+        if token_type not in ("bpe", "char", "word", "phn"):
+            raise ValueError(f"token_type {token_type}: its text is not known here")
         self.token_list, self.token_type = token_list, token_type
 
     def ids2tokens(self, token_int: Sequence[int]) -> list[str]:
@@ -182,6 +187,7 @@ class ExportedModel(BestPathDecoding):
             self.sample_rate = int(about["sampling_rate"])
             self.samples_per_frame = int(about["samples_per_frame"])
             self.blank_id = int(about["blank_id"])
+            self._pads_freely = about["padding_invariant"] == "true"
             tokens = Tokens(json.loads(about["tokens"]), about["token_type"])
         self.converter = self.tokenizer = tokens
 
@@ -223,13 +229,12 @@ class ExportedModel(BestPathDecoding):
     @functools.cached_property
     def is_padding_invariant(self) -> bool:
         """Whether an utterance is encoded in a padded batch as it is alone."""
-        is_invariant = self.metadata["padding_invariant"] == "true"
-        if not is_invariant:
+        if not self._pads_freely:
             logger.warning(
                 "this encoder's output depends on the padding of a batch: utterances "
                 "are decoded one at a time"
             )
-        return is_invariant
+        return self._pads_freely
 
     def _encode(self, names, speeches: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Return outputs of the file for a batch of waveforms (samples,)."""

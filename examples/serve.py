@@ -48,7 +48,7 @@ for path in files:
             file.seek(first * per_frame)
             size = (start + step + context - first) * per_frame
             speech = file.read(size, "float32", always_2d=True)[:, 0]
-            is_last = file.tell() == file.frames
+            is_last = len(speech) < size
             inputs = {"speech": speech[None], "speech_lengths": np.array([len(speech)])}
             outputs = run(inputs)
             kept = outputs[2][0, : outputs[1][0]].argmax(-1)[start - first :]

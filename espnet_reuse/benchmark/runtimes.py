@@ -179,6 +179,8 @@ def open_file(
 
     dtype = dtype if runtime == "openvino" else "float32"
     opened = RUNTIMES[runtime](path, threads, dtype)
+    if "espnet_reuse" not in opened.metadata:
+        raise UserError(f"{path} is no file of espnet-reuse export")
     outputs = sorted(opened.outputs)
     x, x_lengths = onnx.load(path, load_external_data=False).graph.input
     size = tuple(axis.dim_value for axis in x.type.tensor_type.shape.dim[2:])

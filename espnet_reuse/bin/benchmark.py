@@ -34,7 +34,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from espnet_reuse.bin.parser import Parser, existing_file, named, positive
+from espnet_reuse.bin.parser import (
+    Parser,
+    existing_file,
+    named,
+    positive,
+    thread_count,
+)
 from espnet_reuse.errors import UserError, one_line, reported_errors
 from espnet_reuse.files import write_json, write_text
 
@@ -111,7 +117,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--rounds", type=count, default=9, help=text)
     parser.add_model(required=False)
     text = "CPU threads (default: PyTorch's number; to transcribe: 1)"
-    add("--threads", type=count, help=text)
+    add("--threads", type=thread_count, help=text)
     text = "least time to measure each encoder at each length, in seconds (default: 10)"
     add("--min_time", type=number, default=10.0, help=text)
     text = "folder to write (default: exp/benchmark)"

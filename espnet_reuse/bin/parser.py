@@ -5,6 +5,7 @@
 import argparse
 import contextlib
 import math
+import os
 import re
 import sys
 from pathlib import Path
@@ -88,3 +89,11 @@ def positive(kind):
         raise argparse.ArgumentTypeError(f"{text!r} must be {noun}")
 
     return read
+
+
+def thread_count(text: str) -> int:
+    """Read a number of CPU threads: no more than there are cores."""
+    threads, cores = positive(int)(text), os.cpu_count()
+    if threads > cores:
+        raise argparse.ArgumentTypeError(f"{text} is more than the {cores} cores here")
+    return threads

@@ -44,7 +44,7 @@ from pathlib import Path
 import soundfile
 
 from espnet_reuse.best_path import BATCH_SECONDS
-from espnet_reuse.bin.parser import Parser, existing_file, named, positive
+from espnet_reuse.bin.parser import Parser, existing_file, named, positive, thread_count
 from espnet_reuse.data.audio import check_audio
 from espnet_reuse.errors import UserError, one_line, reported_errors
 from espnet_reuse.serving import DTYPES, RUNTIMES, ExportedModel
@@ -53,7 +53,7 @@ from espnet_reuse.serving import DTYPES, RUNTIMES, ExportedModel
 TRAINED = {"inference_config": (existing_file, None), "ngpu": (["0", "1"], None)}
 EXPORTED = {
     "runtime": (list(RUNTIMES), None),
-    "threads": (positive(int), None),
+    "threads": (thread_count, None),
     "dtype": (list(DTYPES), None),
     "batch_seconds": (positive(float), None),
     "ctm": (["true", "false"], None),

@@ -163,9 +163,10 @@ def serve(export, capsys):
     """A function that runs the command with an exported file, as `run` does."""
 
     def run_it(*argv, with_ctc="true"):
-        status = 0
+        status, path = 0, str(export(with_ctc))
+        capsys.readouterr()  # what the export has printed
         try:
-            command.main([str(export(with_ctc)), *map(str, argv)])
+            command.main([path, *map(str, argv)])
         except SystemExit as exit_:
             status = exit_.code
         return status, *capsys.readouterr()
@@ -296,6 +297,7 @@ REFUSED_WORDS = {  # {words after FILE.onnx: (status, message)}
     "--inference_config a.yaml a.wav": (2, "argument --inference_config: not allowed"),
     "--runtime torch a.wav": (2, "argument --runtime: invalid choice: 'torch'"),
     "--threads 0 a.wav": (2, "argument --threads: '0' must be a positive integer"),
+    "--threads 99999 a.wav": (2, "argument --threads: 99999 is more than the "),
     "--batch_seconds nan a.wav": (2, "argument --batch_seconds: 'nan' must be"),
     "--dtype bfloat16 --runtime onnxruntime a.wav": (1, "bfloat16 is for OpenVINO"),
     "--runtime openvino a.wav": (1, "no openvino here: pip install openvino"),
