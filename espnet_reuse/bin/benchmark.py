@@ -72,7 +72,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser = Parser("espnet_reuse.bin.benchmark", description=__doc__)
     add, count, number = parser.add_argument, positive(int), positive(float)
     text = "encode: encoders; transcribe: from waveform to text (default: encode)"
-    add("--task", choices=list(DEFAULTS), default="encode", help=text)
+    add("--task", choices=["encode", "transcribe"], default="encode", help=text)
     text = "device to run on (default: cpu)"
     add("--device", choices=["cpu", "cuda"], default="cpu", help=text)
     text = "lengths of audio in seconds (default: 5 15 30 60 120; with --runtime, to "

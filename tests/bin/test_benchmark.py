@@ -455,6 +455,7 @@ def test_pytorch_alone_needs_no_export(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "options, message",
     [
+        ("--task runtime", "argument --task: invalid choice: 'runtime'"),
         ("--runtime tensorrt", "argument --runtime: invalid choice: 'tensorrt'"),
         ("--runtime onnxruntime --device cuda", "--device: it has no effect with --r"),
         ("--runtime openvino --batch 2", "argument --batch: it has no effect with --r"),
