@@ -81,9 +81,8 @@ class ServedModel(torch.nn.Module):
         model.eval()
         _check_exportable(model, with_frontend, with_ctc)
         self.frontend = model.frontend if with_frontend else None
-        self.parts = [model.normalize, model.preencoder, model.encoder]
-        self.parts = [x for x in [*self.parts, model.postencoder] if x is not None]
-        self.modules_of_parts = torch.nn.ModuleList(self.parts)
+        parts = model.normalize, model.preencoder, model.encoder, model.postencoder
+        self.parts = torch.nn.ModuleList(part for part in parts if part is not None)
         self.encoder = model.encoder
         self.ctc = model.ctc
         self.blank_id = model.blank_id

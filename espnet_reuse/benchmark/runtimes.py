@@ -140,7 +140,7 @@ def export_encoders(models: dict[str, Speech2Text], folder: Path) -> dict[str, P
             source.asr_model, vars(source.asr_train_args), with_ctc=with_ctc
         )
         if name == FRONTEND:
-            served.parts = [source.asr_model.normalize]
+            served.parts = torch.nn.ModuleList([source.asr_model.normalize])
         naive = {"ESPNET_REUSE_IMPL": "naive"} if name == OWN else {}
         files[name] = folder / f"{len(files)}.onnx"
         with patch.dict(os.environ, naive):
