@@ -179,9 +179,10 @@ def open_file(
 
     dtype = dtype if runtime == "openvino" else "float32"
     opened = RUNTIMES[runtime](path, threads, dtype)
-    if "espnet_reuse" not in opened.metadata:
-        raise UserError(f"{path} is no file of espnet-reuse export")
     outputs = sorted(opened.outputs)
+    if len(opened.inputs) != 2:
+        count = len(opened.inputs)
+        raise UserError(f"{path} is no exported file: it has {count} inputs, not 2")
     x, x_lengths = onnx.load(path, load_external_data=False).graph.input
     size = tuple(axis.dim_value for axis in x.type.tensor_type.shape.dim[2:])
 
@@ -214,8 +215,10 @@ def rates_of(model: ESPnetASRModel, config: dict) -> tuple[float, float]:
 def beside(file: Form, model: ESPnetASRModel, config: dict, dtype: str) -> Form:
     """Return a model in PyTorch that gives what an exported file of it gives."""
     given = len(file.run_once(1.0))
-    (with_ctc,) = (kind for kind, x in WITH_CTC.items() if len(x) + 2 == given)
-    served = ServedModel(model, config, not file.size, with_ctc)
+    kinds = {len(outputs) + 2: kind for kind, outputs in WITH_CTC.items()}
+    if given not in kinds:
+        raise UserError(f"{file.encoder} is no exported file: it has {given} outputs")
+    served = ServedModel(model, config, not file.size, kinds[given])
     run = torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")(served)
     rate = rates_of(model, config)[len(file.size)]
     return Form("model", PYTORCH, dtype, run, rate, file.size)

@@ -616,6 +616,19 @@ def test_a_graph_that_fails_when_it_runs_is_one_line(tmp_path, capfd):
     assert "other.onnx does not run in onnxruntime on 0.5 s of audio: " in line
 
 
+def test_a_graph_of_one_input_is_one_line(tmp_path, capfd):
+    feats = helper.make_tensor_value_info("feats", TensorProto.FLOAT, [1])
+    output = helper.make_tensor_value_info("out", TensorProto.FLOAT, [1])
+    node = helper.make_node("Neg", ["feats"], ["out"])
+    graph = helper.make_graph([node], "graph", [feats], [output])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 9
+    onnx.save(model, tmp_path / "other.onnx")
+    assert run("--exported", tmp_path / "other.onnx", common=SHORT) == 1
+    line = capfd.readouterr().err.splitlines()[-1]
+    assert "other.onnx is no exported file: it has 1 inputs, not 2" in line
+
+
 # ------------------------- from waveform to text ------------------------
 
 SMALL = SIZES | {"linear_units": 16, "attention_heads": 2}
