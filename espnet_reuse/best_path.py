@@ -47,15 +47,13 @@ def collapse(
 class BestPathDecoding:
     """Batches, words and long recordings, for a class that finds the best path.
 
-    That class has:
-        sample_rate: Samples of a second, None where it takes features.
-        samples_per_frame: Samples from one frame of the encoder's output to the next,
-            None where they are not at equal distances.
-        is_padding_invariant: Whether padding of a batch has no effect.
-        converter, tokenizer: ESPnet's, or what has its `ids2tokens` and `tokens2text`;
-            the tokenizer may be None.
-        _best_paths(speeches): The `BestPath` of each waveform of a batch.
-        _collapse(labels): `collapse` with the model's blank.
+    That class has `sample_rate`, samples of a second (None where it takes features);
+    `samples_per_frame`, samples from one frame of the encoder's output to the next
+    (None where they are not at equal distances); `is_padding_invariant`, whether
+    padding of a batch has no effect; `converter` and `tokenizer`, ESPnet's or what has
+    their `ids2tokens` and `tokens2text` (the tokenizer may be None);
+    `_best_paths(speeches)`, the `BestPath` of each waveform of a batch;
+    `_collapse(labels)`, `collapse` with the model's blank.
     """
 
     def _plan_batches(

@@ -36,9 +36,9 @@ class Form:
         encoder: Its name, of a file the path.
         runtime: `pytorch`, `onnxruntime` or `openvino`.
         dtype: `float32` or `bfloat16`.
-        run: Takes noise (1, length, *size), float32, and its lengths (1,), int64.
+        run: Takes noise `(1, length, *size)`, float32, and its lengths (1,), int64.
         rate: Samples or frames in a second of audio.
-        size: Of features; of waveforms, none: ().
+        size: Of features; `()` of waveforms.
     """
 
     encoder: str
