@@ -1,31 +1,37 @@
 # Copyright 2026 The espnet-reuse authors  SPDX-License-Identifier: Apache-2.0
 
-"""The attention map's kernel against its naive reference, without a GPU too."""
+"""The attention map's kernels against naive references, without a GPU too."""
 
 import importlib.util
 import multiprocessing
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from types import SimpleNamespace
-from unittest.mock import MagicMock
+from unittest import mock
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from espnet_reuse.asr.layers import attention_map as ops
 from espnet_reuse.asr.layers import attention_map_triton
-from espnet_reuse.asr.layers.attention_map_triton import triton_attention_map
+from espnet_reuse.asr.layers.attention_map_triton import (
+    triton_attention_map,
+    triton_attention_map_backward,
+)
 
 triton = pytest.importorskip("triton")
 
 # What a process needs before it imports the kernel, to run it without a GPU. The
-# interpreter of Triton 3.6 cannot count loops with NumPy 2.5, and multiplies the bits
-# of bfloat16 as if they were integers.
+# interpreter of Triton 3.6 cannot count loops with NumPy 2.5, multiplies the bits of
+# bfloat16 as if they were integers, and cuts float32 to bfloat16 in place of rounding.
 INTERPRET = """
 import os
 
 os.environ["TRITON_INTERPRET"] = "1"
 
+import torch
 import triton.language as tl
 from triton.runtime import interpreter
 
@@ -40,6 +46,13 @@ def dot(self, a, b, *args, dot=interpreter.InterpreterBuilder.create_dot):
     return dot(self, a, b, *args)
 
 
+def convert(x, source, target, mode, convert=interpreter._convert_float):
+    if (source, target) == (tl.float32, tl.bfloat16):
+        return torch.tensor(x).bfloat16().view(torch.uint16).numpy()
+    return convert(x, source, target, mode)
+
+
+interpreter._convert_float = convert
 interpreter._patch_lang_tensor = patch_tensor
 interpreter.InterpreterBuilder.create_dot = dot
 """
@@ -64,18 +77,28 @@ def cases(name, values):
 
 
 @pytest.fixture(scope="module")
-def attention_map():
-    """The function under test; its kernel is interpreted where there is no GPU.
+def call():
+    """Calls a function with arguments, its kernels interpreted where there is no GPU.
 
     Another process does that: Triton decides between compiler and interpreter when it
     is imported, and `torch.compile` of other tests needs the compiler.
     """
     if torch.cuda.is_available():
-        yield triton_attention_map
+        yield lambda function, *args: function(*args)
         return
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, spawn, exec, (INTERPRET, {})) as pool:
-        yield lambda *args: pool.submit(triton_attention_map, *args).result()
+        yield lambda function, *args: pool.submit(function, *args).result()
+
+
+@pytest.fixture(scope="module")
+def attention_map(call):
+    return partial(call, triton_attention_map)
+
+
+@pytest.fixture(scope="module")
+def backward(call):
+    return partial(call, triton_attention_map_backward)
 
 
 def make_inputs(time, d_k=D_K, dtype=torch.float32, positions=True, mask="keys"):
@@ -199,26 +222,153 @@ def test_views_need_no_copy(attention_map):
     )
 
 
-@cases("dtype", DTYPES)
-def test_kernel_compiles_for_hopper_without_a_gpu(dtype, monkeypatch, tmp_path):
-    kernel = attention_map_triton._attention_map_kernel
-    launch = MagicMock()
-    monkeypatch.setattr(attention_map_triton, "_attention_map_kernel", launch)
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    triton_attention_map(*make_inputs(70, dtype=dtype))
-    args, kwargs = launch.__getitem__.return_value.call_args
-    options = {"num_warps": kwargs.pop("num_warps")}
-    arguments = dict(zip(kernel.arg_names, args, strict=False))
-    signature = {
-        name: triton.runtime.jit.mangle_type(value) for name, value in arguments.items()
-    } | dict.fromkeys(kwargs, "constexpr")
-    assert list(signature) == kernel.arg_names
-    compiled = triton.compile(
-        triton.compiler.ASTSource(kernel, signature, constexprs=kwargs),
-        target=triton.backends.compiler.GPUTarget("cuda", 90, 32),
-        options=options,
+GRADIENT_SHAPES = {"1 frame": (1, D_K)} | SHAPES
+GRADIENT_POSITIONS = {"positions": 2, "shared positions": 1, "no positions": 0}
+
+
+def make_gradients(time, d_k=D_K, dtype=torch.float32, positions=1, mask="keys"):
+    """Gradient of a map and arguments of `naive_attention_map`, pos of `positions`."""
+    query, key, _, real, _ = make_inputs(time, d_k, dtype, False, mask)
+    like_query = partial(torch.randn, dtype=dtype, device=query.device)
+    query_pos = pos = None
+    if positions:
+        query_pos = like_query(query.shape)
+        pos = like_query(positions, HEADS, 2 * time - 1, d_k)
+    grad = like_query(len(query), HEADS, time, time)
+    return grad, query, key, real, query_pos, pos
+
+
+def grad_reference(grad, query, key, mask, query_pos, pos, dtype=torch.float64):
+    """The naive map and autograd's gradients, all of it in `dtype`."""
+    query, key, query_pos, pos = (
+        x if x is None else x.detach().to(dtype).requires_grad_()
+        for x in (query, key, query_pos, pos)
     )
-    assert compiled.asm["cubin"]
+    weights = ops.naive_attention_map(query, key, mask, query_pos, pos)
+    tensors = [x for x in (query, key, query_pos, pos) if x is not None]
+    return weights.detach(), torch.autograd.grad(weights, tensors, grad.to(dtype))
+
+
+def grad_inputs(grad, query, key, mask, query_pos, pos):
+    """Arguments of the function under test."""
+    weights, _ = grad_reference(grad, query, key, mask, query_pos, pos)
+    weights = weights.to(query.dtype)
+    return grad, weights, query, key, query_pos, pos, query.size(-1) ** -0.5
+
+
+def compute_gradients(backward, gradients):
+    computed = backward(*grad_inputs(*gradients))
+    assert all(x is None or x.is_contiguous() for x in computed)
+    return [x for x in computed if x is not None]
+
+
+@cases("mask", MASKS)
+@cases("positions", GRADIENT_POSITIONS)
+@cases("shape", GRADIENT_SHAPES)
+def test_float32_gradients_are_the_reference(backward, shape, positions, mask):
+    gradients = make_gradients(*shape, positions=positions, mask=mask)
+    computed = compute_gradients(backward, gradients)
+    expected = [x.float() for x in grad_reference(*gradients)[1]]
+    torch.testing.assert_close(computed, expected, rtol=1e-5, atol=3e-6)
+
+
+@cases("positions", GRADIENT_POSITIONS)
+@cases("dtype", HALF)
+def test_half_precision_gradients_are_as_accurate_as_torch(backward, dtype, positions):
+    gradients = make_gradients(70, dtype=dtype, positions=positions)
+    computed = compute_gradients(backward, gradients)
+    _, expected = grad_reference(*gradients)
+    _, torch_computed = grad_reference(*gradients, dtype=dtype)
+    assert all(x.dtype == dtype for x in computed)
+    for ours, torchs, exact in zip(computed, torch_computed, expected, strict=True):
+        torch_error = (torchs - exact).abs().max()
+        assert (ours - exact).abs().max() <= 1.5 * torch_error
+
+
+def test_nan_of_a_gradient_does_not_reach_masked_keys(backward):
+    gradients = make_gradients(17, positions=2)
+    grad, _, _, mask, _, _ = gradients
+    grad.masked_fill_(~mask[:, None], torch.nan)
+    grad[0, 1, 3, 5] = torch.nan
+    computed = compute_gradients(backward, gradients)
+    expected = [x.float() for x in grad_reference(*gradients)[1]]
+    assert computed[0].isnan().any(-1).nonzero().tolist() == [[0, 1, 3]]
+    torch.testing.assert_close(computed, expected, rtol=1e-5, atol=3e-6, equal_nan=True)
+
+
+def strided_views(grad, weights, query, key, query_pos, pos, scale):
+    """Equal arguments with other strides: of slices, expanded, with rows innermost."""
+    grad = grad[:1, :, :1].expand_as(grad).mT
+    query, key = torch.stack([query, key], dim=3).unbind(3)
+    pos = pos.transpose(1, 2).contiguous().transpose(1, 2)
+    return grad, weights, query, key, query_pos.expand_as(query), pos, scale
+
+
+def test_gradients_of_views_are_those_of_copies(backward):
+    views = strided_views(*grad_inputs(*make_gradients(17)))
+    assert not any(x.is_contiguous() for x in (views[0], *views[2:4], views[5]))
+    copies = (x.contiguous() if torch.is_tensor(x) else x for x in views)
+    torch.testing.assert_close(backward(*views), backward(*copies), rtol=0, atol=1e-6)
+
+
+class Allocations(TorchDispatchMode):
+    """Notes the shape of what operations return, except views."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            self.shapes.append(tuple(result.shape))
+        return result
+
+
+@cases("views", {"contiguous": False, "views": True})
+def test_backward_allocates_gradients_and_a_number_per_row(views):
+    inputs = grad_inputs(*make_gradients(70))
+    if views:
+        inputs = strided_views(*inputs)
+    with (
+        mock.patch.object(attention_map_triton, "_gradient_kernel"),
+        Allocations() as allocations,
+    ):
+        triton_attention_map_backward(*inputs)
+    query, pos = (2, HEADS, 70, D_K), (2, HEADS, 139, D_K)
+    assert allocations.shapes == [query[:3], query, query, query, pos, (1, *pos[1:])]
+
+
+def compile_for_hopper(name, function, *args):
+    """Compile a kernel as often as the function launches it, without a GPU."""
+    kernel = getattr(attention_map_triton, name)
+    with mock.patch.object(attention_map_triton, name) as launch:
+        function(*args)
+    for args, kwargs in launch.__getitem__.return_value.call_args_list:
+        options = {"num_warps": kwargs.pop("num_warps")}
+        arguments = dict(zip(kernel.arg_names, args, strict=False))
+        signature = {
+            name: triton.runtime.jit.mangle_type(value)
+            for name, value in arguments.items()
+        } | dict.fromkeys(kwargs, "constexpr")
+        assert list(signature) == kernel.arg_names
+        yield triton.compile(
+            triton.compiler.ASTSource(kernel, signature, constexprs=kwargs),
+            target=triton.backends.compiler.GPUTarget("cuda", 90, 32),
+            options=options,
+        )
+
+
+@cases("dtype", DTYPES)
+def test_kernels_compile_for_hopper_without_a_gpu(dtype, monkeypatch, tmp_path):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    forward = "_attention_map_kernel", triton_attention_map
+    compiled = list(compile_for_hopper(*forward, *make_inputs(70, dtype=dtype)))
+    inputs = grad_inputs(*make_gradients(70, dtype=dtype))
+    backward = "_gradient_kernel", triton_attention_map_backward
+    compiled += compile_for_hopper(*backward, *inputs)
+    assert len(compiled) == 1 + 4
+    assert all(kernel.asm["cubin"] for kernel in compiled)
 
 
 def test_module_is_importable_without_triton(monkeypatch):
