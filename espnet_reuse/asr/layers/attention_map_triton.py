@@ -300,6 +300,7 @@ if triton is not None:
                 if BY_POSITION:
                     column = outer + inner[None, :] - (time - 1)
                     is_element &= (column >= 0) & (column < time)
+                column = column.to(tl.int64)
                 weights = attention_map + row * time + column
                 weights = tl.load(weights, is_element, other=0.0).to(tl.float32)
                 grads = grad + row * grad_stride_row + column * grad_stride_column

@@ -101,10 +101,15 @@ def backward(call):
     return partial(call, triton_attention_map_backward)
 
 
-def make_inputs(time, d_k=D_K, dtype=torch.float32, positions=True, mask="keys"):
-    """Arguments for two utterances, one of them padded, one nothing but padding."""
+def make_inputs(
+    time, d_k=D_K, dtype=torch.float32, positions=True, mask="keys", second=0
+):
+    """Arguments for two utterances, the first padded, the other with `second` frames.
+
+    By default the other one is nothing but padding.
+    """
     torch.manual_seed(time)
-    lengths = torch.tensor([max(1, time - 3), 0])
+    lengths = torch.tensor([max(1, time - 3), second])
     batch = len(lengths)
     query, key = (
         torch.randn(batch, time, HEADS, d_k, dtype=dtype).transpose(1, 2)
@@ -227,8 +232,13 @@ GRADIENT_POSITIONS = {"positions": 2, "shared positions": 1, "no positions": 0}
 
 
 def make_gradients(time, d_k=D_K, dtype=torch.float32, positions=1, mask="keys"):
-    """Gradient of a map and arguments of `naive_attention_map`, pos of `positions`."""
-    query, key, _, real, _ = make_inputs(time, d_k, dtype, False, mask)
+    """Gradient of a map and arguments of `naive_attention_map`, pos of `positions`.
+
+    In a mask of pairs, every fifth row has no real key.
+    """
+    query, key, _, real, _ = make_inputs(time, d_k, dtype, False, mask, second=time)
+    if mask == "pairs":
+        real[:, ::5] = False
     like_query = partial(torch.randn, dtype=dtype, device=query.device)
     query_pos = pos = None
     if positions:
@@ -297,17 +307,20 @@ def test_nan_of_a_gradient_does_not_reach_masked_keys(backward):
 
 
 def strided_views(grad, weights, query, key, query_pos, pos, scale):
-    """Equal arguments with other strides: of slices, expanded, with rows innermost."""
-    grad = grad[:1, :, :1].expand_as(grad).mT
+    """Arguments of the same shapes, but expanded, slices, or with heads innermost."""
+    grad = grad[:1].permute(0, 3, 2, 1).contiguous().permute(0, 3, 2, 1)
     query, key = torch.stack([query, key], dim=3).unbind(3)
     pos = pos.transpose(1, 2).contiguous().transpose(1, 2)
-    return grad, weights, query, key, query_pos.expand_as(query), pos, scale
+    query_pos = query_pos[:, :, :1].expand_as(query)
+    return grad.expand_as(weights), weights, query, key, query_pos, pos, scale
 
 
 def test_gradients_of_views_are_those_of_copies(backward):
-    views = strided_views(*grad_inputs(*make_gradients(17)))
-    assert not any(x.is_contiguous() for x in (views[0], *views[2:4], views[5]))
-    copies = (x.contiguous() if torch.is_tensor(x) else x for x in views)
+    views = list(strided_views(*grad_inputs(*make_gradients(17))))
+    copies = [x.contiguous() if torch.is_tensor(x) else x for x in views]
+    views[2] = views[2].mT.contiguous().mT  # which the kernel cannot read
+    strided = [a for a, b in zip(views, copies, strict=True) if a is not b]
+    assert len(strided) == 5
     torch.testing.assert_close(backward(*views), backward(*copies), rtol=0, atol=1e-6)
 
 
