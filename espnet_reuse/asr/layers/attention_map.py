@@ -1,6 +1,9 @@
 # Copyright 2026 The espnet-reuse authors  SPDX-License-Identifier: Apache-2.0
 
-"""Computes and applies attention maps: naive references, and exact fast paths.
+"""Computes and applies attention maps: naive references, and exact operators.
+
+The operators are PyTorch's (`torch.library`): eager, compiled and exported code call
+them alike, and another module may register its own kernel for a device.
 
 Shapes, here and below: batch B, heads H, frames T, width d_k of a head. `mask` is
 (B, 1, T) or (B, T, T), True or 1 where a key is real, or None. Relative positions are
@@ -9,17 +12,15 @@ ESPnet's order: from the farthest key on the left to the farthest on the right.
 """
 
 import math
-from typing import Callable, Iterator, Optional, Tuple
+from typing import Iterator, List, Optional, Tuple
 
 import torch
 from torch import Tensor
+from torch.library import custom_op
 
 # Scores per block. On a CPU 4 MB in float32: a block stays in the cache from its first
 # product to its softmax. Elsewhere all, up to 1 GB.
 BLOCK_ON_CPU, BLOCK_ELSEWHERE = 2**20, 2**28
-# A kernel that computes maps without gradients, where there is one: it takes the
-# arguments of `attention_map`, and returns None for tensors that are not for it.
-kernel: Optional[Callable] = None
 
 
 def naive_attention_map(
@@ -59,7 +60,7 @@ def masked_softmax(scores: Tensor, mask: Optional[Tensor]) -> Tensor:
     return torch.softmax(scores, dim=-1).masked_fill(padded, 0.0)
 
 
-def attention_map(
+def map_in_blocks(
     query: Tensor,
     key: Tensor,
     mask: Optional[Tensor] = None,
@@ -68,13 +69,96 @@ def attention_map(
 ) -> Tensor:
     """Compute an attention map; arguments and result of `naive_attention_map`.
 
-    By the `kernel`, or by blocks of rows that fit into the cache: each element of the
-    map is written once. The backward pass saves the map and nothing else of its size;
-    it cannot be differentiated again.
+    By blocks of rows that fit into the cache: each element of the map is written once.
+    The backward pass saves the map and nothing else of its size; it cannot be
+    differentiated again.
     """
-    if torch.is_grad_enabled():
-        return _AttentionMap.apply(query, key, mask, query_pos, pos)
-    return _compute_map(query, key, mask, query_pos, pos)
+    weights = query.new_empty(*query.shape[:3], query.size(2))
+    flat_weights = weights.flatten(0, 1)
+    for heads, rows, scores in _score_blocks(query, key, mask, query_pos, pos):
+        torch.softmax(scores, dim=-1, out=flat_weights[heads, rows])
+    return _zero_empty_rows(weights, mask)
+
+
+attention_map = custom_op("espnet_reuse::attention_map", map_in_blocks, mutates_args=())
+
+
+@attention_map.register_fake
+def _(query, key, mask=None, query_pos=None, pos=None):
+    return query.new_empty(*query.shape[:3], query.size(2))
+
+
+def gradients_in_blocks(
+    grad: Tensor,
+    weights: Tensor,
+    query: Tensor,
+    key: Tensor,
+    query_pos: Optional[Tensor] = None,
+    pos: Optional[Tensor] = None,
+) -> List[Tensor]:
+    """Compute the gradients of a map's query, key and, if any, query_pos and pos.
+
+    Args:
+        grad: Gradient of the map (B, H, T, T).
+        weights: The map (B, H, T, T), contiguous.
+        query: As in `naive_attention_map`, as the following ones.
+        key: Key.
+        query_pos: Query with the bias v, or None.
+        pos: Projected relative positions, or None.
+    """
+    frames, scale = query.size(2), 1 / math.sqrt(query.size(-1))
+    q, k, q_pos, p = (_flat(x, query) for x in (query, key, query_pos, pos))
+    grad, weights = grad.flatten(0, 1), weights.flatten(0, 1)
+    grad_q, grad_k = q.new_empty(q.shape), k.new_zeros(k.shape)
+    if pos is not None:
+        grad_q_pos, grad_p = q.new_empty(q.shape), p.new_zeros(p.shape)
+    spread = None
+    for heads, rows in _blocks(len(q), frames, q.device):
+        # the operator that autograd itself calls for softmax
+        grad_scores = torch.ops.aten._softmax_backward_data(
+            grad[heads, rows].contiguous(), weights[heads, rows], -1, weights.dtype
+        )
+        torch.bmm(grad_scores, k[heads], out=grad_q[heads, rows])
+        grad_k[heads].baddbmm_(grad_scores.transpose(1, 2), q[heads, rows])
+        if pos is None:
+            continue
+        seen = _positions_seen(rows, frames)
+        shape = (*grad_scores.shape[:2], seen.stop - seen.start)
+        if spread is None or spread.shape != shape:
+            spread = grad_scores.new_zeros(shape)
+        _shift(spread).copy_(grad_scores)  # what lies around stays 0
+        torch.bmm(spread, p[heads, seen], out=grad_q_pos[heads, rows])
+        grad_p[heads, seen].baddbmm_(spread.transpose(1, 2), q_pos[heads, rows])
+    gradients = [x.mul_(scale).view(query.shape) for x in (grad_q, grad_k)]
+    if pos is not None:
+        gradients.append(grad_q_pos.mul_(scale).view(query.shape))
+        grad_p = grad_p.mul_(scale).view(len(query), *pos.shape[1:])
+        gradients.append(grad_p.sum_to_size(pos.shape))
+    return gradients
+
+
+attention_map_backward = custom_op(
+    "espnet_reuse::attention_map_backward", gradients_in_blocks, mutates_args=()
+)
+
+
+@attention_map_backward.register_fake
+def _(grad, weights, query, key, query_pos=None, pos=None):
+    inputs = (query, key) if pos is None else (query, key, query_pos, pos)
+    return [x.new_empty(x.shape) for x in inputs]
+
+
+def _save_map(ctx, inputs, output):
+    query, key, _, query_pos, pos = inputs
+    ctx.save_for_backward(output, query, key, query_pos, pos)
+
+
+def _differentiate_map(ctx, grad):
+    grad_q, grad_k, *by_position = attention_map_backward(grad, *ctx.saved_tensors)
+    return grad_q, grad_k, None, *(by_position or (None, None))
+
+
+attention_map.register_autograd(_differentiate_map, setup_context=_save_map)
 
 
 def naive_attend(
@@ -109,13 +193,51 @@ def attend(
     if torch.is_grad_enabled() or dropout_rate:
         weights = attention_map(query, key, mask, query_pos, pos)
         return apply(weights, value, dropout_rate)
+    return attend_in_blocks(query, key, value, mask, query_pos, pos)
+
+
+@custom_op("espnet_reuse::attend", mutates_args=())
+def attend_in_blocks(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Optional[Tensor] = None,
+    query_pos: Optional[Tensor] = None,
+    pos: Optional[Tensor] = None,
+) -> Tensor:
+    """Do what `naive_attend` does, without storing the map."""
     context = value.new_empty(value.shape)
     flat_context, value = context.flatten(0, 1), _flat(value, query)
-    mask = _unless_all_real(mask)
     for heads, rows, scores in _score_blocks(query, key, mask, query_pos, pos):
         torch.softmax(scores, dim=-1, out=scores)
         torch.bmm(scores, value[heads], out=flat_context[heads, rows])
     return _zero_empty_rows(context, mask)
+
+
+@attend_in_blocks.register_fake
+def _(query, key, value, mask=None, query_pos=None, pos=None):
+    return value.new_empty(value.shape)
+
+
+def _save_attended(ctx, inputs, output):
+    ctx.save_for_backward(*inputs)
+
+
+def _differentiate_attended(ctx, grad):
+    """Compute the map again, since `attend` has not stored it."""
+    query, key, value, mask, query_pos, pos = ctx.saved_tensors
+    weights = attention_map(query, key, mask, query_pos, pos)
+    grad_value = torch.matmul(weights.transpose(-2, -1), grad)
+    grad_weights = torch.matmul(grad, value.transpose(-2, -1))
+    grad_q, grad_k, *by_position = attention_map_backward(
+        grad_weights, weights, query, key, query_pos, pos
+    )
+    return grad_q, grad_k, grad_value, None, *(by_position or (None, None))
+
+
+attend_in_blocks.register_autograd(
+    _differentiate_attended, setup_context=_save_attended
+)
 
 
 def naive_apply(
@@ -133,78 +255,38 @@ def apply(attention_map: Tensor, value: Tensor, dropout_rate: float = 0.0) -> Te
     """
     if not dropout_rate:
         return torch.matmul(attention_map, value)
-    return _DropoutApply.apply(attention_map, value, dropout_rate)
+    kept = torch.empty_like(attention_map, dtype=torch.bool).bernoulli_(
+        1 - dropout_rate
+    )
+    scale = 1 / (1 - dropout_rate) if dropout_rate < 1 else 0.0
+    return apply_kept(attention_map, value, kept, scale)
 
 
-def _compute_map(query, key, mask, query_pos, pos):
-    if kernel and (weights := kernel(query, key, mask, query_pos, pos)) is not None:
-        return weights
-    weights = query.new_empty(*query.shape[:3], query.size(2))
-    flat_weights = weights.flatten(0, 1)
-    mask = _unless_all_real(mask)
-    for heads, rows, scores in _score_blocks(query, key, mask, query_pos, pos):
-        torch.softmax(scores, dim=-1, out=flat_weights[heads, rows])
-    return _zero_empty_rows(weights, mask)
+@custom_op("espnet_reuse::apply", mutates_args=())
+def apply_kept(weights: Tensor, value: Tensor, kept: Tensor, scale: float) -> Tensor:
+    """Compute `(weights * kept * scale) @ value`; `kept` (B, H, T, T) is boolean."""
+    return torch.matmul((weights * kept).mul_(scale), value)
 
 
-class _AttentionMap(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, query, key, mask, query_pos, pos):
-        weights = _compute_map(query, key, mask, query_pos, pos)
-        ctx.save_for_backward(query, key, query_pos, pos, weights)
-        return weights
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
-        query, key, query_pos, pos, weights = ctx.saved_tensors
-        batch, _, frames, d_k = query.shape
-        q, k, q_pos, p = (_flat(x, query) for x in (query, key, query_pos, pos))
-        grad, weights = grad.flatten(0, 1), weights.flatten(0, 1)
-        grad_q, grad_k = q.new_empty(q.shape), k.new_zeros(k.shape)
-        if pos is not None:
-            grad_q_pos, grad_p = q.new_empty(q.shape), p.new_zeros(p.shape)
-        spread = None
-        for heads, rows in _blocks(len(q), frames, q.device):
-            # the operator that autograd itself calls for softmax
-            grad_scores = torch.ops.aten._softmax_backward_data(
-                grad[heads, rows].contiguous(), weights[heads, rows], -1, weights.dtype
-            )
-            torch.bmm(grad_scores, k[heads], out=grad_q[heads, rows])
-            grad_k[heads].baddbmm_(grad_scores.transpose(1, 2), q[heads, rows])
-            if pos is None:
-                continue
-            seen = _positions_seen(rows, frames)
-            shape = (*grad_scores.shape[:2], seen.stop - seen.start)
-            if spread is None or spread.shape != shape:
-                spread = grad_scores.new_zeros(shape)
-            _shift(spread).copy_(grad_scores)  # what lies around stays 0
-            torch.bmm(spread, p[heads, seen], out=grad_q_pos[heads, rows])
-            grad_p[heads, seen].baddbmm_(spread.transpose(1, 2), q_pos[heads, rows])
-        scale = 1 / math.sqrt(d_k)
-        grad_q, grad_k = (x.mul_(scale).view(query.shape) for x in (grad_q, grad_k))
-        if pos is None:
-            return grad_q, grad_k, None, None, None
-        grad_q_pos = grad_q_pos.mul_(scale).view(query.shape)
-        grad_p = grad_p.mul_(scale).view(batch, *pos.shape[1:]).sum_to_size(pos.shape)
-        return grad_q, grad_k, None, grad_q_pos, grad_p
+@apply_kept.register_fake
+def _(weights, value, kept, scale):
+    return value.new_empty(value.shape)
 
 
-class _DropoutApply(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, weights, value, dropout_rate):
-        dropped, kept = torch.native_dropout(weights, dropout_rate, True)
-        ctx.save_for_backward(weights, value, kept)
-        ctx.scale = 1 / (1 - dropout_rate) if dropout_rate < 1 else 0.0
-        return torch.matmul(dropped, value)
+def _save_kept(ctx, inputs, output):
+    *tensors, ctx.scale = inputs
+    ctx.save_for_backward(*tensors)
 
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
-        weights, value, kept = ctx.saved_tensors
-        grad = grad * ctx.scale
-        grad_value = torch.matmul((weights * kept).transpose(-2, -1), grad)
-        return torch.matmul(grad, value.transpose(-2, -1)).mul_(kept), grad_value, None
+
+def _differentiate_kept(ctx, grad):
+    weights, value, kept = ctx.saved_tensors
+    grad = grad * ctx.scale
+    grad_weights = torch.matmul(grad, value.transpose(-2, -1)).mul_(kept)
+    grad_value = torch.matmul((weights * kept).transpose(-2, -1), grad)
+    return grad_weights, grad_value, None, None
+
+
+apply_kept.register_autograd(_differentiate_kept, setup_context=_save_kept)
 
 
 def _fused_attend(query, key, value, mask, query_pos, pos, dropout_rate):
@@ -267,7 +349,7 @@ def _score_blocks(query, key, mask, query_pos, pos):
     frames, scale = query.size(2), 1 / math.sqrt(query.size(-1))
     q, k, q_pos, p = (_flat(x, query) for x in (query, key, query_pos, pos))
     bias = None
-    if mask is not None:
+    if mask is not None and _may_be_any(mask == 0):
         bias = torch.zeros(mask.shape, dtype=q.dtype, device=q.device)
         bias.masked_fill_(mask == 0, torch.finfo(q.dtype).min)
     for heads, rows in _blocks(len(q), frames, q.device):
@@ -287,14 +369,15 @@ def _score_blocks(query, key, mask, query_pos, pos):
         yield heads, rows, scores
 
 
-def _unless_all_real(mask):
-    return None if mask is None or mask.all() else mask
-
-
 def _zero_empty_rows(x, mask):
     """Set the rows of `x` (B, H, T, any) without a real key to 0, in place."""
     if mask is not None:
         is_empty = (mask == 0).all(-1)
-        if is_empty.any():
+        if _may_be_any(is_empty):
             x.masked_fill_(is_empty[:, None, :, None], 0.0)
     return x
+
+
+def _may_be_any(condition):
+    """Say whether one is true: on a CPU. Elsewhere the host would wait to know it."""
+    return condition.device.type != "cpu" or bool(condition.any())

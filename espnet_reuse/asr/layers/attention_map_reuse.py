@@ -106,11 +106,6 @@ def uses_fast_paths() -> bool:
     return implementation == "fast"
 
 
-def is_traced() -> bool:
-    """Say whether a graph is being recorded: loops over blocks do not belong there."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
-
-
 def split_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
     """View a projection (batch, time, head * d_k) as (batch, head, time, d_k)."""
     return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
@@ -210,7 +205,7 @@ class _MapProducer:
         return project(torch.matmul(dropped, value), self.linear_out)
 
     def _fits_fast_path(self):
-        return not self.use_flash_attn and not is_traced()
+        return not self.use_flash_attn
 
     def _fast_forward(self, query, key, value, state):
         q, k, v = self.forward_qkv(query, key, value)
@@ -300,7 +295,7 @@ class MapConsumer(torch.nn.Module):
         """
         v = split_heads(self.linear_v(value), self.h)
         weights = state.attention_map
-        if self.is_fast and not is_traced():
+        if self.is_fast:
             context = apply(weights, v, self.dropout.p if self.training else 0.0)
         else:
             context = torch.matmul(self.dropout(weights), v)

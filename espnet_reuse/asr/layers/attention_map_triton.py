@@ -2,10 +2,11 @@
 
 """Kernels of the attention map and its gradients: scores never reach the memory."""
 
-import math
 from typing import Optional, Tuple
 
 import torch
+
+from espnet_reuse.asr.layers import attention_map as ops
 
 try:
     import triton
@@ -20,23 +21,25 @@ def is_available(tensor: torch.Tensor) -> bool:
     return triton is not None and tensor.is_cuda and tensor.dtype in dtypes
 
 
-def kernel(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    mask: Optional[torch.Tensor] = None,
-    query_pos: Optional[torch.Tensor] = None,
-    pos: Optional[torch.Tensor] = None,
-) -> Optional[torch.Tensor]:
-    """Compute the map of tensors that are for Triton, of all others return None.
-
-    Arguments and result are those of `attention_map.naive_attention_map`.
-    """
+@ops.attention_map.register_kernel("cuda")
+def compute_map(query, key, mask=None, query_pos=None, pos=None):
+    """Compute a map as `attention_map.map_in_blocks` does, which has the arguments."""
     if not is_available(query):
-        return None
+        return ops.map_in_blocks(query, key, mask, query_pos, pos)
     by_position = None if pos is None else query_pos @ pos.transpose(-2, -1)
     real = None if mask is None else mask != 0
-    scale = 1 / math.sqrt(query.size(-1))
-    return triton_attention_map(query, key, by_position, real, scale)
+    return triton_attention_map(query, key, by_position, real, query.size(-1) ** -0.5)
+
+
+@ops.attention_map_backward.register_kernel("cuda")
+def compute_gradients(grad, weights, query, key, query_pos=None, pos=None):
+    """Compute what `attention_map.gradients_in_blocks` does, with its arguments."""
+    inputs = query, key, query_pos, pos
+    if not is_available(query):
+        return ops.gradients_in_blocks(grad, weights, *inputs)
+    scale = query.size(-1) ** -0.5
+    gradients = triton_attention_map_backward(grad, weights, *inputs, scale)
+    return list(gradients[: 2 if pos is None else 4])
 
 
 def triton_attention_map(

@@ -56,6 +56,7 @@ from reuse_encoders import (
 
 from espnet_reuse import registry
 from espnet_reuse.asr.encoder.reuse_encoder import ReuseEncoder
+from espnet_reuse.asr.layers import attention_map as ops
 from espnet_reuse.asr.layers.attention_map_reuse import (
     MapConsumer,
     ReuseConfigError,
@@ -264,15 +265,20 @@ def record_attention(encoder, *args, **kwargs):
             attention.dropout.register_forward_hook(on_dropout),
         ]
 
-    native_dropout = torch.native_dropout
+    native_dropout, apply_kept = torch.native_dropout, ops.apply_kept
 
     def record_dropped(*args):
         result = native_dropout(*args)
         dropped.append(result[0])
         return result
 
+    def record_kept(weights, value, kept, scale):
+        dropped.append(weights * kept * scale)
+        return apply_kept(weights, value, kept, scale)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "native_dropout", record_dropped)
+        patch.setattr(ops, "apply_kept", record_kept)
         encoder(*args, **kwargs)
     assert not dropped
     for handle in handles:
