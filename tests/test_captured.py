@@ -13,6 +13,7 @@ import torch
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 
 from espnet_reuse.benchmark.peers import ENCODER_CLASSES
+from espnet_reuse.bin import asr_inference_ctc as ctc
 from espnet_reuse.captured import CapturedEncoder
 from espnet_reuse.errors import UserError
 
@@ -293,6 +294,62 @@ def test_a_machine_without_cuda_is_a_line():
     with pytest.raises(UserError, match="it is on cpu.*NVIDIA GPU") as error:
         CapturedEncoder(build())
     assert "\n" not in str(error.value)
+
+
+# ---- from audio to text --------------------------------------------------------------
+
+RATE = 8000
+
+
+@pytest.fixture(scope="module")
+def make_speech2text(tmp_path_factory, save_model):
+    """A function that makes a Speech2Text, whose encoder is new."""
+    config = {
+        "token_list": ["<blank>", "<unk>", *"abcdef", "<space>", "<sos/eos>"],
+        "token_type": "char",
+        "encoder": "conformer_reuse",
+        "encoder_conf": ENCODERS["conformer_reuse"],
+        "decoder": None,
+        "model_conf": {"ctc_weight": 1.0},
+        "frontend_conf": {"fs": "8k", "hop_length": 80, "n_fft": 256, "n_mels": 20},
+        "normalize": "utterance_mvn",
+    }
+    folder = save_model(tmp_path_factory.mktemp("model"), config, 0.3)
+    files = folder / "config.yaml", folder / "model.pth"
+    return lambda **options: ctc.Speech2Text(*files, **options)
+
+
+@pytest.mark.parametrize(("dtype", "rel"), [("float32", 1e-4), ("bfloat16", 0.05)])
+def test_tokens_are_those_of_before_and_batches_fill_the_buckets(
+    make_speech2text, dtype, rel, monkeypatch
+):
+    speech2text = make_speech2text(dtype=dtype)
+    seconds = 1, 0.9, 0.25, 1.99, 2, 0.8, 2.4
+    speeches = [torch.randn(int(RATE * s)).numpy() for s in seconds]
+    expected = [speech2text.best_path(speech) for speech in speeches]
+    monkeypatch.setattr(ctc, "CapturedEncoder", Recomputed)
+    speech2text.capture(batch_sizes=[1, 3], seconds=[1, 2])
+    results = speech2text.best_path_batch(speeches, batch_seconds=1000)
+    for ((*_, tokens, one),), ((*_, others, other),) in zip(
+        results, expected, strict=True
+    ):
+        assert dtype != "float32" or tokens == others
+        assert one.score == pytest.approx(other.score, rel=rel)
+    used = speech2text.asr_model.encoder.forward.used
+    used.clear()
+    speech2text.best_path_batch(speeches[:-1], batch_seconds=1000)
+    # the short one; 2 s, 1.99 s and 1 s; 0.9 s and 0.8 s
+    assert used == [(1, 101), (3, 201), (3, 101)]
+
+
+def test_seconds_to_capture_that_are_wrong_are_a_line(make_speech2text):
+    speech2text = make_speech2text()
+    for seconds in ([0, 1], [2, 1], [1, 1], [float("inf")]):
+        with pytest.raises(UserError, match="seconds: .* increasing") as error:
+            speech2text.capture(seconds=seconds)
+        assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="NVIDIA GPU"):
+        speech2text.capture()
 
 
 # ---- on a GPU ----------------------------------------------------------------------
