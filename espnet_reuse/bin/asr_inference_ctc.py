@@ -12,9 +12,10 @@ options of the beam search are not used.
 import contextlib
 import functools
 import inspect
+import itertools
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import humanfriendly
@@ -42,6 +43,8 @@ from espnet_reuse.best_path import (
     BestPathError,
     collapse,
 )
+from espnet_reuse.captured import CapturedEncoder
+from espnet_reuse.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +108,8 @@ class Speech2Text(BestPathDecoding, asr_inference.Speech2Text):
         if autocast:
             forward = model.encoder.forward
             kind = torch.device(self.device).type
-            model.encoder.forward = torch.autocast(kind, torch.bfloat16)(forward)
+            options = {"dtype": torch.bfloat16, "cache_enabled": False}
+            model.encoder.forward = torch.autocast(kind, **options)(forward)
         frontend = model.frontend
         if isinstance(frontend, DefaultFrontend) and frontend.apply_stft:
             enhancement = vars(frontend.frontend or frontend)
@@ -118,6 +122,34 @@ class Speech2Text(BestPathDecoding, asr_inference.Speech2Text):
         if model_tag is not None:
             kwargs.update(download_pretrained(model_tag))
         return cls(**kwargs)
+
+    def capture(
+        self,
+        batch_sizes: Sequence[int] = (1, 16),
+        seconds: Sequence[float] = (5, 15, 30),
+    ) -> None:
+        """Run the encoder in CUDA graphs, for all methods that follow.
+
+        Args:
+            batch_sizes: Utterances that a bucket holds, see `CapturedEncoder`.
+            seconds: Audio that a bucket holds.
+
+        Raises:
+            UserError: There is no CUDA, or an argument or the encoder does not fit.
+        """
+        lengths = sorted(set(seconds))
+        if lengths != list(seconds) or not all(0 < s < float("inf") for s in lengths):
+            raise UserError(
+                f"seconds: {seconds} must be increasing and positive, such as (5, 15)"
+            )
+        rate = self.sample_rate or FEATURE_RATE
+        frames = [self._count_frames(int(length * rate)) for length in lengths]
+        encoder = self.asr_model.encoder
+        encoder.forward = CapturedEncoder(encoder, batch_sizes, frames)
+
+    def _count_frames(self, samples: int) -> int:
+        """Return the most frames that the encoder is given of so many samples."""
+        return samples // self._hop + (self.asr_model.frontend is not None)
 
     # ---- one utterance, or several -------------------------------------------------
 
@@ -166,7 +198,8 @@ class Speech2Text(BestPathDecoding, asr_inference.Speech2Text):
         most = batch_seconds * (self.sample_rate or FEATURE_RATE)
         lengths = [len(speech) for speech in speeches]
         results = [None] * len(speeches)
-        for batch in self._plan_batches(lengths, most, SHORT_HOPS * self._hop):
+        plan = self._plan_batches(lengths, most, SHORT_HOPS * self._hop)
+        for batch in self._in_buckets(plan, lengths):
             try:
                 paths = self._best_paths([speeches[n] for n in batch])
             except TooShortUttError as error:
@@ -178,6 +211,16 @@ class Speech2Text(BestPathDecoding, asr_inference.Speech2Text):
             for n, path in zip(batch, paths, strict=True):
                 results[n] = self._result(path)
         return results
+
+    def _in_buckets(self, batches, lengths: list[int]) -> Iterator[Sequence[int]]:
+        """Split batches that no bucket holds for their number of utterances alone."""
+        captured = getattr(self.asr_model.encoder, "forward", None)
+        for batch in batches:
+            frames = self._count_frames(lengths[batch[0]])
+            is_captured = isinstance(captured, CapturedEncoder)
+            fits = is_captured and captured.bucket(1, frames)
+            most = captured.batch_sizes[-1] if fits else len(batch)
+            yield from itertools.batched(batch, most)
 
     @torch.no_grad()
     def ctc_log_probs(self, speech: torch.Tensor | np.ndarray) -> np.ndarray:
