@@ -74,6 +74,7 @@ class CapturedEncoder:
         self._buckets = {}
         with torch.inference_mode(False), torch.no_grad():
             self._refuse_padding_in_output()
+            self._weight = weight.detach()  # so that no other gets its address
             self._state = self._current_state()
             # The longest first: ESPnet replaces its positions by longer ones. The
             # graphs' memory is shared, and the largest first leaves no holes.

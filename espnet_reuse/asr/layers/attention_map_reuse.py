@@ -106,6 +106,11 @@ def uses_fast_paths() -> bool:
     return implementation == "fast"
 
 
+def _compute_map(*scored):
+    """Compute an attention map: a function, which can be pickled."""
+    return attention_map(*scored)
+
+
 def split_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
     """View a projection (batch, time, head * d_k) as (batch, head, time, d_k)."""
     return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
@@ -214,7 +219,7 @@ class _MapProducer:
             kept = (x if x is None else x.detach() for x in scored)
         else:
             kept = scored
-        self._attn = functools.partial(attention_map, *kept)
+        self._attn = functools.partial(_compute_map, *kept)
         rate = self.dropout_rate if self.training else 0.0
         if not self.has_consumers:
             q, k, *rest = scored

@@ -17,6 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from espnet_reuse.asr.layers import attention_map as ops
 from espnet_reuse.asr.layers import attention_map_triton
 from espnet_reuse.asr.layers.attention_map_triton import (
+    compute_gradients,
+    compute_map,
     triton_attention_map,
     triton_attention_map_backward,
 )
@@ -266,7 +268,7 @@ def grad_inputs(grad, query, key, mask, query_pos, pos):
     return grad, weights, query, key, query_pos, pos, query.size(-1) ** -0.5
 
 
-def compute_gradients(backward, gradients):
+def computed_gradients(backward, gradients):
     computed = backward(*grad_inputs(*gradients))
     assert all(x is None or x.is_contiguous() for x in computed)
     return [x for x in computed if x is not None]
@@ -277,7 +279,7 @@ def compute_gradients(backward, gradients):
 @cases("shape", GRADIENT_SHAPES)
 def test_float32_gradients_are_the_reference(backward, shape, positions, mask):
     gradients = make_gradients(*shape, positions=positions, mask=mask)
-    computed = compute_gradients(backward, gradients)
+    computed = computed_gradients(backward, gradients)
     expected = [x.float() for x in grad_reference(*gradients)[1]]
     torch.testing.assert_close(computed, expected, rtol=1e-5, atol=3e-6)
 
@@ -286,7 +288,7 @@ def test_float32_gradients_are_the_reference(backward, shape, positions, mask):
 @cases("dtype", HALF)
 def test_half_precision_gradients_are_as_accurate_as_torch(backward, dtype, positions):
     gradients = make_gradients(70, dtype=dtype, positions=positions)
-    computed = compute_gradients(backward, gradients)
+    computed = computed_gradients(backward, gradients)
     _, expected = grad_reference(*gradients)
     _, torch_computed = grad_reference(*gradients, dtype=dtype)
     assert all(x.dtype == dtype for x in computed)
@@ -300,7 +302,7 @@ def test_nan_of_a_gradient_does_not_reach_masked_keys(backward):
     grad, _, _, mask, _, _ = gradients
     grad.masked_fill_(~mask[:, None], torch.nan)
     grad[0, 1, 3, 5] = torch.nan
-    computed = compute_gradients(backward, gradients)
+    computed = computed_gradients(backward, gradients)
     expected = [x.float() for x in grad_reference(*gradients)[1]]
     assert computed[0].isnan().any(-1).nonzero().tolist() == [[0, 1, 3]]
     torch.testing.assert_close(computed, expected, rtol=1e-5, atol=3e-6, equal_nan=True)
@@ -395,29 +397,42 @@ def test_module_is_importable_without_triton(monkeypatch):
 
 
 @cases("positions", POSITIONS)
-def test_maps_are_computed_by_the_kernel_where_it_is_available(
-    attention_map, positions, monkeypatch
-):
-    query, key, _, mask, _ = make_inputs(17, positions=False)
-    with_positions = (None, None)
+@cases("dtype", {"kernels": torch.float32, "blocks": torch.float64})
+def test_operators_on_cuda_are_the_references(call, dtype, positions, monkeypatch):
+    query, key, _, mask, _ = make_inputs(17, dtype=dtype, positions=False)
+    inputs = [query, key]
     if positions:
-        pos = torch.randn(1, HEADS, 2 * 17 - 1, D_K, device=query.device)
-        with_positions = (torch.randn_like(query), pos)
-    arguments = (query, key, mask, *with_positions)
-    expected = ops.naive_attention_map(*arguments)
-    name, computed = "triton_attention_map", []
+        pos = torch.randn(1, HEADS, 2 * 17 - 1, D_K, dtype=dtype, device=query.device)
+        inputs += [torch.randn_like(query), pos]
+    inputs = [x.requires_grad_() for x in inputs]
+    by_position = inputs[2:] or [None, None]
+    expected = ops.naive_attention_map(query, key, mask, *by_position)
+    grad = torch.randn_like(expected)
+    gradients = torch.autograd.grad(expected, inputs, grad)
+    called = []
 
-    def compute(*args):
-        with monkeypatch.context() as patch:  # another process finds it by its name
-            patch.setattr(attention_map_triton, name, triton_attention_map)
-            computed.append(attention_map(*args))
-        return computed[-1]
+    def interpreted(function):
+        def compute(*args):
+            called.append(function)
+            with monkeypatch.context() as patch:  # the other process has its name
+                patch.setattr(attention_map_triton, function.__name__, function)
+                return call(function, *args)
 
-    monkeypatch.setattr(attention_map_triton, "is_available", lambda tensor: True)
-    monkeypatch.setattr(attention_map_triton, name, compute)
-    weights = ops.attention_map(*arguments)
-    assert weights is computed[0]
-    torch.testing.assert_close(weights, expected, rtol=0, atol=1e-5)
+        return compute
+
+    kernels = [triton_attention_map, triton_attention_map_backward]
+    for function in kernels:
+        name = function.__name__
+        monkeypatch.setattr(attention_map_triton, name, interpreted(function))
+    is_taken = dtype == torch.float32
+    monkeypatch.setattr(attention_map_triton, "is_available", lambda tensor: is_taken)
+    with torch.no_grad():
+        weights = compute_map(query, key, mask, *by_position)
+        actual = compute_gradients(grad, weights, query, key, *by_position)
+    assert called == (kernels if is_taken else [])
+    close = {"rtol": 0, "atol": 1e-5 if is_taken else 1e-12}
+    torch.testing.assert_close(weights, expected.detach(), **close)
+    torch.testing.assert_close(actual, list(gradients), **close)
 
 
 def test_kernel_is_available_on_a_gpu_only():
