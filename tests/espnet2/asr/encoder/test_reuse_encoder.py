@@ -9,7 +9,6 @@ import itertools
 import math
 import pickle
 import re
-import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -702,36 +701,6 @@ def test_a_forward_leaves_no_graph_and_nothing_that_grows(kind, size):
     left = list(reachable_tensors(encoder))
     assert len(left) > len(list(encoder.parameters()))
     assert all(tensor.grad_fn is None for tensor in left)
-
-
-def assert_compiles(kind, backend, atol, modes):
-    encoder = kind.build(num_blocks=2, reuse_group_size=2, **WITHOUT_DROPOUT)
-    for training in modes:
-        torch.compiler.reset()
-        results = []
-        for module in (encoder, torch.compile(copy.deepcopy(encoder), backend=backend)):
-            xs, ilens = make_batch()
-            xs.requires_grad_()
-            out = module.train(training)(xs, ilens)[0]
-            results.append((out, backward([out], module, xs)))
-        (out, gradients), (compiled_out, compiled_gradients) = results
-        assert_close(compiled_out, out, atol=atol)
-        for name, gradient in gradients.items():
-            compiled_name = "input" if name == "input" else f"_orig_mod.{name}"
-            actual = compiled_gradients[compiled_name]
-            assert_close(actual, gradient, name, atol=10 * atol)
-
-
-@every_encoder
-def test_a_compiled_graph_encodes_and_trains_as_eager_does(kind):
-    assert_compiles(kind, "aot_eager", atol=4e-6, modes=[True])
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs g++ on CPU")
-@of_kinds(CONFORMER[:1])
-def test_compiled_kernels_encode_and_train_as_eager_does(kind):
-    assert_compiles(kind, "inductor", atol=1e-5, modes=[False, True])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="DataParallel needs CUDA")

@@ -2,6 +2,8 @@
 
 """The fast paths are their naive references, in outputs and gradients."""
 
+import itertools
+
 import pytest
 import torch
 from espnet2.legacy.nets.pytorch_backend.transformer.attention import (
@@ -104,7 +106,8 @@ def test_attending_without_a_map_is_the_naive_reference(
         assert_all_close([ops.attend(*arguments)], [expected])
     # in training, and on CUDA
     expected = (expected, *gradients(expected, arguments))
-    for function in (ops.attend, lambda *args: ops._fused_attend(*args, 0.0)):
+    fused = lambda *args: ops._fused_attend(*args, 0.0)  # noqa: E731
+    for function in (ops.attend, ops.attend_in_blocks, fused):
         out = function(*arguments)
         assert_all_close((out, *gradients(out, arguments)), expected)
 
@@ -221,3 +224,53 @@ def test_everything_dropped_leaves_zeros_and_finite_gradients():
     out = ops.apply(ops.attention_map(*inputs), value, 1.0)
     assert torch.all(out == 0)
     assert all(torch.all(gradient == 0) for gradient in gradients(out, inputs))
+
+
+def measure_peak(layers, rate, frames=256):
+    """Return the peak of a training step of a group, in arrays of the map's size."""
+    inputs, value = make_inputs((frames, frames - 5), True)
+
+    def step():
+        weights, out = ops.attention_map(*inputs), value
+        for _ in range(layers):
+            out = ops.apply(weights, out, rate)
+        gradients(out, [*inputs, value])
+
+    cpu = [torch.profiler.ProfilerActivity.CPU]
+    options = {"profile_memory": True, "acc_events": True}
+    step()
+    with torch.profiler.profile(activities=cpu, **options) as profiler:
+        step()
+    events = profiler.profiler.kineto_results.events()
+    allocated = [event.nbytes() for event in events if event.name() == "[memory]"]
+    return max(itertools.accumulate(allocated)) / (2 * 4 * 4 * frames**2)
+
+
+@cases("rate", {"no dropout": 0.0, "dropout": 0.3})
+def test_a_training_step_has_one_map_and_a_byte_per_element_for_each_layer(rate):
+    added = 0.25 if rate else 0.0
+    few, many = (measure_peak(layers, rate) for layers in (6, 10))
+    assert few < 5.5 + 6 * added  # the map, and what one backward pass needs for it
+    assert abs((many - few) / 4 - added) < 0.05
+
+
+def test_operators_keep_the_rules_of_pytorch():
+    """Schemas, fake kernels and gradients, under dynamic shapes too."""
+    for lengths, positions in itertools.product([(13, 9), (8, 8)], [True, False]):
+        (query, key, *rest), value = make_inputs(lengths, positions)
+        weights = ops.attention_map(query, key, *rest).detach().requires_grad_()
+        grad, kept = torch.randn_like(weights), weights > 0.05
+        ours = [x.detach() for x in (grad, weights, query, key)]
+        by_position = [x if x is None else x.detach() for x in rest[1:]]
+        torch.library.opcheck(ops.attention_map, (query, key, *rest))
+        torch.library.opcheck(ops.attention_map_backward, (*ours, *by_position))
+        torch.library.opcheck(ops.attend_in_blocks, (query, key, value, *rest))
+        torch.library.opcheck(ops.apply_kept, (weights, value, kept, 1.5))
+
+
+def test_a_map_cannot_be_differentiated_twice():
+    inputs, _ = make_inputs((13, 9), True)
+    total = ops.attention_map(*inputs).square().sum()
+    (gradient,) = torch.autograd.grad(total, inputs[:1], create_graph=True)
+    with pytest.raises(RuntimeError, match="attention_map_backward"):
+        gradient.sum().backward()
