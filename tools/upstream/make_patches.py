@@ -75,6 +75,7 @@ def run(folder, *command):
 def rewrite(source):
     """Rewrite the imports of one of our modules."""
     source = re.sub(r"\bespnet_reuse\.asr\b", "espnet2.asr", source)
+    source = source.replace("espnet_reuse::", "espnet2::")  # names of operators
     if "espnet_reuse" in source:
         fail("a file that goes upstream names espnet_reuse outside of espnet_reuse.asr")
     return source
