@@ -34,12 +34,9 @@ class Layers(MultiSequential):
 
 # The parent takes lengths alone, and makes the mask by a function that `torch.compile`
 # cannot follow. This is its forward with the mask in the place of the lengths.
-_forward = BranchformerEncoder.forward
-_forward_with_mask = types.FunctionType(
-    _forward.__code__,
-    _forward.__globals__ | {"make_pad_mask": lambda mask: mask},
-    argdefs=_forward.__defaults__,
-)
+_parent = BranchformerEncoder.forward
+_globals = _parent.__globals__ | {"make_pad_mask": lambda mask: mask}
+_forward = types.FunctionType(_parent.__code__, _globals)
 
 
 class BranchformerReuseEncoder(ReuseEncoder, BranchformerEncoder):
@@ -53,4 +50,4 @@ class BranchformerReuseEncoder(ReuseEncoder, BranchformerEncoder):
 
     def parent_forward(self, xs_pad, ilens, prev_states, masks):
         """Calculate forward propagation with the parent."""
-        return _forward_with_mask(self, xs_pad, masks, prev_states)
+        return _forward(self, xs_pad, masks, prev_states)

@@ -101,5 +101,5 @@ class ReuseEncoder:
         return self.parent_forward(xs_pad, ilens, prev_states, masks, **kwargs)
 
     def parent_forward(self, *args, **kwargs):
-        """Calculate forward propagation with the parent, by the same arguments."""
+        """Calculate forward propagation with the parent."""
         return super().forward(*args, **kwargs)

@@ -2,8 +2,7 @@
 
 """Computes and applies attention maps: naive references, and exact operators.
 
-The operators are PyTorch's (`torch.library`): eager, compiled and exported code call
-them alike, and another module may register its own kernel for a device.
+Eager, compiled and exported code call the operators alike (`torch.library`).
 
 Shapes, here and below: batch B, heads H, frames T, width d_k of a head. `mask` is
 (B, 1, T) or (B, T, T), True or 1 where a key is real, or None. Relative positions are
@@ -12,7 +11,7 @@ ESPnet's order: from the farthest key on the left to the farthest on the right.
 """
 
 import math
-from typing import Iterator, List, Optional, Tuple
+from typing import Iterator, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -21,6 +20,7 @@ from torch.library import custom_op
 # Scores per block. On a CPU 4 MB in float32: a block stays in the cache from its first
 # product to its softmax. Elsewhere all, up to 1 GB.
 BLOCK_ON_CPU, BLOCK_ELSEWHERE = 2**20, 2**28
+OTHERS = "Tensor? mask=None, Tensor? query_pos=None, Tensor? pos=None"
 
 
 def naive_attention_map(
@@ -60,13 +60,7 @@ def masked_softmax(scores: Tensor, mask: Optional[Tensor]) -> Tensor:
     return torch.softmax(scores, dim=-1).masked_fill(padded, 0.0)
 
 
-def map_in_blocks(
-    query: Tensor,
-    key: Tensor,
-    mask: Optional[Tensor] = None,
-    query_pos: Optional[Tensor] = None,
-    pos: Optional[Tensor] = None,
-) -> Tensor:
+def map_in_blocks(query, key, mask=None, query_pos=None, pos=None):
     """Compute an attention map; arguments and result of `naive_attention_map`.
 
     By blocks of rows that fit into the cache: each element of the map is written once.
@@ -80,31 +74,26 @@ def map_in_blocks(
     return _zero_empty_rows(weights, mask)
 
 
-attention_map = custom_op("espnet_reuse::attention_map", map_in_blocks, mutates_args=())
+attention_map = custom_op(
+    "espnet_reuse::attention_map",
+    map_in_blocks,
+    mutates_args=(),
+    schema=f"(Tensor query, Tensor key, {OTHERS}) -> Tensor",
+)
 
 
-@attention_map.register_fake
-def _(query, key, mask=None, query_pos=None, pos=None):
-    return query.new_empty(*query.shape[:3], query.size(2))
+attention_map.register_fake(
+    lambda query, *_: query.new_empty(*query.shape[:3], query.size(2))
+)
 
 
-def gradients_in_blocks(
-    grad: Tensor,
-    weights: Tensor,
-    query: Tensor,
-    key: Tensor,
-    query_pos: Optional[Tensor] = None,
-    pos: Optional[Tensor] = None,
-) -> List[Tensor]:
+def gradients_in_blocks(grad, weights, query, key, query_pos=None, pos=None):
     """Compute the gradients of a map's query, key and, if any, query_pos and pos.
 
     Args:
         grad: Gradient of the map (B, H, T, T).
         weights: The map (B, H, T, T), contiguous.
-        query: As in `naive_attention_map`, as the following ones.
-        key: Key.
-        query_pos: Query with the bias v, or None.
-        pos: Projected relative positions, or None.
+        query, key, query_pos, pos: As in `naive_attention_map`.
     """
     frames, scale = query.size(2), 1 / math.sqrt(query.size(-1))
     q, k, q_pos, p = (_flat(x, query) for x in (query, key, query_pos, pos))
@@ -129,23 +118,24 @@ def gradients_in_blocks(
         _shift(spread).copy_(grad_scores)  # what lies around stays 0
         torch.bmm(spread, p[heads, seen], out=grad_q_pos[heads, rows])
         grad_p[heads, seen].baddbmm_(spread.transpose(1, 2), q_pos[heads, rows])
-    gradients = [x.mul_(scale).view(query.shape) for x in (grad_q, grad_k)]
-    if pos is not None:
-        gradients.append(grad_q_pos.mul_(scale).view(query.shape))
-        grad_p = grad_p.mul_(scale).view(len(query), *pos.shape[1:])
-        gradients.append(grad_p.sum_to_size(pos.shape))
-    return gradients
+    grads = [grad_q, grad_k] if pos is None else [grad_q, grad_k, grad_q_pos, grad_p]
+    grads = [x.mul_(scale).unflatten(0, query.shape[:2]) for x in grads]
+    return [*grads[:3], *(x.sum_to_size(pos.shape) for x in grads[3:])]
 
 
 attention_map_backward = custom_op(
-    "espnet_reuse::attention_map_backward", gradients_in_blocks, mutates_args=()
+    "espnet_reuse::attention_map_backward",
+    gradients_in_blocks,
+    mutates_args=(),
+    schema="(Tensor grad, Tensor weights, Tensor query, Tensor key, "
+    "Tensor? query_pos=None, Tensor? pos=None) -> Tensor[]",
 )
 
 
 @attention_map_backward.register_fake
 def _(grad, weights, query, key, query_pos=None, pos=None):
-    inputs = (query, key) if pos is None else (query, key, query_pos, pos)
-    return [x.new_empty(x.shape) for x in inputs]
+    inputs = query, key, query_pos, pos
+    return [x.new_empty(x.shape) for x in inputs if x is not None]
 
 
 def _save_map(ctx, inputs, output):
@@ -196,15 +186,12 @@ def attend(
     return attend_in_blocks(query, key, value, mask, query_pos, pos)
 
 
-@custom_op("espnet_reuse::attend", mutates_args=())
-def attend_in_blocks(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Optional[Tensor] = None,
-    query_pos: Optional[Tensor] = None,
-    pos: Optional[Tensor] = None,
-) -> Tensor:
+@custom_op(
+    "espnet_reuse::attend",
+    mutates_args=(),
+    schema=f"(Tensor query, Tensor key, Tensor value, {OTHERS}) -> Tensor",
+)
+def attend_in_blocks(query, key, value, mask=None, query_pos=None, pos=None):
     """Do what `naive_attend` does, without storing the map."""
     context = value.new_empty(value.shape)
     flat_context, value = context.flatten(0, 1), _flat(value, query)
@@ -214,13 +201,7 @@ def attend_in_blocks(
     return _zero_empty_rows(context, mask)
 
 
-@attend_in_blocks.register_fake
-def _(query, key, value, mask=None, query_pos=None, pos=None):
-    return value.new_empty(value.shape)
-
-
-def _save_attended(ctx, inputs, output):
-    ctx.save_for_backward(*inputs)
+attend_in_blocks.register_fake(lambda q, k, value, *_: value.new_empty(value.shape))
 
 
 def _differentiate_attended(ctx, grad):
@@ -229,14 +210,14 @@ def _differentiate_attended(ctx, grad):
     weights = attention_map(query, key, mask, query_pos, pos)
     grad_value = torch.matmul(weights.transpose(-2, -1), grad)
     grad_weights = torch.matmul(grad, value.transpose(-2, -1))
-    grad_q, grad_k, *by_position = attention_map_backward(
-        grad_weights, weights, query, key, query_pos, pos
-    )
-    return grad_q, grad_k, grad_value, None, *(by_position or (None, None))
+    inputs = query, key, query_pos, pos
+    q, k, *by_position = attention_map_backward(grad_weights, weights, *inputs)
+    return q, k, grad_value, None, *(by_position or (None, None))
 
 
 attend_in_blocks.register_autograd(
-    _differentiate_attended, setup_context=_save_attended
+    _differentiate_attended,
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
 )
 
 
@@ -268,9 +249,7 @@ def apply_kept(weights: Tensor, value: Tensor, kept: Tensor, scale: float) -> Te
     return torch.matmul((weights * kept).mul_(scale), value)
 
 
-@apply_kept.register_fake
-def _(weights, value, kept, scale):
-    return value.new_empty(value.shape)
+apply_kept.register_fake(lambda weights, value, *_: value.new_empty(value.shape))
 
 
 def _save_kept(ctx, inputs, output):

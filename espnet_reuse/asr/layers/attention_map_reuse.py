@@ -215,10 +215,7 @@ class _MapProducer:
     def _fast_forward(self, query, key, value, state):
         q, k, v = self.forward_qkv(query, key, value)
         scored = self._score_inputs(q, k, state)
-        if torch.is_grad_enabled():
-            kept = (x if x is None else x.detach() for x in scored)
-        else:
-            kept = scored
+        kept = (x if x is None else x.detach() for x in scored)
         self._attn = functools.partial(_compute_map, *kept)
         rate = self.dropout_rate if self.training else 0.0
         if not self.has_consumers:
