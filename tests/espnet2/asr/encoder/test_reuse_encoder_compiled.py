@@ -3,12 +3,12 @@
 """Compiled and exported encoders are one graph, and compute what eager ones do."""
 
 import copy
-import math
 import shutil
 
 import pytest
 import torch
 from reuse_encoders import (
+    CONFORMER,
     IDIM,
     TRANSFORMER,
     WITHOUT_DROPOUT,
@@ -16,6 +16,7 @@ from reuse_encoders import (
     backward,
     cases,
     every_encoder,
+    of_kinds,
 )
 from torch._dynamo.testing import CompileCounterWithBackend
 
@@ -133,35 +134,43 @@ def test_any_lengths_and_batches_are_three_graphs_at_most(kind):
             assert backend.counter.frame_count <= 3
 
 
-@every_encoder
-@pytest.mark.slow
-@needs_compiler
-@either_mode
-def test_compiled_kernels_compute_what_eager_does(kind, training):
-    encoder = build(kind, training, input_layer="conv2d")
+def assert_kernels_compute_what_eager_does(kind, training, **options):
+    encoder = build(kind, training, **options)
     compiled = torch.compile(copy.deepcopy(encoder))
     for shape, marked in {(3, 43): True, (2, 61): False}.items():
         batch = make_batch(*shape)
         expected = results(encoder, batch, training)
-        assert_same(results(compiled, batch, training, marked=marked), expected, 2e-5)
+        assert_same(results(compiled, batch, training, marked=marked), expected, 1e-4)
 
 
 @every_encoder
 @pytest.mark.slow
 @needs_compiler
+def test_compiled_kernels_encode_as_eager_does(kind):
+    assert_kernels_compute_what_eager_does(kind, training=False)
+
+
+@of_kinds(CONFORMER[:1])
+@pytest.mark.slow
+@needs_compiler
+def test_compiled_kernels_train_with_subsampling_as_eager_does(kind):
+    assert_kernels_compute_what_eager_does(kind, training=True, input_layer="conv2d")
+
+
+@every_encoder
+@pytest.mark.slow
 @either_mode
-def test_compiled_bfloat16_is_as_close_to_double_precision_as_eager(kind, training):
+def test_compiled_bfloat16_is_that_of_eager(kind, training):
     encoder, batch = build(kind, training), make_batch(3, 29)
-    xs, ilens = batch
-    exact = results(copy.deepcopy(encoder).double(), (xs.double(), ilens), training)
-
-    def error(module):
-        actual = results(module, batch, training, autocast=True)
-        assert actual.keys() == exact.keys()
-        squares = ((actual[name] - x).square().sum() for name, x in exact.items())
-        return math.sqrt(sum(squares))
-
-    assert 0 < error(torch.compile(copy.deepcopy(encoder))) < 1.5 * error(encoder)
+    compiled = torch.compile(copy.deepcopy(encoder), backend="aot_eager")
+    expected, actual = (
+        results(module, batch, training, autocast=True)
+        for module in (encoder, compiled)
+    )
+    in_float32 = results(encoder, batch, training)
+    assert (in_float32["output"] - expected["output"]).abs().max() > 1e-3
+    largest = max(x.abs().max().item() for x in expected.values())
+    assert_same(actual, expected, atol=0.01 * largest)
 
 
 @every_encoder
