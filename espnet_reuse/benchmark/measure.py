@@ -25,6 +25,7 @@ MIN_ROUNDS = 5
 MAX_ROUNDS = 50
 MEASURED = "measured"
 OUT_OF_MEMORY = "out of memory"
+EAGER, COMPILED, CAPTURED = FORMS = ("eager", "compiled", "captured")
 ALLOCATION_ERRORS = ("can't allocate memory", "DefaultCPUAllocator", "bad_alloc")
 
 logger = logging.getLogger(__name__)
@@ -81,14 +82,30 @@ def make_inputs(settings: Settings, frames: int) -> tuple[torch.Tensor, torch.Te
 
 
 def make_step(
-    encoder: torch.nn.Module, inputs: tuple[torch.Tensor, ...], settings: Settings
+    encoder: torch.nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    settings: Settings,
+    form: str = EAGER,
 ) -> Callable:
-    """Return a function that infers once, or trains forward and backward once."""
+    """Return a function that infers once, or trains forward and backward once.
+
+    Compiled, time is a symbol, so that other lengths need no other compilation.
+    ESPnet's encoders have a break in their graph, where they make the mask.
+    """
     training = settings.mode == "train"
     encoder.train(training)
     autocast = torch.autocast(
         settings.device, torch.bfloat16, enabled=settings.dtype == "bfloat16"
     )
+
+    if form == COMPILED:
+        torch._dynamo.mark_dynamic(inputs[0], 1)
+        encoder = torch.compile(encoder)
+    elif form == CAPTURED:
+        from espnet_reuse.captured import CapturedEncoder
+
+        with autocast:
+            encoder = CapturedEncoder(encoder, *([n] for n in inputs[0].shape[:2]))
 
     def infer():
         with torch.inference_mode(), autocast:
@@ -181,7 +198,7 @@ def time_interleaved(
 
 
 def peak_memory(
-    peer: Peer, settings: Settings, frames: int
+    peer: Peer, settings: Settings, frames: int, form: str = EAGER
 ) -> tuple[float | None, str]:
     """Measure the MB (2**20 bytes) that a step adds at its peak, as `attempt` does.
 
@@ -189,10 +206,10 @@ def peak_memory(
     process that does nothing else.
     """
     if settings.device == "cuda":
-        return attempt(_peak_of_a_step, peer, settings, frames)
+        return attempt(_peak_of_a_step, peer, settings, frames, form)
     CHILDREN.set_forkserver_preload([__name__])
     receiver, sender = CHILDREN.Pipe(duplex=False)
-    args = sender, torch.get_num_threads(), peer, settings, frames
+    args = sender, torch.get_num_threads(), peer, settings, frames, form
     child = CHILDREN.Process(target=_send_peak, args=args, daemon=True)
     child.start()
     sender.close()
@@ -213,12 +230,12 @@ def _send_peak(sender, threads, *args):
     sender.send(attempt(_peak_of_a_step, *args))
 
 
-def _peak_of_a_step(peer, settings, frames):
+def _peak_of_a_step(peer, settings, frames, form):
     encoder = build_encoder(peer).to(settings.device)
     # libraries load and threads start with a short step first
     short = make_inputs(dataclasses.replace(settings, batch=1), frames=64)
-    make_step(encoder, short, settings)()
-    step = make_step(encoder, make_inputs(settings, frames), settings)
+    make_step(encoder, short, settings, form)()
+    step = make_step(encoder, make_inputs(settings, frames), settings, form)
     if settings.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         peak_now = torch.cuda.max_memory_allocated

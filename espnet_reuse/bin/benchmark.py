@@ -56,10 +56,10 @@ IGNORED = {
     "with --task encode": (
         *("models", "data_dir", "num_utts", "inference_config", "rounds"),
     ),
-    "with --runtime": ("device", "batch", "mode"),
-    "with --exported": ("device", "batch", "group_size", "mode", "output"),
+    "with --runtime": ("device", "batch", "mode", "forms"),
+    "with --exported": ("device", "batch", "group_size", "mode", "output", "forms"),
     "with --task transcribe": (
-        *("mode", "min_time", "encoders", "exported", "runtime"),
+        *("mode", "forms", "min_time", "encoders", "exported", "runtime"),
         *("asr_train_config", "asr_model_file"),
     ),
     "with --models": ("seconds", "group_size", "config"),
@@ -90,6 +90,10 @@ def get_parser() -> argparse.ArgumentParser:
     )
     text += "of OpenVINO alone (default: float32)"
     add("--dtype", choices=["float32", "bfloat16"], default="float32", help=text)
+    text = "forms to measure encoders in, any of %(choices)s; eager is always measured "
+    text += "(default: eager; on cuda all that the mode has)"
+    choices = ["eager", "compiled", "captured"]
+    add("--forms", choices=choices, nargs="+", metavar="FORM", help=text)
     which = parser.add_mutually_exclusive_group()
     names = ["conformer", "transformer", "branchformer", "e_branchformer"]
     text = "any of %(choices)s, with 12 layers, width 256, 4 heads (default: conformer)"
@@ -220,6 +224,14 @@ def run_encoders(args: argparse.Namespace) -> int:
     return int(any(row["status"].startswith("failed") for row in rows))
 
 
+def choose_forms(args: argparse.Namespace) -> list[str]:
+    """Return the forms that encoders are measured in, eager first."""
+    forms = args.forms or ["eager"]
+    if args.device == "cuda" and not args.forms:
+        forms = ["compiled"] + ["captured"] * (args.mode == "infer")
+    return list(dict.fromkeys(["eager", *forms]))
+
+
 def run_encoder(config, output: Path, args: argparse.Namespace) -> dict:
     """Check the arguments for an encoder, measure it, and report after each length."""
     from espnet_reuse.benchmark import compare, measure, peers, report
@@ -232,7 +244,7 @@ def run_encoder(config, output: Path, args: argparse.Namespace) -> dict:
     settings = measure.Settings(config, **options)
     lengths = sorted(set(args.seconds))
     frames = settings.frames_of(lengths[0])
-    left = peers.count_output_frames(encoders[peers.EAGER], input_size, frames)
+    left = peers.count_output_frames(encoders[peers.ESPNET], input_size, frames)
     # normalisation over the batch needs two frames to train on
     needed = 2 if args.mode == "train" and args.batch == 1 else 1
     if left < needed:
@@ -240,7 +252,9 @@ def run_encoder(config, output: Path, args: argparse.Namespace) -> dict:
             f"argument --seconds: {lengths[0]:g} s are {frames} frames, and {left} "
             f"after subsampling; at least {needed} must be left"
         )
+    forms = choose_forms(args)
     described = {
+        "forms": forms,
         "seconds": lengths,
         "group_size": group_sizes,
         "encoder": config.encoder,
@@ -252,7 +266,7 @@ def run_encoder(config, output: Path, args: argparse.Namespace) -> dict:
     benchmark = begin(output, options | described, args)
     encoders = {name: e.to(args.device) for name, e in encoders.items()}
     for seconds in lengths:
-        measured = compare.compare_at(seconds, listed, encoders, settings)
+        measured = compare.compare_at(seconds, listed, encoders, settings, forms)
         benchmark["measurements"] += measured
         benchmark["finished"] = seconds == lengths[-1]
         report.write_reports(benchmark, output)
@@ -456,6 +470,11 @@ def check_options(parser: Parser, args: argparse.Namespace) -> None:
         parser.error("argument --asr_model_file: it needs --exported FILE")
     if args.models and not args.data_dir:
         parser.error("argument --models: it needs --data_dir, such as dump/raw/test")
+    if "captured" in (args.forms or ()) and (args.device, args.mode) != (
+        "cuda",
+        "infer",
+    ):
+        parser.error("argument --forms: captured needs --device cuda and --mode infer")
     kind = "runtime" if args.runtime and not args.exported else args.task
     for name, value in DEFAULTS[kind].items():
         if getattr(args, name) is None:

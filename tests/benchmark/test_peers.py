@@ -14,7 +14,7 @@ from espnet_reuse.benchmark.peers import (
     ABSOLUTE,
     COARSER,
     E_BRANCHFORMER,
-    EAGER,
+    ESPNET,
     LIMIT,
     SDPA,
 )
@@ -123,9 +123,9 @@ def attention_of(encoder, layer=0):
 
 def test_peers_differ_from_the_baseline_in_what_their_names_say(family):
     name, encoders = family
-    assert not attention_of(encoders[EAGER]).use_sdpa
+    assert not attention_of(encoders[ESPNET]).use_sdpa
     assert attention_of(encoders[SDPA]).use_sdpa
-    has_positions = hasattr(attention_of(encoders[EAGER]), "linear_pos")
+    has_positions = hasattr(attention_of(encoders[ESPNET]), "linear_pos")
     assert has_positions == (name != "transformer") == (ABSOLUTE in encoders)
     assert hasattr(attention_of(encoders[SDPA]), "linear_pos") == has_positions
     if has_positions:
@@ -151,7 +151,7 @@ def test_peers_differ_from_the_baseline_in_what_their_names_say(family):
 
 def test_the_limit_is_the_baseline_but_for_attention(family):
     _, encoders = family
-    baseline, limit = encoders[EAGER], encoders[LIMIT]
+    baseline, limit = encoders[ESPNET], encoders[LIMIT]
     attention = set(attention_of(baseline).state_dict())
     kept = {
         name: weight
@@ -176,7 +176,7 @@ def test_a_layer_without_attention_has_none_in_the_limit_either():
 
 def test_encoders_of_the_same_function_have_the_same_output(family):
     _, encoders = family
-    output = encode(encoders[EAGER])
+    output = encode(encoders[ESPNET])
     for name in (SDPA, "ours, no reuse"):
         torch.testing.assert_close(encode(encoders[name]), output)
     for name in {ABSOLUTE, "reuse, groups of 2", LIMIT} & set(encoders):
@@ -185,11 +185,11 @@ def test_encoders_of_the_same_function_have_the_same_output(family):
 
 def test_fewer_layers_are_the_lower_ones(family):
     name, encoders = family
-    fewer = peers.with_layers(PEERS[name][EAGER], 1)
-    assert fewer.name == "ESPnet eager, 1 layer"
-    encoder = peers.build_encoder(fewer, encoders[EAGER])
+    fewer = peers.with_layers(PEERS[name][ESPNET], 1)
+    assert fewer.name == "ESPnet, 1 layer"
+    encoder = peers.build_encoder(fewer, encoders[ESPNET])
     assert len(encoder.encoders) == 1
-    layer, full = encoder.encoders[0], encoders[EAGER].encoders[0]
+    layer, full = encoder.encoders[0], encoders[ESPNET].encoders[0]
     assert getattr(layer, "cgmlp_weight", 0) == getattr(full, "cgmlp_weight", 0)
     for name, weight in full.state_dict().items():
         assert torch.equal(layer.state_dict()[name], weight)
@@ -202,7 +202,7 @@ def test_fewer_layers_are_the_lower_ones(family):
     + [("e_branchformer", layer) for layer in ("conv1d1", "conv1d3")],
 )
 def test_output_frames_are_counted_as_the_encoder_leaves_them(encoder, input_layer):
-    peer = peers.with_layers(PEERS[encoder][EAGER], 1)
+    peer = peers.with_layers(PEERS[encoder][ESPNET], 1)
     peer.conf["input_layer"] = input_layer
     encoder = peers.build_encoder(peer)
     for frames in (15, 64, 101):

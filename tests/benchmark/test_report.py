@@ -13,7 +13,7 @@ from espnet_reuse.benchmark.peers import FRONTEND, OWN, SAME
 from espnet_reuse.benchmark.report import summarise
 
 SPREAD = ("", ", lower", ", upper")
-EAGER, SDPA, LIMIT, OURS = "ESPnet eager", "ESPnet use_sdpa", "limit", "ours, no reuse"
+ESPNET, SDPA, LIMIT, OURS = "ESPnet", "ESPnet use_sdpa", "limit", "ours, no reuse"
 GROUPS = "reuse, groups of 4"
 
 
@@ -23,8 +23,8 @@ PARTS = dict.fromkeys(("total", *CATEGORIES), 0.0)
 
 def rows(seconds=1, ours=(4, 4, 4, 4), eager=(10, 10, 10, 10), breakdown=None):
     """Measurements of four encoders at one length."""
-    times = {EAGER: eager, SDPA: [8] * 4, OURS: ours, LIMIT: [2] * 4}
-    memory = {EAGER: eager and 0.8 * eager[0], OURS: 2.0}
+    times = {ESPNET: eager, SDPA: [8] * 4, OURS: ours, LIMIT: [2] * 4}
+    memory = {ESPNET: eager and 0.8 * eager[0], OURS: 2.0}
     return [
         {
             "seconds": seconds,
@@ -37,7 +37,7 @@ def rows(seconds=1, ours=(4, 4, 4, 4), eager=(10, 10, 10, 10), breakdown=None):
             "peak_memory_mb": memory.get(name, 1.0),
             "times_ms": ms and list(ms),
             "products_ms": [1] * 4 if name == OURS else None,
-            "breakdown_ms": breakdown if name == EAGER else None,
+            "breakdown_ms": breakdown if name == ESPNET else None,
         }
         for name, ms in times.items()
     ]
@@ -49,7 +49,7 @@ def ours_of(**arguments):
 
 def test_ratios_shares_and_floor():
     ours = ours_of()
-    assert [ours[f"vs {EAGER}{end}"] for end in SPREAD] == [2.5, 2.5, 2.5]
+    assert [ours[f"vs {ESPNET}{end}"] for end in SPREAD] == [2.5, 2.5, 2.5]
     assert ours["attention_time_removed"] == 0.75
     assert ours["floor_ms"] == 3 and ours["vs floor"] == 0.75
     assert ours["memory_to_eager"] == 0.25
@@ -58,13 +58,15 @@ def test_ratios_shares_and_floor():
 def test_the_spread_is_that_of_the_rounds_ratios():
     # twice as slow in every second round, for both: the ratio does not spread
     ours = ours_of(ours=(4, 8, 4, 8), eager=(10, 20, 10, 20))
-    assert [ours[f"vs {EAGER}{end}"] for end in SPREAD] == [2.5, 2.5, 2.5]
+    assert [ours[f"vs {ESPNET}{end}"] for end in SPREAD] == [2.5, 2.5, 2.5]
     assert (ours["lower_ms"], ours["upper_ms"]) == (4, 8)
 
 
 def test_without_the_baseline_there_is_nothing_to_compare_with():
     known = ours_of(eager=None).notna()
-    assert not known[[f"vs {EAGER}", "attention_time_removed", "memory_to_eager"]].any()
+    assert not known[
+        [f"vs {ESPNET}", "attention_time_removed", "memory_to_eager"]
+    ].any()
     assert known[f"vs {SDPA}"] and known["vs floor"]
 
 
@@ -102,7 +104,7 @@ def test_growth_is_the_exponent_over_length():
         parts = PARTS | {"total": 3.0 * s**2, "scores": 7.0 * s}
         measurements += rows(s, breakdown=parts)
     (growth,) = report.fit_growth(summarise(measurements)).to_dict("records")
-    assert growth["encoder"] == EAGER
+    assert growth["encoder"] == ESPNET
     assert growth["total"] == pytest.approx(2)
     assert growth["scores"] == pytest.approx(1)
     assert math.isnan(growth["softmax"])

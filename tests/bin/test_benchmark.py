@@ -41,7 +41,7 @@ CONFIG = Path(__file__).parents[1] / "benchmark" / "tiny.yaml"
 SHORT = ["--threads", "1", "--min_time", "0.02"]
 TINY = ["--config", str(CONFIG), *SHORT]
 SIZES = {"output_size": 16, "attention_heads": 8, "num_blocks": 2}
-EAGER, SDPA, LIMIT = "ESPnet eager", "ESPnet use_sdpa", "limit"
+ESPNET, SDPA, LIMIT = "ESPnet", "ESPnet use_sdpa", "limit"
 OURS = {"ours, no reuse": 1, "reuse, groups of 2": 2}
 SPREAD = ("", ", lower", ", upper")
 
@@ -106,9 +106,9 @@ def test_it_measures_every_peer_at_every_length(finished):
     lengths = rows_of(finished[1])
     assert list(lengths) == [1, 2]
     for peers_, frames in zip(lengths.values(), (24, 49), strict=True):
-        (fewer,) = (name for name in peers_ if name.startswith(f"{EAGER}, "))
+        (fewer,) = (name for name in peers_ if name.startswith(f"{ESPNET}, "))
         assert list(peers_) == [
-            *(EAGER, SDPA, "absolute positions, SDPA", "E-Branchformer"),
+            *(ESPNET, SDPA, "absolute positions, SDPA", "E-Branchformer"),
             *("frames of 60 ms", "frames of 60 ms, groups of 2"),
             *("frames of 80 ms", "frames of 80 ms, groups of 2"),
             *(*OURS, fewer, LIMIT),
@@ -120,7 +120,7 @@ def test_it_measures_every_peer_at_every_length(finished):
             assert min(row["times_ms"]) > 0
             assert row["peak_memory_mb"] >= 0
             assert (row["products_ms"] is not None) == (name in OURS)
-            assert bool(row["breakdown_ms"]) == (name in {EAGER, SDPA, *OURS})
+            assert bool(row["breakdown_ms"]) == (name in {ESPNET, SDPA, *OURS})
 
 
 def test_what_is_derived_follows_from_the_raw_times(finished):
@@ -129,13 +129,13 @@ def test_what_is_derived_follows_from_the_raw_times(finished):
         ms = {name: statistics.median(times) for name, times in raw.items()}
         for name, row in peers_.items():
             assert row["median_ms"] == pytest.approx(ms[name])
-            for other in {EAGER, SDPA, "E-Branchformer"} - {name}:
+            for other in {ESPNET, SDPA, "E-Branchformer"} - {name}:
                 ratios = [a / b for a, b in zip(raw[other], raw[name], strict=True)]
                 low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
                 shown = [row[f"vs {other}{end}"] for end in SPREAD]
                 assert shown == pytest.approx([ms[other] / ms[name], low, high])
-            if name != EAGER:
-                removed = (ms[EAGER] - ms[name]) / (ms[EAGER] - ms[LIMIT])
+            if name != ESPNET:
+                removed = (ms[ESPNET] - ms[name]) / (ms[ESPNET] - ms[LIMIT])
                 assert row["attention_time_removed"] == pytest.approx(removed)
         for name in OURS:
             floor = ms[LIMIT] + statistics.median(peers_[name]["products_ms"])
@@ -150,7 +150,7 @@ def test_the_markdown_shows_the_numbers_of_the_json(finished):
             spread = f"({row['lower_ms']:.1f} to {row['upper_ms']:.1f})"
             ratios = [
                 "{:.2f} ({:.2f} to {:.2f})".format(*(row[vs + end] for end in SPREAD))
-                for vs in (f"vs {EAGER}", f"vs {SDPA}")
+                for vs in (f"vs {ESPNET}", f"vs {SDPA}")
             ]
             share = f"{row['attention_time_removed']:.2f}"
             floor = f"{row['floor_ms']:.1f}", f"{row['vs floor']:.2f}"
@@ -173,7 +173,7 @@ def test_other_encoders_are_measured_against_their_parents(encoder, tmp_path):
     config.write_text(f"encoder: {encoder}\nencoder_conf: {json.dumps(SIZES)}\n")
     assert run("--config", config, "--seconds", 1, "--output", tmp_path) == 0
     (measured,) = rows_of(tmp_path).values()
-    assert {EAGER, SDPA, *OURS, LIMIT} < set(measured)
+    assert {ESPNET, SDPA, *OURS, LIMIT} < set(measured)
     assert {row["status"] for row in measured.values()} == {"measured"}
     assert read(tmp_path)["settings"]["encoder"] == encoder.removesuffix("_reuse")
 
@@ -194,7 +194,7 @@ def test_encoders_side_by_side_have_a_row_each(tmp_path, monkeypatch, capsys):
         results = read(tmp_path / name)
         assert results["finished"] and results["settings"]["encoder"] == name
         measured = rows_of(tmp_path / name)[1]["reuse, groups of 2"]
-        assert row[3].startswith(f"{measured[f'vs {EAGER}']:.2f} (")
+        assert row[3].startswith(f"{measured[f'vs {ESPNET}']:.2f} (")
         assert (tmp_path / name / "benchmark.md").read_text()
 
 
@@ -245,12 +245,12 @@ def little_memory():
 def test_too_little_memory_is_a_row(little_memory, tmp_path):
     assert run("--seconds", 30, "--group_size", 2, "--output", tmp_path) == 0
     rows = rows_of(tmp_path)[30]
-    row = rows[EAGER]
+    row = rows[ESPNET]
     assert row["status"] == "out of memory"
     assert row["times_ms"] is row["median_ms"] is row["peak_memory_mb"] is None
     assert rows[LIMIT]["status"] == "measured" and rows[LIMIT]["median_ms"] > 0
     lines = cells_of((tmp_path / "benchmark.md").read_text())
-    shown = [EAGER, f"{row['parameters']:,}", "out of memory"]
+    shown = [ESPNET, f"{row['parameters']:,}", "out of memory"]
     assert shown in [line[:3] for line in lines]
 
 
@@ -722,12 +722,12 @@ def test_without_models_a_config_and_groups_of_it_have_random_weights(
         (16 * seconds, batch, model)
         for seconds in (1, 2)
         for batch in (1, 16)
-        for model in (EAGER, "reuse, groups of 2")
+        for model in (ESPNET, "reuse, groups of 2")
     ]
     for (name, *_), speech2text in made[0].items():
         model = speech2text.asr_model
         assert model.ctc.ctc_lo.out_features == 50 and model.decoder is None
-        kind = "ConformerEncoder" if name == EAGER else "ConformerReuseEncoder"
+        kind = "ConformerEncoder" if name == ESPNET else "ConformerReuseEncoder"
         assert type(model.encoder).__name__ == kind
 
 
