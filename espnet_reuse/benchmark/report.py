@@ -167,7 +167,8 @@ def summarise(rows: list[dict]) -> pandas.DataFrame:
         for each of RIVALS `vs X`, how many times as fast as X in the same form, with
         `vs X, lower` and `vs X, upper`; `vs eager`, as ESPnet in its eager form; `vs
         naive`, as groups with ESPnet's operations; `wall`, time over kernels;
-        `attention_time_removed`, `floor_ms`, `vs floor` and `memory_to_eager`. Each is NaN where a part of it was not measured.
+        `attention_time_removed`, `floor_ms`, `vs floor` and `memory_to_eager`. Each is
+        NaN where a part of it was not measured.
     """
     floats = {"peak_memory_mb": float, "group_size": float}
     rows = pandas.DataFrame([{"form": EAGER, "kernels_ms": None} | row for row in rows])
