@@ -11,7 +11,7 @@ import torch
 
 from espnet_reuse.benchmark import measure, peers
 from espnet_reuse.benchmark.breakdown import measure_breakdown, measure_kernels
-from espnet_reuse.benchmark.measure import CAPTURED, EAGER, MEASURED, attempt, make_step
+from espnet_reuse.benchmark.measure import COMPILED, EAGER, MEASURED, attempt, make_step
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +42,9 @@ def compare_at(
 ) -> list[dict]:
     """Measure memory, time and breakdown of all encoders at one length.
 
-    `listed` has the baseline first, ours in increasing group size, the limit last;
-    `encoders` has their modules by name, on the device; `forms` has `eager` first.
+    `listed` has the baseline first, ours in increasing group size, and last the limit:
+    without it, the baseline with fewer layers is left out, too. `encoders` has their
+    modules by name, on the device; `forms` has `eager` first.
 
     Returns:
         A row for each form of each encoder, with its status, size and peak memory (MB);
@@ -51,7 +52,7 @@ def compare_at(
         GPU the sum of its kernels (ms); of the eager form the breakdown (ms). What was
         not measured is None. `report.summarise` completes the rows.
     """
-    baseline, *_, largest, limit = listed
+    baseline, limit = listed[0], listed[-1]
     conf, frames = settings.config.conf, settings.frames_of(seconds)
     first = encoders[baseline.name]
     output_frames = peers.count_output_frames(first, conf["input_size"], frames)
@@ -60,11 +61,11 @@ def compare_at(
     def add_row(peer, form):
         # the floor of coarser frames is another
         is_ours = peer.conf["input_layer"] == conf["input_layer"] and not peer.naive
-        if form == EAGER or settings.device == "cuda" and form != CAPTURED:
-            peak, status = measure.peak_memory(peer, settings, frames, form)
+        if form == EAGER:
+            peak, status = measure.peak_memory(peer, settings, frames)
             shown = f"{peak:.0f} MB at the peak" if status == MEASURED else status
-            logger.info(f"  {peer.name}, {form}: {shown}")
-        else:  # a compiler's memory would be measured, or none, for a graph keeps it
+            logger.info(f"  {peer.name}: {shown}")
+        else:
             peak, status = None, rows[peer.name, EAGER]["status"]
         rows[peer.name, form] = {
             "seconds": seconds,
@@ -89,9 +90,11 @@ def compare_at(
     inputs = attempt(measure.make_inputs, settings, frames)[0] if measured() else None
     if inputs is None:
         return list(rows.values())
-    if {(baseline.name, EAGER), (largest.name, EAGER)} <= measured().keys():
+    ours = [peer for peer in listed if rows[peer.name, EAGER]["group_size"]]
+    timed = {(peer.name, EAGER) for peer in (baseline, *ours[-1:])} & measured().keys()
+    if limit.name == peers.LIMIT and len(timed) == 2:
         logger.info(f"{seconds:g} s: how many of ESPnet's layers fit our latency")
-        num_blocks = _fit_layers(baseline, largest, encoders, inputs, settings)
+        num_blocks = _fit_layers(baseline, ours[-1], encoders, inputs, settings)
         if num_blocks:
             fewer = peers.with_layers(baseline, num_blocks)
             encoders[fewer.name] = peers.build_encoder(fewer, first).to(settings.device)
@@ -120,6 +123,8 @@ def compare_at(
             if times and settings.device == "cuda":
                 step = steps[name, form, column]
                 row["kernels_ms"], _ = attempt(measure_kernels, step)
+                if form == COMPILED:  # a captured graph keeps its memory
+                    row["peak_memory_mb"], _ = attempt(measure.gpu_memory_of, step)
     steps.clear()  # frees the maps of the products
 
     logger.info(f"{seconds:g} s: breakdown by module")

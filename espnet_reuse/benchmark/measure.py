@@ -89,8 +89,8 @@ def make_step(
 ) -> Callable:
     """Return a function that infers once, or trains forward and backward once.
 
-    Compiled, time is a symbol, so that other lengths need no other compilation.
-    ESPnet's encoders have a break in their graph, where they make the mask.
+    Compiled, time is a symbol. ESPnet's encoders have a break in their graph, where
+    they make the mask, and compile again at the second length.
     """
     training = settings.mode == "train"
     encoder.train(training)
@@ -99,6 +99,8 @@ def make_step(
     )
 
     if form == COMPILED:
+        # of all encoders of a class; beyond PyTorch's 8 they would be eager, and no error
+        torch._dynamo.config.recompile_limit = 256
         torch._dynamo.mark_dynamic(inputs[0], 1)
         encoder = torch.compile(encoder)
     elif form == CAPTURED:
@@ -198,7 +200,7 @@ def time_interleaved(
 
 
 def peak_memory(
-    peer: Peer, settings: Settings, frames: int, form: str = EAGER
+    peer: Peer, settings: Settings, frames: int
 ) -> tuple[float | None, str]:
     """Measure the MB (2**20 bytes) that a step adds at its peak, as `attempt` does.
 
@@ -206,10 +208,10 @@ def peak_memory(
     process that does nothing else.
     """
     if settings.device == "cuda":
-        return attempt(_peak_of_a_step, peer, settings, frames, form)
+        return attempt(_peak_of_a_step, peer, settings, frames)
     CHILDREN.set_forkserver_preload([__name__])
     receiver, sender = CHILDREN.Pipe(duplex=False)
-    args = sender, torch.get_num_threads(), peer, settings, frames, form
+    args = sender, torch.get_num_threads(), peer, settings, frames
     child = CHILDREN.Process(target=_send_peak, args=args, daemon=True)
     child.start()
     sender.close()
@@ -230,22 +232,24 @@ def _send_peak(sender, threads, *args):
     sender.send(attempt(_peak_of_a_step, *args))
 
 
-def _peak_of_a_step(peer, settings, frames, form):
+def _peak_of_a_step(peer, settings, frames):
     encoder = build_encoder(peer).to(settings.device)
     # libraries load and threads start with a short step first
     short = make_inputs(dataclasses.replace(settings, batch=1), frames=64)
-    make_step(encoder, short, settings, form)()
-    step = make_step(encoder, make_inputs(settings, frames), settings, form)
+    make_step(encoder, short, settings)()
+    step = make_step(encoder, make_inputs(settings, frames), settings)
     if settings.device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        peak_now = torch.cuda.max_memory_allocated
-    else:
-        with contextlib.suppress(OSError):  # forget the peak of building the encoder
-            Path("/proc/self/clear_refs").write_text("5", "ascii")
-
-        def peak_now():
-            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-    before = peak_now()
+        return gpu_memory_of(step)
+    with contextlib.suppress(OSError):  # forget the peak of building the encoder
+        Path("/proc/self/clear_refs").write_text("5", "ascii")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     step()
-    return (peak_now() - before) / 2**20
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
+
+
+def gpu_memory_of(step: Callable[[], None]) -> float:
+    """Return the MB that a step adds at its peak to what is on the GPU."""
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    step()
+    return (torch.cuda.max_memory_allocated() - before) / 2**20

@@ -201,10 +201,11 @@ def _summarise_form(rows, base):
         for end, share in {"": 0.5, ", lower": 0.25, ", upper": 0.75}.items():
             rows[column + end] = ratios.quantile(share)
     rows["wall"] = medians / rows.kernels_ms
+    limit = medians.get(LIMIT, math.nan)
     gained = medians[ESPNET] - medians.drop(ESPNET)
-    rows["attention_time_removed"] = gained / gained[LIMIT]
+    rows["attention_time_removed"] = gained / (medians[ESPNET] - limit)
     products = {name: numpy.median(ms) for name, ms in rows.products_ms.items() if ms}
-    rows["floor_ms"] = medians[LIMIT] + pandas.Series(products, dtype=float)
+    rows["floor_ms"] = limit + pandas.Series(products, dtype=float)
     rows["vs floor"] = rows.floor_ms / medians
     memory = rows.peak_memory_mb.replace(0, numpy.nan)
     rows["memory_to_eager"] = memory / memory[ESPNET]
@@ -230,9 +231,8 @@ def find_slower(table: pandas.DataFrame) -> list[str]:
         if row["form"] == COMPILED and row["seconds"] >= 5 and own and row["times_ms"]:
             ratios = numpy.divide(own, row["times_ms"])
             if numpy.quantile(ratios, 0.75) < 1:
-                slower.append(
-                    f"{ours} {numpy.median(ratios):.2f} times as fast as eager"
-                )
+                ratio = f"{numpy.median(ratios):.2f}"
+                slower.append(f"{ours} {ratio} times as fast as its eager form")
     return slower
 
 

@@ -16,6 +16,7 @@ from espnet_reuse.benchmark.peers import (
     E_BRANCHFORMER,
     ESPNET,
     LIMIT,
+    NAIVE,
     SDPA,
 )
 from espnet_reuse.errors import UserError
@@ -139,7 +140,8 @@ def test_peers_differ_from_the_baseline_in_what_their_names_say(family):
         ms = int(peer.split()[2])  # of a frame; 10 before subsampling
         assert encode(encoders[peer], 800).size(1) == pytest.approx(8000 / ms, abs=3)
         assert ("groups of 2" in peer) == (conf.get("reuse_group_size") == 2)
-    others = [peer for peer in PEERS[name].values() if peer.name not in coarser]
+    naive = f"reuse, groups of 2{NAIVE}"
+    others = [x for x in PEERS[name].values() if x.name not in {*coarser, naive}]
     sizes = [peer.conf.get("reuse_group_size") for peer in others]
     assert sizes == [None] * (len(sizes) - 3) + [1, 2, None]
     assert hasattr(attention_of(encoders["ours, no reuse"], layer=1), "linear_q")

@@ -3,13 +3,14 @@
 """What the report derives and says."""
 
 import math
+import random
 from pathlib import Path
 
 import pytest
 
 from espnet_reuse.benchmark import report
 from espnet_reuse.benchmark.breakdown import CATEGORIES
-from espnet_reuse.benchmark.peers import FRONTEND, OWN, SAME
+from espnet_reuse.benchmark.peers import FRONTEND, NAIVE, OWN, SAME
 from espnet_reuse.benchmark.report import summarise
 
 SPREAD = ("", ", lower", ", upper")
@@ -70,6 +71,12 @@ def test_without_the_baseline_there_is_nothing_to_compare_with():
     assert known[f"vs {SDPA}"] and known["vs floor"]
 
 
+def cells_of(markdown):
+    """The cells of the lines of Markdown tables."""
+    lines = (line for line in markdown.splitlines() if line.startswith("|"))
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+
+
 def benchmark(measurements, encoder="conformer"):
     settings = {"mode": "infer", "device": "cpu", "batch": 1, "encoder": encoder}
     return {
@@ -96,6 +103,74 @@ def test_slower_beyond_the_spread_is_said_plainly(ours, found):
     assert ("**Slower than ESPnet's" in text) == bool(found)
     assert ("No encoder of ours was slower" in text) != bool(found)
     assert all(f"- {place}" in text for place in found)
+
+
+def in_forms(ours, seconds=5):
+    """Measurements in forms: by form, ours and ESPnet's milliseconds of each round."""
+    both = {form: rows(seconds, *ms) for form, ms in ours.items()}
+    return [row | {"form": form} for form, listed in both.items() for row in listed]
+
+
+def test_a_form_is_compared_with_the_same_form_and_with_espnets_eager_one():
+    forms = {"eager": ([4] * 4, [10] * 4), "compiled": ([3] * 4, [6] * 4)}
+    table = summarise(in_forms(forms)).set_index(["form", "encoder"])
+    compiled, eager = (table.loc[form, OURS] for form in ("compiled", "eager"))
+    assert [compiled[f"vs {ESPNET}{end}"] for end in SPREAD] == [2, 2, 2]
+    assert compiled["vs eager"] == pytest.approx(10 / 3)
+    assert eager[f"vs {ESPNET}"] == eager["vs eager"] == 2.5
+    assert table.loc["compiled", ESPNET]["vs eager"] == pytest.approx(10 / 6)
+    text = report.format_markdown(benchmark(in_forms(forms)))
+    assert text.count("|3.33 (3.33 to 3.33)") + text.count("| 3.33 (3.33 to 3.33)") == 1
+    assert "## 5 s: forward, compiled, batch 1" in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "compiled", "found"),
+    [(5, 5, 1), (5, 4, 0), (1, 5, 0)],
+    ids=["slower", "as fast", "short"],
+)
+def test_compiled_from_five_seconds_on_must_be_as_fast_as_eager(
+    seconds, compiled, found
+):
+    forms = {"eager": ([4] * 4, [10] * 4), "compiled": ([compiled] * 4, [10] * 4)}
+    slower = report.find_slower(summarise(in_forms(forms, seconds)))
+    said = f"5 s: {OURS}, compiled, is 0.80 times as fast as its eager form"
+    assert slower == [said] * found
+
+
+def test_memory_and_kernels_that_were_not_measured_are_blank():
+    forms = {form: ([4] * 4, [10] * 4) for form in ("eager", "captured")}
+    measurements = in_forms(forms)
+    for row in measurements:
+        if row["form"] == "captured":
+            row |= {"peak_memory_mb": None, "kernels_ms": 2.0}
+    (row,) = (
+        cells
+        for cells in cells_of(report.format_markdown(benchmark(measurements)))
+        if cells[0] == OURS and cells[-1] == "2.00"
+    )
+    assert row[-5:] == ["", "", "2.50 (2.50 to 2.50)", "2.0", "2.00"]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_ratio_lies_between_its_quartiles(seed):
+    draw = random.Random(seed)
+    noisy = [[draw.lognormvariate(0, 1) for _ in range(5)] for _ in range(2)]
+    ours = ours_of(ours=noisy[0], eager=noisy[1])
+    middle, lower, upper = (ours[f"vs {ESPNET}{end}"] for end in SPREAD)
+    assert lower <= middle <= upper
+
+
+def test_the_gain_of_the_method_is_told_from_that_of_our_operations():
+    measurements = rows(5)
+    for name, size, ms in ((GROUPS, 4, 2), (f"{GROUPS}{NAIVE}", None, 5)):
+        row = {"encoder": name, "group_size": size, "times_ms": [ms] * 4}
+        measurements.append(measurements[2] | row)
+    text = report.format_markdown(benchmark(measurements))
+    table = cells_of(text.partition("## Method and operations")[2])
+    ratio = "{0} ({0} to {0})".format
+    gains = [ratio(x) for x in ("2.00", "2.50", "2.50", "5.00")]
+    assert table[2] == ["5 s", "eager", GROUPS, *gains]
 
 
 def test_growth_is_the_exponent_over_length():
@@ -184,7 +259,7 @@ def test_the_table_to_the_text_has_a_column_for_the_beam_where_there_is_one(beam
     written["settings"]["task"] = "transcribe"
     text = report.format_markdown(written)
     assert ("times as fast as beam 5, batch 1" in text) == beams
-    cells = [[c.strip() for c in line.split("|")[1:-1]] for line in text.splitlines()]
+    cells = cells_of(text)
     start = ["best path", "1", "quick", "1.00", "4.00", "1.00", "6.00", "1.67"]
     expected = [*start, *["4.17"] * beams, "0.67", "0.33"]
     assert expected in cells and "nan" not in text
@@ -233,7 +308,7 @@ def test_the_table_of_runtimes_shows_the_numbers():
     written["settings"] |= {"runtime": [*FORMS], "group_size": [4]}
     written["settings"]["encoder_conf"] = {"num_blocks": 12}
     text = report.format_markdown(written)
-    cells = [[c.strip() for c in line.split("|")[1:-1]] for line in text.splitlines()]
+    cells = cells_of(text)
     same, pytorch = "1.60 (1.60 to 1.60)", "4.80 (4.80 to 4.80)"
     start = ["onnxruntime, float32", GROUPS, "25.0 (25.0 to 37.5)"]
     assert [*start, same, pytorch, "0.88", "0.75", "4.0%"] in cells

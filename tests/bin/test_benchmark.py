@@ -7,6 +7,7 @@ import dataclasses
 import json
 import logging
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -27,6 +28,7 @@ import espnet_reuse  # noqa: F401 (registers the encoders)
 from espnet_reuse.benchmark import (
     compare,
     decoding,
+    measure,
     peers,
     recognizers,
     report,
@@ -200,6 +202,48 @@ def test_encoders_side_by_side_have_a_row_each(tmp_path, monkeypatch, capsys):
         assert (tmp_path / name / "benchmark.md").read_text()
 
 
+def test_only_the_encoders_that_are_named_are_measured(tmp_path):
+    names = ["reuse, groups of 2", "frames of 80 ms, groups of 2"]
+    options = ("--only", *names, "--seconds", 1, "--output", tmp_path)
+    assert run(*options) == 0
+    (measured,) = rows_of(tmp_path).values()
+    assert list(measured) == [ESPNET, *names[::-1]]
+    assert {row["attention_time_removed"] for row in measured.values()} == {None}
+    assert "nan" not in (tmp_path / "benchmark.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a compiler")
+def test_compiled_encoders_have_rows_of_their_own_beside_the_eager_ones(
+    tmp_path, monkeypatch
+):
+    timed = {}
+    time_interleaved = measure.time_interleaved
+
+    def kept(steps, min_time):
+        timed.update(steps)
+        return time_interleaved(steps, min_time)
+
+    monkeypatch.setattr(measure, "time_interleaved", kept)
+    name = "reuse, groups of 2"
+    options = ["--forms", "compiled", "--only", name, "--group_size", 2, "--seconds", 1]
+    assert run(*options, "--output", tmp_path) == 0
+    rows = {(r["encoder"], r["form"]): r for r in read(tmp_path)["measurements"]}
+    forms = [(n, form) for form in ("eager", "compiled") for n in (ESPNET, name)]
+    assert list(rows) == forms
+    assert {row["status"] for row in rows.values()} == {"measured"}
+    for key, row in rows.items():
+        is_eager = key[1] == "eager"
+        assert (row["peak_memory_mb"] is not None) == is_eager
+        assert (row["breakdown_ms"] is not None) == is_eager
+        with torch.profiler.profile() as profiler:
+            timed[*key, "times_ms"]()
+        compiled = any("CompiledFx" in event.key for event in profiler.key_averages())
+        assert compiled != is_eager, key
+    markdown = (tmp_path / "benchmark.md").read_text()
+    assert "## 1 s: forward, compiled, batch 1" in markdown and "nan" not in markdown
+
+
 @pytest.mark.slow
 def test_training_in_bfloat16(tmp_path):
     options = ("--mode", "train", "--dtype", "bfloat16", "--group_size", 2)
@@ -211,12 +255,12 @@ def test_training_in_bfloat16(tmp_path):
 def test_an_interruption_leaves_a_report_of_what_was_measured(
     tmp_path, monkeypatch, capsys
 ):
-    measure = compare.compare_at
+    compare_at = compare.compare_at
 
     def interrupted_at_two_seconds(seconds, *args):
         if seconds == 2:
             raise KeyboardInterrupt  # SIGINT may be ignored, as in a background job
-        return measure(seconds, *args)
+        return compare_at(seconds, *args)
 
     monkeypatch.setattr(compare, "compare_at", interrupted_at_two_seconds)
     assert run("--seconds", 1, 2, "--group_size", 2, "--output", tmp_path) == 130
@@ -280,6 +324,10 @@ BAD_INPUT = {
     "encoders beside a config": "--encoders conformer",
     "an exported file beside a config": "--exported {tmp_path}/no.yaml",
     "a config with an unknown option": "--config {tmp_path}/unknown.yaml",
+    "an encoder without a row": "--only reuse",
+    "captured on a CPU": "--forms captured",
+    "captured in training": "--mode train --device cuda --forms captured",
+    "another form": "--forms exported",
     "too short for subsampling": "--seconds 0.06",
     "too short for a frame": "--seconds 0.001",
     "too short to train on": "--seconds 0.08 --mode train",
@@ -289,7 +337,7 @@ BAD_INPUT = {
 
 @pytest.mark.parametrize("args", BAD_INPUT.values(), ids=BAD_INPUT.keys())
 def test_bad_input_is_one_line_that_names_the_option(args, tmp_path, capfd):
-    if "cuda" in args and torch.cuda.is_available():
+    if args == "--device cuda" and torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     (tmp_path / "no.yaml").write_text("encoder: [\n")
     (tmp_path / "empty.yaml").write_text("")
@@ -307,7 +355,7 @@ def test_bad_input_is_one_line_that_names_the_option(args, tmp_path, capfd):
     lines = err.splitlines()
     assert out == "" and len(lines) == 1, err
     assert lines[0].startswith("espnet_reuse.bin.benchmark: error: ")
-    option = args[-2] if "--mode" not in args else "--seconds"
+    option = args[-2] if args[-1] != "train" else "--seconds"
     assert any(word in lines[0] for word in (option, args[0], "encoder_conf"))
     assert not (tmp_path / "output").exists()
 
@@ -371,26 +419,24 @@ def test_every_encoder_has_a_row_in_every_runtime_at_every_length(served):
 
 def test_ratios_and_shares_follow_from_the_times_of_one_runtime(served):
     rows = read(served)["measurements"]
-    ms = {
-        (r["seconds"], r["runtime"], r["dtype"], r["encoder"]): statistics.median(
-            r["times_ms"]
-        )
-        for r in rows
-    }
+    keys = "seconds", "runtime", "dtype", "encoder"
+    times = {tuple(row[key] for key in keys): np.array(row["times_ms"]) for row in rows}
+    ms = {key: np.median(rounds) for key, rounds in times.items()}
     for row in rows:
         assert len(row["times_ms"]) >= 5 and min(row["times_ms"]) > 0
         where = row["seconds"], row["runtime"], row["dtype"]
         if row["encoder"] == runtimes.FRONTEND:
             assert row["vs same"] is row["removed"] is row["frontend"] is None
             continue
-        own = ms[*where, row["encoder"]]
-        eager = ms[row["seconds"], "pytorch", "float32", runtimes.OWN]
+        own, rounds = (of[*where, row["encoder"]] for of in (ms, times))
+        eager = times[row["seconds"], "pytorch", "float32", runtimes.OWN]
         assert row["median_ms"] == pytest.approx(own)
-        assert row["vs PyTorch"] == pytest.approx(eager / own)
+        assert row["vs PyTorch"] == pytest.approx(np.median(eager / rounds))
         if (*where, LIMIT) not in ms:  # ESPnet's in float32, beside bfloat16
             assert row["vs same"] is row["removed"] is None
             continue
-        assert row["vs same"] == pytest.approx(ms[*where, runtimes.SAME] / own)
+        same = np.median(times[*where, runtimes.SAME] / rounds)
+        assert row["vs same"] == pytest.approx(same)
         bases = {"removed": runtimes.OWN, "removed by reuse": runtimes.SAME}
         for column, base in bases.items():
             base = ms[*where, base]
