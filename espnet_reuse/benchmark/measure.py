@@ -99,7 +99,7 @@ def make_step(
     )
 
     if form == COMPILED:
-        # of all encoders of a class; beyond PyTorch's 8 they would be eager, and no error
+        # of all encoders of a class; beyond PyTorch's 8, the others would stay eager
         torch._dynamo.config.recompile_limit = 256
         torch._dynamo.mark_dynamic(inputs[0], 1)
         encoder = torch.compile(encoder)
