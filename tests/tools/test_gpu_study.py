@@ -94,4 +94,3 @@ def test_on_a_cpu_each_part_leaves_its_file_and_the_clock_stops_it(tmp_path):
         assert {row["status"] for row in results["measurements"]} == {"measured"}
         assert (tmp_path / name / "benchmark.md").exists()
         assert (tmp_path / f"{name}.log").read_text()
-    assert "skipped" in (tmp_path / "tests.log").read_text() or became["tests"]
