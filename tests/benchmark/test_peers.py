@@ -181,6 +181,10 @@ def test_encoders_of_the_same_function_have_the_same_output(family):
     output = encode(encoders[ESPNET])
     for name in (SDPA, "ours, no reuse"):
         torch.testing.assert_close(encode(encoders[name]), output)
+    groups, naive = (f"reuse, groups of 2{name}" for name in ("", NAIVE))
+    torch.testing.assert_close(encode(encoders[groups]), encode(encoders[naive]))
+    is_fast = {name: attention_of(encoders[name]).is_fast for name in (groups, naive)}
+    assert is_fast == {groups: True, naive: False}
     for name in {ABSOLUTE, "reuse, groups of 2", LIMIT} & set(encoders):
         assert not torch.allclose(encode(encoders[name]), output)
 
