@@ -311,13 +311,11 @@ def format_encoders(benchmarks: list[dict]) -> str:
     parents = [benchmark["settings"]["encoder"] for benchmark in benchmarks]
     tables = [summarise(benchmark["measurements"]) for benchmark in benchmarks]
     table = pandas.concat(tables, keys=parents, names=["parent"]).reset_index("parent")
-    length = ["seconds", "parent"]
-    limits = (
-        table[(table.encoder == LIMIT) & (table.form == EAGER)]
-        .set_index(length)
-        .filter(like=f"vs {ESPNET}")
-    )
-    table = table.join(limits.add_prefix("limit "), on=length)
+    same = ["seconds", "parent", "form"]
+    limits = table[table.encoder == LIMIT].set_index(same).filter(like=f"vs {ESPNET}")
+    table = table.join(limits.add_prefix("limit "), on=same)
+    is_eager = table.form == EAGER
+    table["parent"] = table.parent.where(is_eager, table.parent + ", " + table.form)
     ours = table.dropna(subset="group_size").sort_values("seconds", kind="stable")
     sections = _heading(benchmarks[0], hidden=("encoder", "config", "encoder_conf"))
     sections += [_columns(benchmarks[0]["settings"]), ENCODERS]

@@ -213,6 +213,15 @@ def test_encoders_stand_side_by_side_each_against_its_own_parent():
     assert "encoder_conf" not in text and "- encoder:" not in text
 
 
+def test_encoders_side_by_side_have_a_row_for_each_form_with_its_own_limit():
+    forms = {"eager": ([4] * 4, [10] * 4), "compiled": ([3] * 4, [6] * 4)}
+    table = cells_of(report.format_encoders([benchmark(in_forms(forms))]))[2:]
+    assert [(row[1], row[3][:4], row[-2][:4]) for row in table] == [
+        ("conformer", "2.50", "5.00"),
+        ("conformer, compiled", "2.00", "3.00"),
+    ]
+
+
 def decoded(model, search, batch, encoder_ms, search_ms):
     """Two rounds and a disturbed one, over four seconds of audio."""
     parts = {"frontend": 4, "encoder": encoder_ms, "search": search_ms}
