@@ -24,7 +24,8 @@ is left. Each part has a share of the time, and writes when it ends: its output 
 PART.log, and its tables into a folder PART. What became of each part is in parts.txt.
 
 Options:
-    --output   # Folder to write (default: results/benchmark_gpu).
+    --output   # Folder to write, seen from the repository (default:
+               # results/benchmark_gpu).
     --minutes  # It stops after so many minutes (default: 8).
     --device   # cuda or cpu (default: cuda).
     --tiny     # true: tests and encoders of milliseconds, to try the script
