@@ -33,8 +33,9 @@ Options:
 
 Exit status: 1 if a part failed or had not enough time.
 
-Accuracy at matched speed needs a corpus and hours of training. In egs2/speechocean762:
-    ./run.sh --models "baseline reuse4 conv2d8 conv2d8_reuse4 layers8" --ngpu 1
+Accuracy at matched speed needs a corpus and hours of training, and is not run here:
+    ./run.sh --corpus speechocean762 --data DIR --ngpu 1 --seeds "1 2 3" --jobs 5 \\
+        --models "baseline reuse4 conv2d8 conv2d8_reuse4 layers8"
 HELP
 )
 
