@@ -29,7 +29,7 @@ from espnet_reuse.figure_style import MARKERS, SMALL, THEMES, WIDTH, Theme, them
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parents[1] / "results"
-EAGER = "ESPnet eager"
+ESPNET = "ESPnet"
 # Of the figure over length: by the benchmark's names of encoders, their names in the
 # figure, colours and lines.
 LINES = {
@@ -193,8 +193,8 @@ def draw_speed_over_length(theme: Theme) -> Figure:
     """Draw how many times as fast as ESPnet's encoder others are, over length."""
     lines, layers = {}, []
     for row in read("benchmark_cpu_epyc/benchmark.json")["measurements"]:
-        name, column = row["encoder"], f"vs {EAGER}"
-        if name.startswith(f"{EAGER}, "):
+        name, column = row["encoder"], f"vs {ESPNET}"
+        if name.startswith(f"{ESPNET}, "):
             name = "fewer layers"
             layers.append(row["layers"])
         if name in LINES and row[column]:

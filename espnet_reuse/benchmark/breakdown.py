@@ -55,6 +55,25 @@ def _category_of(event, category, conf):
     return category
 
 
+def _kernel_time(profiler):
+    """Return the microseconds of all kernels on the GPU."""
+    return sum(
+        event.time_range.elapsed_us()
+        for event in profiler.events()
+        if event.device_type == DeviceType.CUDA
+        and not event.is_user_annotation
+        and RANGE not in event.name
+    )
+
+
+def measure_kernels(step: Callable[[], None]) -> float:
+    """Return the milliseconds of all kernels of one step on the GPU, in any form."""
+    with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiler:
+        step()
+        torch.cuda.synchronize()
+    return _kernel_time(profiler) / 1000
+
+
 def measure_breakdown(
     encoder: torch.nn.Module, step: Callable[[], None], conf: dict, device: str
 ) -> dict[str, float]:
@@ -95,12 +114,9 @@ def measure_breakdown(
             step()
         if on_gpu:
             torch.cuda.synchronize()
-    total = 0.0  # of the kernels
+    total = _kernel_time(profiler)
     for event in profiler.events():
-        if event.device_type == DeviceType.CUDA:
-            is_kernel = not event.is_user_annotation and RANGE not in event.name
-            total += event.time_range.elapsed_us() * is_kernel
-        elif event.cpu_parent is None and event.name == RANGE + REST:
+        if event.cpu_parent is None and event.name == RANGE + REST:
             add(event, REST)
     # kernels that the profiler links to no operator: Triton's
     microseconds[FUSED] += max(0.0, total - sum(microseconds.values()))

@@ -25,6 +25,7 @@ MIN_ROUNDS = 5
 MAX_ROUNDS = 50
 MEASURED = "measured"
 OUT_OF_MEMORY = "out of memory"
+EAGER, COMPILED, CAPTURED = FORMS = ("eager", "compiled", "captured")
 ALLOCATION_ERRORS = ("can't allocate memory", "DefaultCPUAllocator", "bad_alloc")
 
 logger = logging.getLogger(__name__)
@@ -81,14 +82,32 @@ def make_inputs(settings: Settings, frames: int) -> tuple[torch.Tensor, torch.Te
 
 
 def make_step(
-    encoder: torch.nn.Module, inputs: tuple[torch.Tensor, ...], settings: Settings
+    encoder: torch.nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    settings: Settings,
+    form: str = EAGER,
 ) -> Callable:
-    """Return a function that infers once, or trains forward and backward once."""
+    """Return a function that infers once, or trains forward and backward once.
+
+    Compiled, time is a symbol. ESPnet's encoders have a break in their graph, where
+    they make the mask, and compile again at the second length.
+    """
     training = settings.mode == "train"
     encoder.train(training)
     autocast = torch.autocast(
         settings.device, torch.bfloat16, enabled=settings.dtype == "bfloat16"
     )
+
+    if form == COMPILED:
+        # of all encoders of a class; beyond PyTorch's 8, the others would stay eager
+        torch._dynamo.config.recompile_limit = 256
+        torch._dynamo.mark_dynamic(inputs[0], 1)
+        encoder = torch.compile(encoder)
+    elif form == CAPTURED:
+        from espnet_reuse.captured import CapturedEncoder
+
+        with autocast:
+            encoder = CapturedEncoder(encoder, *([n] for n in inputs[0].shape[:2]))
 
     def infer():
         with torch.inference_mode(), autocast:
@@ -220,15 +239,17 @@ def _peak_of_a_step(peer, settings, frames):
     make_step(encoder, short, settings)()
     step = make_step(encoder, make_inputs(settings, frames), settings)
     if settings.device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        peak_now = torch.cuda.max_memory_allocated
-    else:
-        with contextlib.suppress(OSError):  # forget the peak of building the encoder
-            Path("/proc/self/clear_refs").write_text("5", "ascii")
-
-        def peak_now():
-            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-    before = peak_now()
+        return gpu_memory_of(step)
+    with contextlib.suppress(OSError):  # forget the peak of building the encoder
+        Path("/proc/self/clear_refs").write_text("5", "ascii")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     step()
-    return (peak_now() - before) / 2**20
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
+
+
+def gpu_memory_of(step: Callable[[], None]) -> float:
+    """Return the MB that a step adds at its peak to what is on the GPU."""
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    step()
+    return (torch.cuda.max_memory_allocated() - before) / 2**20

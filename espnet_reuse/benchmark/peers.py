@@ -5,8 +5,10 @@
 import copy
 import dataclasses
 import inspect
+import os
 import pkgutil
 from pathlib import Path
+from unittest.mock import patch
 
 import humanfriendly
 import torch
@@ -38,17 +40,18 @@ LEFT_OUT = {
     *("stochastic_depth_rate", "layer_drop_rate", "attn_branch_drop_rate"),
     *("interctc_layer_idx", "interctc_use_conditioning", "ctc_trim", "pos_enc_class"),
 }
-EAGER = "ESPnet eager"
+ESPNET = "ESPnet"
 SDPA = "ESPnet use_sdpa"
 ABSOLUTE = "absolute positions, SDPA"
 E_BRANCHFORMER = "E-Branchformer"
 COARSER = {"frames of 60 ms": "conv2d6", "frames of 80 ms": "conv2d8"}
 LIMIT = "limit"
+NAIVE = ", ESPnet's operations"  # ends the name of reuse without our operations
 # of runtimes: ESPnet's encoder as PyTorch computes it, and with what we replace of it
 OWN = "ESPnet, its own operations"
 SAME = "ESPnet, our operations"
 FRONTEND = "frontend alone"
-RIVALS = (EAGER, SDPA, ABSOLUTE, E_BRANCHFORMER)
+RIVALS = (ESPNET, SDPA, ABSOLUTE, E_BRANCHFORMER)
 SEED = 0
 
 
@@ -77,6 +80,7 @@ class Peer:
     name: str  # in tables; LIMIT has no attention in its layers
     encoder: str  # a key in ENCODER_CLASSES
     conf: dict  # arguments of the encoder
+    naive: bool = False  # of ours: with ESPnet's operations instead of fast ones
 
 
 class NoAttention(torch.nn.Module):
@@ -160,12 +164,16 @@ def list_peers(config: EncoderConfig, group_sizes: list[int]) -> list[Peer]:
         if largest["reuse_group_size"] > 1:
             name += ", groups of {reuse_group_size}".format(**largest)
             peers.append(Peer(name, ours, coarser | largest))
-    return [*peers, *list_ours(config, group_sizes), limit_of(config)]
+    listed = list_ours(config, group_sizes)
+    if largest["reuse_group_size"] > 1:
+        name = listed[-1].name + NAIVE
+        peers.append(dataclasses.replace(listed[-1], name=name, naive=True))
+    return [*peers, *listed, limit_of(config)]
 
 
 def baseline_of(config: EncoderConfig) -> Peer:
     """Return ESPnet's encoder in its default form."""
-    return Peer(EAGER, config.encoder, config.conf)
+    return Peer(ESPNET, config.encoder, config.conf)
 
 
 def limit_of(config: EncoderConfig) -> Peer:
@@ -214,7 +222,8 @@ def with_layers(baseline: Peer, num_blocks: int) -> Peer:
 def build_encoder(peer: Peer, source: torch.nn.Module | None = None) -> torch.nn.Module:
     """Build an encoder on the CPU, with a source's weights where their shapes agree."""
     torch.manual_seed(SEED)
-    encoder = ENCODER_CLASSES[peer.encoder](**peer.conf)
+    with patch.dict(os.environ, {"ESPNET_REUSE_IMPL": "naive"} if peer.naive else {}):
+        encoder = ENCODER_CLASSES[peer.encoder](**peer.conf)
     if peer.name == LIMIT:
         remove_attention(encoder)
     if source is not None:

@@ -19,10 +19,13 @@ import pandas
 from espnet_reuse.benchmark.breakdown import CATEGORIES
 from espnet_reuse.benchmark.decoding import BEST_PATH, per_second
 from espnet_reuse.benchmark.decoding import PARTS as DECODING_PARTS
+from espnet_reuse.benchmark.measure import COMPILED, EAGER
 from espnet_reuse.benchmark.peers import (
-    EAGER,
+    ABSOLUTE,
+    ESPNET,
     FRONTEND,
     LIMIT,
+    NAIVE,
     OWN,
     RIVALS,
     SAME,
@@ -32,10 +35,11 @@ from espnet_reuse.files import write_json, write_text, written_whole
 
 COLUMNS = """\
 - Time: median of interleaved rounds. In brackets: the quartiles, here and below.
-- Times as fast as X: X's median time divided by this encoder's. Above 1 is faster than
-  X. In brackets: the quartiles of the ratio within each round.
+- Times as fast as X: X's time divided by this encoder's, the median of the rounds'
+  ratios. Above 1 is faster than X. In brackets: their quartiles. X has the same form
+  (eager, compiled or captured in a CUDA graph), unless the heading names another.
 - Limit: the same encoder without the attention in its layers.
-- Attention time removed: 0 is the time of ESPnet eager, 1 the time of the limit.
+- Attention time removed: 0 is the time of ESPnet, 1 the time of the limit.
 - Floor: the limit, and the matrix products that reuse cannot avoid, timed by themselves
   in the same rounds{training}. No encoder with this reuse can be faster than its floor.
 - Peak memory: the memory that one step adds, in MB of 2^20 bytes, {memory}."""
@@ -79,8 +83,8 @@ RUNTIMES = f"""\
   runtime, ESPnet's encoder as `espnet-reuse export` writes it.
 - Limit: the same encoder without the attention in its layers.
 - Frontend alone: features and normalisation. Frontend: its share of the time.
-- Times as fast as X: X's time divided by this one's. Above 1 is faster than X. X is in
-  the same runtime, unless the heading names another.
+- Times as fast as X: X's time divided by this one's, the median of the rounds' ratios.
+  Above 1 is faster than X. X is in the same runtime, unless the heading names another.
 - Attention time removed: 0 is the time of {OWN}, in the same
   runtime, 1 the time of the limit. By reuse alone: 0 is {SAME}.
 - ONNX Runtime computes in float32 with each --dtype."""
@@ -95,7 +99,10 @@ def _ratio(of):
 
 MIN_GAIN = 0.05  # of the encoder; of less, noise would tell what is kept
 # By heading, how a row's values are written.
-VERSUS = {f"times as fast as {peer}": _ratio(f"vs {peer}") for peer in (EAGER, SDPA)}
+VERSUS = {
+    f"times as fast as {peer}": _ratio(f"vs {peer}")
+    for peer in (ESPNET, SDPA, ABSOLUTE)
+}
 FLOOR = {"times as fast as the floor": "{vs floor:.2f}"}
 LENGTH_TABLE = {
     "encoder": "{encoder}",
@@ -106,7 +113,24 @@ LENGTH_TABLE = {
     "floor (ms)": "{floor_ms:.1f}",
     **FLOOR,
     "peak memory (MB)": "{peak_memory_mb:.0f}",
-    f"of {EAGER}'s": "{memory_to_eager:.2f}",
+    f"of {ESPNET}'s": "{memory_to_eager:.2f}",
+}
+# Of other forms than eager, and of a GPU.
+USERS_CLOCK = {f"times as fast as {ESPNET}, eager": _ratio("vs eager")}
+KERNELS = {"kernels (ms)": "{kernels_ms:.1f}", "wall / kernels": "{wall:.2f}"}
+METHOD = """\
+Times as fast in the same form. The method: groups with ESPnet's operations, against
+ESPnet. Our operations: ours without reuse against ESPnet, and the groups with our
+operations against the same groups with ESPnet's. Both: the groups with our operations,
+against ESPnet."""
+METHOD_TABLE = {
+    "length": "{seconds:g} s",
+    "form": "{form}",
+    "encoder": "{encoder}",
+    "the method": _ratio("method"),
+    "our operations, no reuse": _ratio("no reuse"),
+    "our operations, with reuse": _ratio("vs naive"),
+    "both": _ratio(f"vs {ESPNET}"),
 }
 ENCODERS_TABLE = {
     "audio": "{seconds:g} s",
@@ -115,8 +139,8 @@ ENCODERS_TABLE = {
     **VERSUS,
     "attention time removed": "{attention_time_removed:.2f}",
     **FLOOR,
-    f"limit: times as fast as {EAGER}": _ratio(f"limit vs {EAGER}"),
-    f"peak memory, of {EAGER}'s": "{memory_to_eager:.2f}",
+    f"limit: times as fast as {ESPNET}": _ratio(f"limit vs {ESPNET}"),
+    f"peak memory, of {ESPNET}'s": "{memory_to_eager:.2f}",
 }
 RUNTIMES_TABLE = {
     "runtime": "{runtime}, {dtype}",
@@ -140,17 +164,25 @@ def summarise(rows: list[dict]) -> pandas.DataFrame:
 
     Returns:
         The rows with `rounds`; `median_ms` and its quartiles `lower_ms` and `upper_ms`;
-        for each of RIVALS `vs X`, how many times as fast as X, with `vs X, lower` and
-        `vs X, upper`; `attention_time_removed`, `floor_ms`, `vs floor` and
-        `memory_to_eager`. Each is NaN where a part of it was not measured.
+        for each of RIVALS `vs X`, how many times as fast as X in the same form, with
+        `vs X, lower` and `vs X, upper`; `vs eager`, as ESPnet in its eager form; `vs
+        naive`, as groups with ESPnet's operations; `wall`, time over kernels;
+        `attention_time_removed`, `floor_ms`, `vs floor` and `memory_to_eager`. Each is
+        NaN where a part of it was not measured.
     """
     floats = {"peak_memory_mb": float, "group_size": float}
-    lengths = pandas.DataFrame(rows).astype(floats).groupby("seconds", sort=False)
-    tables = [_summarise_length(length) for _, length in lengths]
+    rows = pandas.DataFrame([{"form": EAGER, "kernels_ms": None} | row for row in rows])
+    table = rows.astype(floats | {"kernels_ms": float})
+    tables = []
+    for _, length in table.groupby("seconds", sort=False):
+        is_base = (length.form == EAGER) & (length.encoder == ESPNET)
+        base = pandas.Series(next(iter(length[is_base].times_ms), None), dtype=float)
+        forms = length.groupby("form", sort=False)
+        tables += [_summarise_form(form, base) for _, form in forms]
     return pandas.concat(tables, ignore_index=True)
 
 
-def _summarise_length(rows):
+def _summarise_form(rows, base):
     rows = rows.set_index("encoder", drop=False)
     # a row for each round, a column for each encoder
     times = pandas.DataFrame(
@@ -160,30 +192,66 @@ def _summarise_length(rows):
     rows["rounds"] = len(times)
     rows["median_ms"] = medians
     rows[["lower_ms", "upper_ms"]] = times.quantile(quartiles).T
-    for rival in times.columns.intersection(RIVALS):
-        column, others = f"vs {rival}", times.drop(columns=rival)
-        ratios = others.rdiv(times[rival], axis=0)
-        rows[column] = medians[rival] / medians.drop(rival)
-        rows[[f"{column}, lower", f"{column}, upper"]] = ratios.quantile(quartiles).T
-    gained = medians[EAGER] - medians.drop(EAGER)
-    rows["attention_time_removed"] = gained / gained[LIMIT]
+    rivals = {f"vs {rival}": rival for rival in RIVALS}
+    rivals["vs naive"] = next((name for name in times if name.endswith(NAIVE)), None)
+    for column, rival in (rivals | {"vs eager": None}).items():
+        ms = base if column == "vs eager" else times.get(rival, math.nan)
+        others = times.drop(columns=[rival], errors="ignore")
+        ratios = others.rtruediv(ms, axis=0)
+        for end, share in {"": 0.5, ", lower": 0.25, ", upper": 0.75}.items():
+            rows[column + end] = ratios.quantile(share)
+    rows["wall"] = medians / rows.kernels_ms
+    limit = medians.get(LIMIT, math.nan)
+    gained = medians[ESPNET] - medians.drop(ESPNET)
+    rows["attention_time_removed"] = gained / (medians[ESPNET] - limit)
     products = {name: numpy.median(ms) for name, ms in rows.products_ms.items() if ms}
-    rows["floor_ms"] = medians[LIMIT] + pandas.Series(products, dtype=float)
+    rows["floor_ms"] = limit + pandas.Series(products, dtype=float)
     rows["vs floor"] = rows.floor_ms / medians
     memory = rows.peak_memory_mb.replace(0, numpy.nan)
-    rows["memory_to_eager"] = memory / memory[EAGER]
+    rows["memory_to_eager"] = memory / memory[ESPNET]
     return rows
 
 
 def find_slower(table: pandas.DataFrame) -> list[str]:
-    """Say where ours is slower than ESPnet's, in three rounds of four or more."""
-    return [
-        f"{row['seconds']:g} s: {row['encoder']} is {row[f'vs {rival}']:.2f} times as "
-        f"fast as {rival}"
-        for row in table.dropna(subset="group_size").to_dict("records")
-        for rival in RIVALS
-        if row.get(f"vs {rival}, upper", 1) < 1
-    ]
+    """Say where ours is slower in three rounds of four or more.
+
+    It is compared with ESPnet's in the same form, and compiled, from 5 s on, with its
+    own eager form.
+    """
+    slower, eager = [], {}
+    for row in table.dropna(subset="group_size").to_dict("records"):
+        form = "" if row["form"] == EAGER else f", {row['form']},"
+        ours = f"{row['seconds']:g} s: {row['encoder']}{form} is"
+        slower += [
+            f"{ours} {row[f'vs {rival}']:.2f} times as fast as {rival}"
+            for rival in RIVALS
+            if row[f"vs {rival}, upper"] < 1
+        ]
+        own = eager.setdefault((row["seconds"], row["encoder"]), row)["times_ms"]
+        if row["form"] == COMPILED and row["seconds"] >= 5 and own and row["times_ms"]:
+            ratios = numpy.divide(own, row["times_ms"])
+            if numpy.quantile(ratios, 0.75) < 1:
+                ratio = f"{numpy.median(ratios):.2f}"
+                slower.append(f"{ours} {ratio} times as fast as its eager form")
+    return slower
+
+
+def list_gains(table: pandas.DataFrame) -> pandas.DataFrame:
+    """Return our largest groups, with what the method and our operations gain."""
+    length, versus = ["seconds", "form"], f"vs {ESPNET}"
+    named = {
+        "method": table.encoder.str.endswith(NAIVE),
+        "no reuse": table.group_size == 1,
+    }
+    naive = table.encoder[named["method"]].str.removesuffix(NAIVE)
+    gains = table[table.encoder.isin(naive)]
+    for name, chosen in named.items():
+        ratios = table[chosen].set_index(length).filter(regex=f"^{versus}(, |$)")
+        ratios.columns = ratios.columns.str.replace(versus, name)
+        ends = ("", ", lower", ", upper")
+        ratios = ratios.reindex(columns=[name + end for end in ends])
+        gains = gains.join(ratios, on=length)
+    return gains
 
 
 def list_parts(table: pandas.DataFrame) -> pandas.DataFrame:
@@ -243,9 +311,11 @@ def format_encoders(benchmarks: list[dict]) -> str:
     parents = [benchmark["settings"]["encoder"] for benchmark in benchmarks]
     tables = [summarise(benchmark["measurements"]) for benchmark in benchmarks]
     table = pandas.concat(tables, keys=parents, names=["parent"]).reset_index("parent")
-    length = ["seconds", "parent"]
-    limits = table[table.encoder == LIMIT].set_index(length).filter(like=f"vs {EAGER}")
-    table = table.join(limits.add_prefix("limit "), on=length)
+    same = ["seconds", "parent", "form"]
+    limits = table[table.encoder == LIMIT].set_index(same).filter(like=f"vs {ESPNET}")
+    table = table.join(limits.add_prefix("limit "), on=same)
+    is_eager = table.form == EAGER
+    table["parent"] = table.parent.where(is_eager, table.parent + ", " + table.form)
     ours = table.dropna(subset="group_size").sort_values("seconds", kind="stable")
     sections = _heading(benchmarks[0], hidden=("encoder", "config", "encoder_conf"))
     sections += [_columns(benchmarks[0]["settings"]), ENCODERS]
@@ -266,13 +336,16 @@ def format_encoder(benchmark: dict) -> str:
     settings, table = benchmark["settings"], summarise(benchmark["measurements"])
     step = "forward and backward" if settings["mode"] == "train" else "forward"
     sections = [*_heading(benchmark), _columns(settings)]
-    for seconds, rows in table.groupby("seconds", sort=False):
+    for (seconds, form), rows in table.groupby(["seconds", "form"], sort=False):
         frames, rounds = rows[["output_frames", "rounds"]].iloc[0]
+        how = step if form == EAGER else f"{step}, {form}"
         sections.append(
-            f"## {seconds:g} s: {step}, batch {settings['batch']}, "
+            f"## {seconds:g} s: {how}, batch {settings['batch']}, "
             f"{frames} frames after subsampling, {rounds} rounds"
         )
-        sections.append(_markdown(rows, LENGTH_TABLE))
+        more = USERS_CLOCK if form != EAGER else {}
+        more |= KERNELS if rows.kernels_ms.notna().any() else {}
+        sections.append(_markdown(rows, LENGTH_TABLE | more))
     if slower := [f"- {place}" for place in find_slower(table)]:
         sections.append("**Slower than ESPnet's in three of four rounds or more:**")
         sections.append("\n".join(slower))
@@ -281,6 +354,9 @@ def format_encoder(benchmark: dict) -> str:
             "No encoder of ours was slower than one of ESPnet's with as many layers in "
             "three of four rounds."
         )
+    if len(gains := list_gains(table)):
+        sections += ["## Method and operations", METHOD]
+        sections.append(_markdown(gains, METHOD_TABLE))
     sections += ["## Breakdown", BREAKDOWN]
     sections.append(_markdown(list_parts(table), BREAKDOWN_TABLE))
     if table.seconds.nunique() > 1:
@@ -366,7 +442,7 @@ def summarise_runtimes(rows: list[dict]) -> list[dict]:
     pytorch = times_of(OWN, runtime="pytorch", dtype="float32")
     derived = pandas.DataFrame(index=table.index)
     for column, rival in {"vs same": times_of(SAME), "vs PyTorch": pytorch}.items():
-        derived[column] = rival.median(axis=1) / median
+        derived[column] = (rival / times).median(axis=1)
         spread = [f"{column}, lower", f"{column}, upper"]
         derived[spread] = quartiles(rival / times)
     limit = times_of(LIMIT).median(axis=1)
@@ -412,11 +488,11 @@ def plot(table: pandas.DataFrame, path: Path) -> None:
     from espnet_reuse.figure_style import BASE, MARKERS, THEMES, WIDTH
 
     # the encoder with fewer layers has another number of them at each length
-    table = table[table.layers == table.layers.iloc[0]]
-    versus, ticks, theme = f"vs {EAGER}", table.seconds.unique(), THEMES["light"]
+    table = table[(table.layers == table.layers.iloc[0]) & (table.form == EAGER)]
+    versus, ticks, theme = f"vs {ESPNET}", table.seconds.unique(), THEMES["light"]
     panels = {
         "time of a step (ms)": ["median_ms", "lower_ms", "upper_ms"],
-        f"times as fast as {EAGER}": [versus, f"{versus}, lower", f"{versus}, upper"],
+        f"times as fast as {ESPNET}": [versus, f"{versus}, lower", f"{versus}, upper"],
     }
     with matplotlib.rc_context(BASE):
         figure = Figure(figsize=(WIDTH, 5), layout="constrained")

@@ -56,10 +56,12 @@ IGNORED = {
     "with --task encode": (
         *("models", "data_dir", "num_utts", "inference_config", "rounds"),
     ),
-    "with --runtime": ("device", "batch", "mode"),
-    "with --exported": ("device", "batch", "group_size", "mode", "output"),
+    "with --runtime": ("device", "batch", "mode", "forms", "only"),
+    "with --exported": (
+        *("device", "batch", "group_size", "mode", "output", "forms", "only"),
+    ),
     "with --task transcribe": (
-        *("mode", "min_time", "encoders", "exported", "runtime"),
+        *("mode", "forms", "only", "min_time", "encoders", "exported", "runtime"),
         *("asr_train_config", "asr_model_file"),
     ),
     "with --models": ("seconds", "group_size", "config"),
@@ -90,6 +92,13 @@ def get_parser() -> argparse.ArgumentParser:
     )
     text += "of OpenVINO alone (default: float32)"
     add("--dtype", choices=["float32", "bfloat16"], default="float32", help=text)
+    text = "forms to measure encoders in, any of %(choices)s; eager is always measured "
+    text += "(default: eager; on cuda all that the mode has)"
+    choices = ["eager", "compiled", "captured"]
+    add("--forms", choices=choices, nargs="+", metavar="FORM", help=text)
+    text = "encoders to measure beside ESPnet's, by their names in the tables; with "
+    text += "limit, also fewer layers (default: all)"
+    add("--only", nargs="+", metavar="NAME", help=text)
     which = parser.add_mutually_exclusive_group()
     names = ["conformer", "transformer", "branchformer", "e_branchformer"]
     text = "any of %(choices)s, with 12 layers, width 256, 4 heads (default: conformer)"
@@ -220,19 +229,37 @@ def run_encoders(args: argparse.Namespace) -> int:
     return int(any(row["status"].startswith("failed") for row in rows))
 
 
+def choose_forms(args: argparse.Namespace) -> list[str]:
+    """Return the forms that encoders are measured in, eager first."""
+    forms = args.forms or ["eager"]
+    if args.device == "cuda" and not args.forms:
+        forms = ["compiled"] + ["captured"] * (args.mode == "infer")
+    return list(dict.fromkeys(["eager", *forms]))
+
+
+def choose_peers(listed: list, names: list[str] | None) -> list:
+    """Return the baseline, the first, and the encoders of these names: None is all."""
+    if names is None:
+        return listed
+    known = [peer.name for peer in listed[1:]]
+    if unknown := ", ".join(f"'{name}'" for name in names if name not in known):
+        raise UserError(f"argument --only: {unknown}; choose from {known}")
+    return listed[:1] + [peer for peer in listed if peer.name in names]
+
+
 def run_encoder(config, output: Path, args: argparse.Namespace) -> dict:
     """Check the arguments for an encoder, measure it, and report after each length."""
     from espnet_reuse.benchmark import compare, measure, peers, report
 
     group_sizes, input_size = read_group_sizes(config, args), config.conf["input_size"]
-    listed = peers.list_peers(config, group_sizes)
+    listed = choose_peers(peers.list_peers(config, group_sizes), args.only)
     encoders = peers.build_encoders(listed)
     names = ("device", "mode", "dtype", "batch", "min_time")
     options = {name: getattr(args, name) for name in names}
     settings = measure.Settings(config, **options)
     lengths = sorted(set(args.seconds))
     frames = settings.frames_of(lengths[0])
-    left = peers.count_output_frames(encoders[peers.EAGER], input_size, frames)
+    left = peers.count_output_frames(encoders[peers.ESPNET], input_size, frames)
     # normalisation over the batch needs two frames to train on
     needed = 2 if args.mode == "train" and args.batch == 1 else 1
     if left < needed:
@@ -240,7 +267,9 @@ def run_encoder(config, output: Path, args: argparse.Namespace) -> dict:
             f"argument --seconds: {lengths[0]:g} s are {frames} frames, and {left} "
             f"after subsampling; at least {needed} must be left"
         )
+    forms = choose_forms(args)
     described = {
+        "forms": forms,
         "seconds": lengths,
         "group_size": group_sizes,
         "encoder": config.encoder,
@@ -252,7 +281,7 @@ def run_encoder(config, output: Path, args: argparse.Namespace) -> dict:
     benchmark = begin(output, options | described, args)
     encoders = {name: e.to(args.device) for name, e in encoders.items()}
     for seconds in lengths:
-        measured = compare.compare_at(seconds, listed, encoders, settings)
+        measured = compare.compare_at(seconds, listed, encoders, settings, forms)
         benchmark["measurements"] += measured
         benchmark["finished"] = seconds == lengths[-1]
         report.write_reports(benchmark, output)
@@ -456,6 +485,9 @@ def check_options(parser: Parser, args: argparse.Namespace) -> None:
         parser.error("argument --asr_model_file: it needs --exported FILE")
     if args.models and not args.data_dir:
         parser.error("argument --models: it needs --data_dir, such as dump/raw/test")
+    can_capture = (args.device, args.mode) == ("cuda", "infer")
+    if "captured" in (args.forms or ()) and not can_capture:
+        parser.error("argument --forms: captured needs --device cuda and --mode infer")
     kind = "runtime" if args.runtime and not args.exported else args.task
     for name, value in DEFAULTS[kind].items():
         if getattr(args, name) is None:

@@ -10,7 +10,7 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 
 from espnet_reuse.benchmark import peers
 from espnet_reuse.benchmark.breakdown import CATEGORIES, measure_breakdown
-from espnet_reuse.benchmark.peers import EAGER, LIMIT, SDPA
+from espnet_reuse.benchmark.peers import ESPNET, LIMIT, SDPA
 
 CONFIG = peers.read_config(Path(__file__).with_name("tiny.yaml"))
 SIZES = {"output_size": 16, "attention_heads": 8, "num_blocks": 2}
@@ -110,7 +110,7 @@ STEPS = {PROJECTIONS, SCORES, SOFTMAX, APPLY, ATTENTION}
 
 @each_encoder
 def test_the_eager_encoder_has_all_steps_of_attention_but_the_fused_one(encoder):
-    assert breakdown_of(encoder, EAGER) == STEPS
+    assert breakdown_of(encoder, ESPNET) == STEPS
 
 
 @each_encoder

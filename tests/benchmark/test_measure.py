@@ -3,6 +3,7 @@
 """What is timed, how often, and what becomes of a failure."""
 
 import dataclasses
+import functools
 import math
 import time
 from pathlib import Path
@@ -125,3 +126,25 @@ def test_a_training_step_goes_backward_and_an_inference_step_does_not(dtype):
         assert dtypes == [getattr(torch, dtype)]
         assert encoder.training == bool(backward)
         assert all(p.grad is None for p in encoder.parameters())
+
+
+class Times(torch.nn.Module):
+    """An encoder that is compiled anew for each number."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+
+    def forward(self, xs_pad, ilens):
+        return xs_pad * int(self.number), ilens, None
+
+
+def test_every_encoder_of_a_class_is_compiled(monkeypatch):
+    quick = functools.partial(torch.compile, backend="eager")  # needs no compiler
+    monkeypatch.setattr(torch, "compile", quick)
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)  # PyTorch's
+    graphs, inputs = torch._dynamo.utils.counters["stats"], make_inputs(SETTINGS, 100)
+    before = graphs["unique_graphs"]
+    for number in range(12):
+        make_step(Times(str(number)), inputs, SETTINGS, "compiled")()
+    assert graphs["unique_graphs"] == before + 12

@@ -14,8 +14,9 @@ from espnet_reuse.benchmark.peers import (
     ABSOLUTE,
     COARSER,
     E_BRANCHFORMER,
-    EAGER,
+    ESPNET,
     LIMIT,
+    NAIVE,
     SDPA,
 )
 from espnet_reuse.errors import UserError
@@ -123,9 +124,9 @@ def attention_of(encoder, layer=0):
 
 def test_peers_differ_from_the_baseline_in_what_their_names_say(family):
     name, encoders = family
-    assert not attention_of(encoders[EAGER]).use_sdpa
+    assert not attention_of(encoders[ESPNET]).use_sdpa
     assert attention_of(encoders[SDPA]).use_sdpa
-    has_positions = hasattr(attention_of(encoders[EAGER]), "linear_pos")
+    has_positions = hasattr(attention_of(encoders[ESPNET]), "linear_pos")
     assert has_positions == (name != "transformer") == (ABSOLUTE in encoders)
     assert hasattr(attention_of(encoders[SDPA]), "linear_pos") == has_positions
     if has_positions:
@@ -139,7 +140,8 @@ def test_peers_differ_from_the_baseline_in_what_their_names_say(family):
         ms = int(peer.split()[2])  # of a frame; 10 before subsampling
         assert encode(encoders[peer], 800).size(1) == pytest.approx(8000 / ms, abs=3)
         assert ("groups of 2" in peer) == (conf.get("reuse_group_size") == 2)
-    others = [peer for peer in PEERS[name].values() if peer.name not in coarser]
+    naive = f"reuse, groups of 2{NAIVE}"
+    others = [x for x in PEERS[name].values() if x.name not in {*coarser, naive}]
     sizes = [peer.conf.get("reuse_group_size") for peer in others]
     assert sizes == [None] * (len(sizes) - 3) + [1, 2, None]
     assert hasattr(attention_of(encoders["ours, no reuse"], layer=1), "linear_q")
@@ -151,7 +153,7 @@ def test_peers_differ_from_the_baseline_in_what_their_names_say(family):
 
 def test_the_limit_is_the_baseline_but_for_attention(family):
     _, encoders = family
-    baseline, limit = encoders[EAGER], encoders[LIMIT]
+    baseline, limit = encoders[ESPNET], encoders[LIMIT]
     attention = set(attention_of(baseline).state_dict())
     kept = {
         name: weight
@@ -176,20 +178,24 @@ def test_a_layer_without_attention_has_none_in_the_limit_either():
 
 def test_encoders_of_the_same_function_have_the_same_output(family):
     _, encoders = family
-    output = encode(encoders[EAGER])
+    output = encode(encoders[ESPNET])
     for name in (SDPA, "ours, no reuse"):
         torch.testing.assert_close(encode(encoders[name]), output)
+    groups, naive = (f"reuse, groups of 2{name}" for name in ("", NAIVE))
+    torch.testing.assert_close(encode(encoders[groups]), encode(encoders[naive]))
+    is_fast = {name: attention_of(encoders[name]).is_fast for name in (groups, naive)}
+    assert is_fast == {groups: True, naive: False}
     for name in {ABSOLUTE, "reuse, groups of 2", LIMIT} & set(encoders):
         assert not torch.allclose(encode(encoders[name]), output)
 
 
 def test_fewer_layers_are_the_lower_ones(family):
     name, encoders = family
-    fewer = peers.with_layers(PEERS[name][EAGER], 1)
-    assert fewer.name == "ESPnet eager, 1 layer"
-    encoder = peers.build_encoder(fewer, encoders[EAGER])
+    fewer = peers.with_layers(PEERS[name][ESPNET], 1)
+    assert fewer.name == "ESPnet, 1 layer"
+    encoder = peers.build_encoder(fewer, encoders[ESPNET])
     assert len(encoder.encoders) == 1
-    layer, full = encoder.encoders[0], encoders[EAGER].encoders[0]
+    layer, full = encoder.encoders[0], encoders[ESPNET].encoders[0]
     assert getattr(layer, "cgmlp_weight", 0) == getattr(full, "cgmlp_weight", 0)
     for name, weight in full.state_dict().items():
         assert torch.equal(layer.state_dict()[name], weight)
@@ -202,7 +208,7 @@ def test_fewer_layers_are_the_lower_ones(family):
     + [("e_branchformer", layer) for layer in ("conv1d1", "conv1d3")],
 )
 def test_output_frames_are_counted_as_the_encoder_leaves_them(encoder, input_layer):
-    peer = peers.with_layers(PEERS[encoder][EAGER], 1)
+    peer = peers.with_layers(PEERS[encoder][ESPNET], 1)
     peer.conf["input_layer"] = input_layer
     encoder = peers.build_encoder(peer)
     for frames in (15, 64, 101):

@@ -9,11 +9,11 @@ import pytest
 
 from espnet_reuse.benchmark import report
 from espnet_reuse.benchmark.breakdown import CATEGORIES
-from espnet_reuse.benchmark.peers import FRONTEND, OWN, SAME
+from espnet_reuse.benchmark.peers import FRONTEND, NAIVE, OWN, SAME
 from espnet_reuse.benchmark.report import summarise
 
 SPREAD = ("", ", lower", ", upper")
-EAGER, SDPA, LIMIT, OURS = "ESPnet eager", "ESPnet use_sdpa", "limit", "ours, no reuse"
+ESPNET, SDPA, LIMIT, OURS = "ESPnet", "ESPnet use_sdpa", "limit", "ours, no reuse"
 GROUPS = "reuse, groups of 4"
 
 
@@ -23,8 +23,9 @@ PARTS = dict.fromkeys(("total", *CATEGORIES), 0.0)
 
 def rows(seconds=1, ours=(4, 4, 4, 4), eager=(10, 10, 10, 10), breakdown=None):
     """Measurements of four encoders at one length."""
-    times = {EAGER: eager, SDPA: [8] * 4, OURS: ours, LIMIT: [2] * 4}
-    memory = {EAGER: eager and 0.8 * eager[0], OURS: 2.0}
+    n = len(ours)
+    times = {ESPNET: eager, SDPA: [8] * n, OURS: ours, LIMIT: [2] * n}
+    memory = {ESPNET: eager and 0.8 * eager[0], OURS: 2.0}
     return [
         {
             "seconds": seconds,
@@ -37,7 +38,7 @@ def rows(seconds=1, ours=(4, 4, 4, 4), eager=(10, 10, 10, 10), breakdown=None):
             "peak_memory_mb": memory.get(name, 1.0),
             "times_ms": ms and list(ms),
             "products_ms": [1] * 4 if name == OURS else None,
-            "breakdown_ms": breakdown if name == EAGER else None,
+            "breakdown_ms": breakdown if name == ESPNET else None,
         }
         for name, ms in times.items()
     ]
@@ -49,7 +50,7 @@ def ours_of(**arguments):
 
 def test_ratios_shares_and_floor():
     ours = ours_of()
-    assert [ours[f"vs {EAGER}{end}"] for end in SPREAD] == [2.5, 2.5, 2.5]
+    assert [ours[f"vs {ESPNET}{end}"] for end in SPREAD] == [2.5, 2.5, 2.5]
     assert ours["attention_time_removed"] == 0.75
     assert ours["floor_ms"] == 3 and ours["vs floor"] == 0.75
     assert ours["memory_to_eager"] == 0.25
@@ -58,14 +59,22 @@ def test_ratios_shares_and_floor():
 def test_the_spread_is_that_of_the_rounds_ratios():
     # twice as slow in every second round, for both: the ratio does not spread
     ours = ours_of(ours=(4, 8, 4, 8), eager=(10, 20, 10, 20))
-    assert [ours[f"vs {EAGER}{end}"] for end in SPREAD] == [2.5, 2.5, 2.5]
+    assert [ours[f"vs {ESPNET}{end}"] for end in SPREAD] == [2.5, 2.5, 2.5]
     assert (ours["lower_ms"], ours["upper_ms"]) == (4, 8)
 
 
 def test_without_the_baseline_there_is_nothing_to_compare_with():
     known = ours_of(eager=None).notna()
-    assert not known[[f"vs {EAGER}", "attention_time_removed", "memory_to_eager"]].any()
+    assert not known[
+        [f"vs {ESPNET}", "attention_time_removed", "memory_to_eager"]
+    ].any()
     assert known[f"vs {SDPA}"] and known["vs floor"]
+
+
+def cells_of(markdown):
+    """The cells of the lines of Markdown tables."""
+    lines = (line for line in markdown.splitlines() if line.startswith("|"))
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
 
 
 def benchmark(measurements, encoder="conformer"):
@@ -96,13 +105,77 @@ def test_slower_beyond_the_spread_is_said_plainly(ours, found):
     assert all(f"- {place}" in text for place in found)
 
 
+def in_forms(ours, seconds=5):
+    """Measurements in forms: by form, ours and ESPnet's milliseconds of each round."""
+    both = {form: rows(seconds, *ms) for form, ms in ours.items()}
+    return [row | {"form": form} for form, listed in both.items() for row in listed]
+
+
+def test_a_form_is_compared_with_the_same_form_and_with_espnets_eager_one():
+    forms = {"eager": ([4] * 4, [10] * 4), "compiled": ([3] * 4, [6] * 4)}
+    table = summarise(in_forms(forms)).set_index(["form", "encoder"])
+    compiled, eager = (table.loc[form, OURS] for form in ("compiled", "eager"))
+    assert [compiled[f"vs {ESPNET}{end}"] for end in SPREAD] == [2, 2, 2]
+    assert compiled["vs eager"] == pytest.approx(10 / 3)
+    assert eager[f"vs {ESPNET}"] == eager["vs eager"] == 2.5
+    assert table.loc["compiled", ESPNET]["vs eager"] == pytest.approx(10 / 6)
+    text = report.format_markdown(benchmark(in_forms(forms)))
+    assert text.count("|3.33 (3.33 to 3.33)") + text.count("| 3.33 (3.33 to 3.33)") == 1
+    assert "## 5 s: forward, compiled, batch 1" in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "compiled", "found"),
+    [(5, 5, 1), (5, 4, 0), (1, 5, 0)],
+    ids=["slower", "as fast", "short"],
+)
+def test_compiled_from_five_seconds_on_must_be_as_fast_as_eager(
+    seconds, compiled, found
+):
+    forms = {"eager": ([4] * 4, [10] * 4), "compiled": ([compiled] * 4, [10] * 4)}
+    slower = report.find_slower(summarise(in_forms(forms, seconds)))
+    said = f"5 s: {OURS}, compiled, is 0.80 times as fast as its eager form"
+    assert slower == [said] * found
+
+
+def test_memory_and_kernels_that_were_not_measured_are_blank():
+    forms = {form: ([4] * 4, [10] * 4) for form in ("eager", "captured")}
+    measurements = in_forms(forms)
+    for row in measurements:
+        if row["form"] == "captured":
+            row |= {"peak_memory_mb": None, "kernels_ms": 2.0}
+    (row,) = (
+        cells
+        for cells in cells_of(report.format_markdown(benchmark(measurements)))
+        if cells[0] == OURS and cells[-1] == "2.00"
+    )
+    assert row[-5:] == ["", "", "2.50 (2.50 to 2.50)", "2.0", "2.00"]
+
+
+def test_a_ratio_lies_between_its_quartiles_where_that_of_medians_does_not():
+    ours = ours_of(ours=(1, 1, 3, 3, 3), eager=(2, 2, 2, 6, 6))  # medians: 3 and 2
+    assert [ours[f"vs {ESPNET}{end}"] for end in SPREAD] == [2, 2, 2]
+
+
+def test_the_gain_of_the_method_is_told_from_that_of_our_operations():
+    measurements = rows(5)
+    for name, size, ms in ((GROUPS, 4, 2), (f"{GROUPS}{NAIVE}", None, 5)):
+        row = {"encoder": name, "group_size": size, "times_ms": [ms] * 4}
+        measurements.append(measurements[2] | row)
+    text = report.format_markdown(benchmark(measurements))
+    table = cells_of(text.partition("## Method and operations")[2])
+    ratio = "{0} ({0} to {0})".format
+    gains = [ratio(x) for x in ("2.00", "2.50", "2.50", "5.00")]
+    assert table[2] == ["5 s", "eager", GROUPS, *gains]
+
+
 def test_growth_is_the_exponent_over_length():
     measurements = []
     for s in (1, 2, 8):
         parts = PARTS | {"total": 3.0 * s**2, "scores": 7.0 * s}
         measurements += rows(s, breakdown=parts)
     (growth,) = report.fit_growth(summarise(measurements)).to_dict("records")
-    assert growth["encoder"] == EAGER
+    assert growth["encoder"] == ESPNET
     assert growth["total"] == pytest.approx(2)
     assert growth["scores"] == pytest.approx(1)
     assert math.isnan(growth["softmax"])
@@ -120,8 +193,15 @@ def test_encoders_stand_side_by_side_each_against_its_own_parent():
     cells = [[c.strip() for c in line.split("|")] for line in text.splitlines()]
     ratio = "{0} ({0} to {0})".format
     expected = {
-        "conformer": [ratio("2.50"), ratio("2.00"), "0.75", "0.75", ratio("5.00")],
-        "transformer": [ratio("1.50"), ratio("2.00"), "0.50", "0.75", ratio("3.00")],
+        "conformer": [ratio("2.50"), ratio("2.00"), "", "0.75", "0.75", ratio("5.00")],
+        "transformer": [
+            ratio("1.50"),
+            ratio("2.00"),
+            "",
+            "0.50",
+            "0.75",
+            ratio("3.00"),
+        ],
     }
     memory = {"conformer": "0.25", "transformer": "0.42"}
     assert [row[1:-1] for row in cells if row[1:2] in (["5 s"], ["15 s"])] == [
@@ -131,6 +211,15 @@ def test_encoders_stand_side_by_side_each_against_its_own_parent():
     ]
     assert "- cpu: `this one`" in text
     assert "encoder_conf" not in text and "- encoder:" not in text
+
+
+def test_encoders_side_by_side_have_a_row_for_each_form_with_its_own_limit():
+    forms = {"eager": ([4] * 4, [10] * 4), "compiled": ([3] * 4, [6] * 4)}
+    table = cells_of(report.format_encoders([benchmark(in_forms(forms))]))[2:]
+    assert [(row[1], row[3][:4], row[-2][:4]) for row in table] == [
+        ("conformer", "2.50", "5.00"),
+        ("conformer, compiled", "2.00", "3.00"),
+    ]
 
 
 def decoded(model, search, batch, encoder_ms, search_ms):
@@ -175,7 +264,7 @@ def test_the_table_to_the_text_has_a_column_for_the_beam_where_there_is_one(beam
     written["settings"]["task"] = "transcribe"
     text = report.format_markdown(written)
     assert ("times as fast as beam 5, batch 1" in text) == beams
-    cells = [[c.strip() for c in line.split("|")[1:-1]] for line in text.splitlines()]
+    cells = cells_of(text)
     start = ["best path", "1", "quick", "1.00", "4.00", "1.00", "6.00", "1.67"]
     expected = [*start, *["4.17"] * beams, "0.67", "0.33"]
     assert expected in cells and "nan" not in text
@@ -224,7 +313,7 @@ def test_the_table_of_runtimes_shows_the_numbers():
     written["settings"] |= {"runtime": [*FORMS], "group_size": [4]}
     written["settings"]["encoder_conf"] = {"num_blocks": 12}
     text = report.format_markdown(written)
-    cells = [[c.strip() for c in line.split("|")[1:-1]] for line in text.splitlines()]
+    cells = cells_of(text)
     same, pytorch = "1.60 (1.60 to 1.60)", "4.80 (4.80 to 4.80)"
     start = ["onnxruntime, float32", GROUPS, "25.0 (25.0 to 37.5)"]
     assert [*start, same, pytorch, "0.88", "0.75", "4.0%"] in cells

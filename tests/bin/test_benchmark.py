@@ -7,6 +7,7 @@ import dataclasses
 import json
 import logging
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -27,6 +28,7 @@ import espnet_reuse  # noqa: F401 (registers the encoders)
 from espnet_reuse.benchmark import (
     compare,
     decoding,
+    measure,
     peers,
     recognizers,
     report,
@@ -41,7 +43,7 @@ CONFIG = Path(__file__).parents[1] / "benchmark" / "tiny.yaml"
 SHORT = ["--threads", "1", "--min_time", "0.02"]
 TINY = ["--config", str(CONFIG), *SHORT]
 SIZES = {"output_size": 16, "attention_heads": 8, "num_blocks": 2}
-EAGER, SDPA, LIMIT = "ESPnet eager", "ESPnet use_sdpa", "limit"
+ESPNET, SDPA, LIMIT = "ESPnet", "ESPnet use_sdpa", "limit"
 OURS = {"ours, no reuse": 1, "reuse, groups of 2": 2}
 SPREAD = ("", ", lower", ", upper")
 
@@ -106,12 +108,12 @@ def test_it_measures_every_peer_at_every_length(finished):
     lengths = rows_of(finished[1])
     assert list(lengths) == [1, 2]
     for peers_, frames in zip(lengths.values(), (24, 49), strict=True):
-        (fewer,) = (name for name in peers_ if name.startswith(f"{EAGER}, "))
+        (fewer,) = (name for name in peers_ if name.startswith(f"{ESPNET}, "))
         assert list(peers_) == [
-            *(EAGER, SDPA, "absolute positions, SDPA", "E-Branchformer"),
+            *(ESPNET, SDPA, "absolute positions, SDPA", "E-Branchformer"),
             *("frames of 60 ms", "frames of 60 ms, groups of 2"),
             *("frames of 80 ms", "frames of 80 ms, groups of 2"),
-            *(*OURS, fewer, LIMIT),
+            *(f"reuse, groups of 2{peers.NAIVE}", *OURS, fewer, LIMIT),
         ]
         for name, row in peers_.items():
             assert row["status"] == "measured"
@@ -120,7 +122,7 @@ def test_it_measures_every_peer_at_every_length(finished):
             assert min(row["times_ms"]) > 0
             assert row["peak_memory_mb"] >= 0
             assert (row["products_ms"] is not None) == (name in OURS)
-            assert bool(row["breakdown_ms"]) == (name in {EAGER, SDPA, *OURS})
+            assert bool(row["breakdown_ms"]) == (name in {ESPNET, SDPA, *OURS})
 
 
 def test_what_is_derived_follows_from_the_raw_times(finished):
@@ -129,13 +131,15 @@ def test_what_is_derived_follows_from_the_raw_times(finished):
         ms = {name: statistics.median(times) for name, times in raw.items()}
         for name, row in peers_.items():
             assert row["median_ms"] == pytest.approx(ms[name])
-            for other in {EAGER, SDPA, "E-Branchformer"} - {name}:
+            for other in {ESPNET, SDPA, "E-Branchformer"} - {name}:
                 ratios = [a / b for a, b in zip(raw[other], raw[name], strict=True)]
-                low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
+                low, middle, high = statistics.quantiles(
+                    ratios, n=4, method="inclusive"
+                )
                 shown = [row[f"vs {other}{end}"] for end in SPREAD]
-                assert shown == pytest.approx([ms[other] / ms[name], low, high])
-            if name != EAGER:
-                removed = (ms[EAGER] - ms[name]) / (ms[EAGER] - ms[LIMIT])
+                assert shown == pytest.approx([middle, low, high])
+            if name != ESPNET:
+                removed = (ms[ESPNET] - ms[name]) / (ms[ESPNET] - ms[LIMIT])
                 assert row["attention_time_removed"] == pytest.approx(removed)
         for name in OURS:
             floor = ms[LIMIT] + statistics.median(peers_[name]["products_ms"])
@@ -150,7 +154,7 @@ def test_the_markdown_shows_the_numbers_of_the_json(finished):
             spread = f"({row['lower_ms']:.1f} to {row['upper_ms']:.1f})"
             ratios = [
                 "{:.2f} ({:.2f} to {:.2f})".format(*(row[vs + end] for end in SPREAD))
-                for vs in (f"vs {EAGER}", f"vs {SDPA}")
+                for vs in (f"vs {x}" for x in (ESPNET, SDPA, peers.ABSOLUTE))
             ]
             share = f"{row['attention_time_removed']:.2f}"
             floor = f"{row['floor_ms']:.1f}", f"{row['vs floor']:.2f}"
@@ -173,7 +177,7 @@ def test_other_encoders_are_measured_against_their_parents(encoder, tmp_path):
     config.write_text(f"encoder: {encoder}\nencoder_conf: {json.dumps(SIZES)}\n")
     assert run("--config", config, "--seconds", 1, "--output", tmp_path) == 0
     (measured,) = rows_of(tmp_path).values()
-    assert {EAGER, SDPA, *OURS, LIMIT} < set(measured)
+    assert {ESPNET, SDPA, *OURS, LIMIT} < set(measured)
     assert {row["status"] for row in measured.values()} == {"measured"}
     assert read(tmp_path)["settings"]["encoder"] == encoder.removesuffix("_reuse")
 
@@ -194,8 +198,50 @@ def test_encoders_side_by_side_have_a_row_each(tmp_path, monkeypatch, capsys):
         results = read(tmp_path / name)
         assert results["finished"] and results["settings"]["encoder"] == name
         measured = rows_of(tmp_path / name)[1]["reuse, groups of 2"]
-        assert row[3].startswith(f"{measured[f'vs {EAGER}']:.2f} (")
+        assert row[3].startswith(f"{measured[f'vs {ESPNET}']:.2f} (")
         assert (tmp_path / name / "benchmark.md").read_text()
+
+
+def test_only_the_encoders_that_are_named_are_measured(tmp_path):
+    names = ["reuse, groups of 2", "frames of 80 ms, groups of 2"]
+    options = ("--only", *names, "--seconds", 1, "--output", tmp_path)
+    assert run(*options) == 0
+    (measured,) = rows_of(tmp_path).values()
+    assert list(measured) == [ESPNET, *names[::-1]]
+    assert {row["attention_time_removed"] for row in measured.values()} == {None}
+    assert "nan" not in (tmp_path / "benchmark.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a compiler")
+def test_compiled_encoders_have_rows_of_their_own_beside_the_eager_ones(
+    tmp_path, monkeypatch
+):
+    timed = {}
+    time_interleaved = measure.time_interleaved
+
+    def kept(steps, min_time):
+        timed.update(steps)
+        return time_interleaved(steps, min_time)
+
+    monkeypatch.setattr(measure, "time_interleaved", kept)
+    name = "reuse, groups of 2"
+    options = ["--forms", "compiled", "--only", name, "--group_size", 2, "--seconds", 1]
+    assert run(*options, "--output", tmp_path) == 0
+    rows = {(r["encoder"], r["form"]): r for r in read(tmp_path)["measurements"]}
+    forms = [(n, form) for form in ("eager", "compiled") for n in (ESPNET, name)]
+    assert list(rows) == forms
+    assert {row["status"] for row in rows.values()} == {"measured"}
+    for key, row in rows.items():
+        is_eager = key[1] == "eager"
+        assert (row["peak_memory_mb"] is not None) == is_eager
+        assert (row["breakdown_ms"] is not None) == is_eager
+        with torch.profiler.profile() as profiler:
+            timed[*key, "times_ms"]()
+        compiled = any("CompiledFx" in event.key for event in profiler.key_averages())
+        assert compiled != is_eager, key
+    markdown = (tmp_path / "benchmark.md").read_text()
+    assert "## 1 s: forward, compiled, batch 1" in markdown and "nan" not in markdown
 
 
 @pytest.mark.slow
@@ -209,12 +255,12 @@ def test_training_in_bfloat16(tmp_path):
 def test_an_interruption_leaves_a_report_of_what_was_measured(
     tmp_path, monkeypatch, capsys
 ):
-    measure = compare.compare_at
+    compare_at = compare.compare_at
 
     def interrupted_at_two_seconds(seconds, *args):
         if seconds == 2:
             raise KeyboardInterrupt  # SIGINT may be ignored, as in a background job
-        return measure(seconds, *args)
+        return compare_at(seconds, *args)
 
     monkeypatch.setattr(compare, "compare_at", interrupted_at_two_seconds)
     assert run("--seconds", 1, 2, "--group_size", 2, "--output", tmp_path) == 130
@@ -245,12 +291,12 @@ def little_memory():
 def test_too_little_memory_is_a_row(little_memory, tmp_path):
     assert run("--seconds", 30, "--group_size", 2, "--output", tmp_path) == 0
     rows = rows_of(tmp_path)[30]
-    row = rows[EAGER]
+    row = rows[ESPNET]
     assert row["status"] == "out of memory"
     assert row["times_ms"] is row["median_ms"] is row["peak_memory_mb"] is None
     assert rows[LIMIT]["status"] == "measured" and rows[LIMIT]["median_ms"] > 0
     lines = cells_of((tmp_path / "benchmark.md").read_text())
-    shown = [EAGER, f"{row['parameters']:,}", "out of memory"]
+    shown = [ESPNET, f"{row['parameters']:,}", "out of memory"]
     assert shown in [line[:3] for line in lines]
 
 
@@ -278,6 +324,10 @@ BAD_INPUT = {
     "encoders beside a config": "--encoders conformer",
     "an exported file beside a config": "--exported {tmp_path}/no.yaml",
     "a config with an unknown option": "--config {tmp_path}/unknown.yaml",
+    "an encoder without a row": "--only reuse",
+    "captured on a CPU": "--forms captured",
+    "captured in training": "--mode train --device cuda --forms captured",
+    "another form": "--forms exported",
     "too short for subsampling": "--seconds 0.06",
     "too short for a frame": "--seconds 0.001",
     "too short to train on": "--seconds 0.08 --mode train",
@@ -287,7 +337,7 @@ BAD_INPUT = {
 
 @pytest.mark.parametrize("args", BAD_INPUT.values(), ids=BAD_INPUT.keys())
 def test_bad_input_is_one_line_that_names_the_option(args, tmp_path, capfd):
-    if "cuda" in args and torch.cuda.is_available():
+    if args == "--device cuda" and torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     (tmp_path / "no.yaml").write_text("encoder: [\n")
     (tmp_path / "empty.yaml").write_text("")
@@ -305,7 +355,7 @@ def test_bad_input_is_one_line_that_names_the_option(args, tmp_path, capfd):
     lines = err.splitlines()
     assert out == "" and len(lines) == 1, err
     assert lines[0].startswith("espnet_reuse.bin.benchmark: error: ")
-    option = args[-2] if "--mode" not in args else "--seconds"
+    option = args[-2] if args[-1] != "train" else "--seconds"
     assert any(word in lines[0] for word in (option, args[0], "encoder_conf"))
     assert not (tmp_path / "output").exists()
 
@@ -369,26 +419,24 @@ def test_every_encoder_has_a_row_in_every_runtime_at_every_length(served):
 
 def test_ratios_and_shares_follow_from_the_times_of_one_runtime(served):
     rows = read(served)["measurements"]
-    ms = {
-        (r["seconds"], r["runtime"], r["dtype"], r["encoder"]): statistics.median(
-            r["times_ms"]
-        )
-        for r in rows
-    }
+    keys = "seconds", "runtime", "dtype", "encoder"
+    times = {tuple(row[key] for key in keys): np.array(row["times_ms"]) for row in rows}
+    ms = {key: np.median(rounds) for key, rounds in times.items()}
     for row in rows:
         assert len(row["times_ms"]) >= 5 and min(row["times_ms"]) > 0
         where = row["seconds"], row["runtime"], row["dtype"]
         if row["encoder"] == runtimes.FRONTEND:
             assert row["vs same"] is row["removed"] is row["frontend"] is None
             continue
-        own = ms[*where, row["encoder"]]
-        eager = ms[row["seconds"], "pytorch", "float32", runtimes.OWN]
+        own, rounds = (of[*where, row["encoder"]] for of in (ms, times))
+        eager = times[row["seconds"], "pytorch", "float32", runtimes.OWN]
         assert row["median_ms"] == pytest.approx(own)
-        assert row["vs PyTorch"] == pytest.approx(eager / own)
+        assert row["vs PyTorch"] == pytest.approx(np.median(eager / rounds))
         if (*where, LIMIT) not in ms:  # ESPnet's in float32, beside bfloat16
             assert row["vs same"] is row["removed"] is None
             continue
-        assert row["vs same"] == pytest.approx(ms[*where, runtimes.SAME] / own)
+        same = np.median(times[*where, runtimes.SAME] / rounds)
+        assert row["vs same"] == pytest.approx(same)
         bases = {"removed": runtimes.OWN, "removed by reuse": runtimes.SAME}
         for column, base in bases.items():
             base = ms[*where, base]
@@ -722,12 +770,12 @@ def test_without_models_a_config_and_groups_of_it_have_random_weights(
         (16 * seconds, batch, model)
         for seconds in (1, 2)
         for batch in (1, 16)
-        for model in (EAGER, "reuse, groups of 2")
+        for model in (ESPNET, "reuse, groups of 2")
     ]
     for (name, *_), speech2text in made[0].items():
         model = speech2text.asr_model
         assert model.ctc.ctc_lo.out_features == 50 and model.decoder is None
-        kind = "ConformerEncoder" if name == EAGER else "ConformerReuseEncoder"
+        kind = "ConformerEncoder" if name == ESPNET else "ConformerReuseEncoder"
         assert type(model.encoder).__name__ == kind
 
 
