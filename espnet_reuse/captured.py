@@ -32,7 +32,8 @@ class CapturedEncoder:
 
     Parameters may be changed in place (`load_state_dict`). Threads may call it on any
     streams; they take turns. Meanwhile an attention map for plots (`attn`) is not kept.
-    While the constructor runs, no other thread may use the encoder.
+    While the constructor runs, no other thread may use an encoder of ESPnet; a second
+    constructor waits.
 
     Args:
         encoder: An encoder of ESPnet or of this package on CUDA, in evaluation mode,
@@ -46,6 +47,7 @@ class CapturedEncoder:
     """
 
     device_type = "cuda"
+    _capturing = threading.RLock()  # it changes modules of ESPnet
 
     def __init__(
         self,
@@ -72,7 +74,7 @@ class CapturedEncoder:
         self._mask_users = [m for m in modules if "make_pad_mask" in vars(m)]
         self._lock = threading.Lock()
         self._buckets = {}
-        with torch.inference_mode(False), torch.no_grad():
+        with self._capturing, torch.inference_mode(False), torch.no_grad():
             self._refuse_padding_in_output()
             self._weight = weight.detach()  # so that no other gets its address
             self._state = self._current_state()

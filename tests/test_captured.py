@@ -10,6 +10,7 @@ import threading
 
 import pytest
 import torch
+from espnet2.asr.encoder import conformer_encoder
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 
 from espnet_reuse.benchmark.peers import ENCODER_CLASSES
@@ -246,6 +247,22 @@ def test_two_threads_get_their_own_results(captured):
     for thread in threads:
         thread.join()
     assert not failed
+
+
+@torch.no_grad()
+def test_encoders_captured_in_two_threads_leave_espnet_as_it_was():
+    before, meet = conformer_encoder.make_pad_mask, threading.Barrier(2)
+
+    def capture(encoder):
+        meet.wait()
+        Recomputed(encoder, **BUCKETS)
+
+    threads = [threading.Thread(target=capture, args=(build(),)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert conformer_encoder.make_pad_mask is before
 
 
 @torch.no_grad()

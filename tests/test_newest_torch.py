@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NEWEST = "2.14.0"
 CORE = (
     "layers/test_attention_map.py",
+    "layers/test_attention_map_operators.py",
     "encoder/test_attention_map_reuse.py",
     "encoder/test_reuse_encoder_compiled.py",
 )

@@ -20,6 +20,7 @@ import torch
 import torch.utils.benchmark
 
 from espnet_reuse.benchmark.peers import SEED, EncoderConfig, Peer, build_encoder
+from espnet_reuse.errors import UserError
 
 MIN_ROUNDS = 5
 MAX_ROUNDS = 50
@@ -55,7 +56,8 @@ def attempt(function: Callable, *args) -> tuple[Any, str]:
     """Call a function whose failure costs a row and not the run.
 
     Returns:
-        Its result or None; and `measured`, `out of memory` or `failed` with the reason.
+        Its result or None; and `measured`, `out of memory`, `refused` or `failed` with
+        the reason.
     """
     try:
         return function(*args), MEASURED
@@ -64,6 +66,8 @@ def attempt(function: Callable, *args) -> tuple[Any, str]:
             text in str(error) for text in ALLOCATION_ERRORS
         ):
             status = OUT_OF_MEMORY
+        elif isinstance(error, UserError):  # such as an encoder that has no graph
+            status = f"refused: {error}"
         else:
             logger.exception("this encoder is left out at this length")
             status = " ".join(f"failed: {type(error).__name__}: {error}".split())

@@ -210,10 +210,13 @@ def begin(output: Path, settings: dict, args: argparse.Namespace) -> dict:
 
 def run_encoders(args: argparse.Namespace) -> int:
     """Measure encoders; return 1 if one failed for more than lack of memory."""
-    from espnet_reuse.benchmark import compare, report
+    from espnet_reuse.benchmark import compare, peers, report
 
     configs = read_encoders(args)
     info, benchmarks = compare.logger.info, []
+    for config in configs:  # before any is measured
+        listed = peers.list_peers(config, read_group_sizes(config, args))
+        choose_peers(listed, args.only)
     for config in configs:
         info(f"encoder: {config.encoder}")
         output = args.output / config.encoder if len(configs) > 1 else args.output
@@ -241,10 +244,10 @@ def choose_peers(listed: list, names: list[str] | None) -> list:
     """Return the baseline, the first, and the encoders of these names: None is all."""
     if names is None:
         return listed
-    known = [peer.name for peer in listed[1:]]
+    known = [peer.name for peer in listed]
     if unknown := ", ".join(f"'{name}'" for name in names if name not in known):
         raise UserError(f"argument --only: {unknown}; choose from {known}")
-    return listed[:1] + [peer for peer in listed if peer.name in names]
+    return listed[:1] + [peer for peer in listed[1:] if peer.name in names]
 
 
 def run_encoder(config, output: Path, args: argparse.Namespace) -> dict:

@@ -240,7 +240,8 @@ def apply(attention_map: Tensor, value: Tensor, dropout_rate: float = 0.0) -> Te
         1 - dropout_rate
     )
     scale = 1 / (1 - dropout_rate) if dropout_rate < 1 else 0.0
-    return apply_kept(attention_map, value, kept, scale)
+    # under autocast a producer with ESPnet's operations may have a map in float32
+    return apply_kept(attention_map.to(value.dtype), value, kept, scale)
 
 
 @custom_op("espnet_reuse::apply", mutates_args=())
@@ -342,7 +343,8 @@ def _score_blocks(query, key, mask, query_pos, pos):
                 by_position, q[heads, rows], keys, beta=scale, alpha=scale
             )
         if bias is not None:
-            utterances = torch.arange(heads.start, heads.stop) // query.size(1)
+            places = torch.arange(heads.start, heads.stop, device=q.device)
+            utterances = places // query.size(1)
             masked_rows = rows if bias.size(1) > 1 else slice(None)
             scores += bias[utterances, masked_rows]
         yield heads, rows, scores

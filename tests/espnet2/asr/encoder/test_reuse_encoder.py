@@ -703,6 +703,21 @@ def test_a_forward_leaves_no_graph_and_nothing_that_grows(kind, size):
     assert all(tensor.grad_fn is None for tensor in left)
 
 
+@cases(
+    "options", {"zero_triu": {"zero_triu": True}, "legacy": {"rel_pos_type": "legacy"}}
+)
+def test_a_map_in_float32_trains_consumers_of_lower_precision(options, monkeypatch):
+    """Autocast gives ESPnet's operations such a map: on CUDA by its softmax."""
+    dropout = {"attention_dropout_rate": 0.1}
+    encoder = CONFORMER[0].build(reuse_group_size=2, **options, **dropout)
+    softmax = torch.softmax
+    monkeypatch.setattr(torch, "softmax", lambda x, dim: softmax(x.float(), dim))
+    with torch.autocast("cpu", torch.bfloat16):
+        out = encoder.train()(*make_batch())[0]
+    out.float().sum().backward()
+    assert all(p.grad.isfinite().all() for p in encoder.parameters())
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="DataParallel needs CUDA")
 @every_encoder
 def test_data_parallel_replicas_encode_as_the_model_does(kind):
