@@ -344,7 +344,7 @@ def format_encoder(benchmark: dict) -> str:
             f"{frames} frames after subsampling, {rounds} rounds"
         )
         more = USERS_CLOCK if form != EAGER else {}
-        more |= KERNELS if rows.kernels_ms.notna().any() else {}
+        more = more | (KERNELS if rows.kernels_ms.notna().any() else {})
         sections.append(_markdown(rows, LENGTH_TABLE | more))
     if slower := [f"- {place}" for place in find_slower(table)]:
         sections.append("**Slower than ESPnet's in three of four rounds or more:**")

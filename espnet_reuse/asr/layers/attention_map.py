@@ -269,7 +269,7 @@ def _differentiate_kept(ctx, grad):
 apply_kept.register_autograd(_differentiate_kept, setup_context=_save_kept)
 
 
-def _fused_attend(query, key, value, mask, query_pos, pos, dropout_rate):
+def _fused_attend(query, key, value, mask, query_pos, pos, dropout_rate=0.0):
     """Attend by PyTorch's fused kernels, position scores as an additive mask."""
     bias, is_empty = None, None
     if mask is not None:

@@ -104,8 +104,7 @@ def test_attending_without_a_map_is_the_naive_reference(
         assert_all_close([ops.attend(*arguments)], [expected])
     # in training, and on CUDA
     expected = (expected, *gradients(expected, arguments))
-    fused = lambda *args: ops._fused_attend(*args, 0.0)  # noqa: E731
-    for function in (ops.attend, ops.attend_in_blocks, fused):
+    for function in (ops.attend, ops.attend_in_blocks, ops._fused_attend):
         out = function(*arguments)
         assert_all_close((out, *gradients(out, arguments)), expected)
 
