@@ -240,8 +240,7 @@ def apply(attention_map: Tensor, value: Tensor, dropout_rate: float = 0.0) -> Te
         1 - dropout_rate
     )
     scale = 1 / (1 - dropout_rate) if dropout_rate < 1 else 0.0
-    # under autocast a producer with ESPnet's operations may have a map in float32
-    return apply_kept(attention_map.to(value.dtype), value, kept, scale)
+    return apply_kept(attention_map, value, kept, scale)
 
 
 @custom_op("espnet_reuse::apply", mutates_args=())

@@ -206,7 +206,8 @@ class _MapProducer:
         weights = masked_softmax(scores, state.mask)
         self.attn = weights.detach()
         dropped = self.dropout(weights)
-        state.attention_map = dropped if self.shares_dropout else weights
+        # autocast may have computed the softmax in float32
+        state.attention_map = (dropped if self.shares_dropout else weights).to(value)
         return project(torch.matmul(dropped, value), self.linear_out)
 
     def _fits_fast_path(self):
