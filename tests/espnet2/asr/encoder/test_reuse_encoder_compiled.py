@@ -116,6 +116,7 @@ def test_dropout_of_a_compiled_encoder_is_our_operator(kind):
     out.sum().backward()
     assert torch.isfinite(out).all()
     assert set(backend.found) == {"attention_map", "apply"}
+    assert backend.found.count("apply") == len(encoder.encoders)
 
 
 @every_encoder
